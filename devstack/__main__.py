@@ -1,0 +1,23 @@
+"""``python -m devstack COMMAND``: see ``help``. Standard library only until the environment is there."""
+
+import sys
+
+from devstack.bootstrap import enter_venv
+from devstack.console import DevstackError, complain
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        enter_venv(arguments)
+        from devstack import commands  # needs what enter_venv installs
+
+        return commands.run(arguments)
+    except DevstackError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+
+
+sys.exit(main(sys.argv[1:]))

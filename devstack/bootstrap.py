@@ -1,0 +1,111 @@
+"""Makes ``.venv`` and goes on inside of it. Standard library only: it runs before anything is installed."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from devstack.console import DevstackError, say
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = Path(os.environ.get("VENV") or ROOT / ".venv").absolute()
+CONSTRAINTS, REQUIREMENTS = ROOT / "constraints.txt", ROOT / "requirements-dev.txt"
+_INPUTS = (ROOT / "requirements.txt", REQUIREMENTS, CONSTRAINTS)
+_INSTALL_LIMIT_SECONDS = 900
+_LOCK_LIMIT_SECONDS = 900
+
+
+def enter_venv(arguments: list[str]) -> None:
+    """Return when this is already the project's environment; otherwise make it and start over inside of it."""
+    if sys.version_info < (3, 11):
+        raise DevstackError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=python3.x")
+    if not _is_current():
+        with file_lock(VENV.parent / f".{VENV.name.lstrip('.')}.lock", _LOCK_LIMIT_SECONDS):
+            if not _is_current():  # another start may have done it while this one waited
+                _install()
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        return
+    python = VENV / "bin" / "python"
+    os.environ["PATH"] = f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.chdir(ROOT)
+    os.execv(python, [str(python), "-m", "devstack", *arguments])
+
+
+@contextmanager
+def file_lock(path: Path, limit_seconds: float) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; a process that dies gives it back by itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + limit_seconds
+    with path.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DevstackError(f"another process holds {path} for over {limit_seconds:.0f} s") from None
+                time.sleep(0.1)
+        yield
+
+
+def _fingerprint() -> str:
+    """What the environment was made from, and where: a changed pin or a copied folder installs anew."""
+    parts = [str(VENV).encode(), *(path.read_bytes() for path in _INPUTS)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _stamp() -> Path:
+    return VENV / ".installed"
+
+
+def _is_current() -> bool:
+    usable = os.access(VENV / "bin" / "python", os.X_OK)
+    return usable and _stamp().is_file() and _stamp().read_text() == _fingerprint()
+
+
+def _install() -> None:
+    say(f"installing the Python packages into {VENV}")
+    bin_folder = VENV / "bin"
+    uv = shutil.which("uv") or shutil.which("uv", path=str(bin_folder))
+    if not os.access(bin_folder / "python", os.X_OK) or not (uv or (bin_folder / "pip").exists()):
+        _make_venv(uv)
+    python = str(bin_folder / "python")
+    wanted = ["-q", "-c", str(CONSTRAINTS), "-r", str(REQUIREMENTS)]
+    uv = uv or _fetch_uv(python)
+    # uv reads neither pip's configuration nor PIP_*: behind a mirror only pip may reach the packages.
+    if not (uv and _run([uv, "pip", "install", "--python", python, *wanted])):
+        say("installing with pip instead of uv")
+        if not (bin_folder / "pip").exists():
+            _make_venv(uv=None)
+        if not _run([python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]):
+            raise DevstackError("the Python packages could not be installed; pip's message stands above")
+    _stamp().write_text(_fingerprint())
+
+
+def _make_venv(uv: str | None) -> None:
+    """Make the environment; Debian's python3 has no ensurepip until python3-venv is installed, uv needs none."""
+    if uv and _run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(VENV)]):
+        return
+    if not _run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
+        raise DevstackError("python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv")
+
+
+def _fetch_uv(python: str) -> str | None:
+    """Install uv into the environment itself; None where the index has no wheel for this machine."""
+    arguments = ["-q", "--disable-pip-version-check", "--only-binary", ":all:", "-c", str(CONSTRAINTS), "uv"]
+    found = _run([python, "-m", "pip", "install", *arguments])
+    return str(VENV / "bin" / "uv") if found else None
+
+
+def _run(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, check=False, cwd=ROOT, timeout=_INSTALL_LIMIT_SECONDS).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"{command[0]}: {error}")
+        return False

@@ -1,0 +1,179 @@
+"""A private RabbitMQ server: the installed one or an unpacked copy, with its data below DEV_DIR."""
+
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from devstack.console import DevstackError, say
+from devstack.processes import Managed, Stopping, spawn
+from devstack.settings import Layout
+from devstack.unpack import unpacked
+from devstack.waiting import tail, wait_until
+
+USER = VHOST = "payments"
+_START_LIMIT_SECONDS = 90
+_STOP_LIMIT_SECONDS = 60
+_REQUEST_LIMIT_SECONDS = 5
+_INSTALLED = (
+    "/usr/lib/rabbitmq/bin",  # Debian, Fedora; /usr/sbin holds a wrapper that calls su
+    "/opt/homebrew/opt/rabbitmq/sbin",
+    "/usr/local/opt/rabbitmq/sbin",
+    "/opt/rabbitmq/sbin",
+)
+_FOREIGN = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
+"""Variables of the caller's own RabbitMQ, Erlang or service manager, which must not reach this one."""
+_CONFIGURATION = """\
+listeners.tcp.1 = 127.0.0.1:{ports.amqp}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {ports.management}
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = {ports.prometheus}
+default_user = {user}
+default_pass = {password}
+default_vhost = {vhost}
+# Queue lengths in Flower and in the metrics are at most this old (milliseconds).
+collect_statistics_interval = 1000
+log.console = false
+log.file = rabbitmq.log
+vm_memory_high_watermark.absolute = 1GB
+disk_free_limit.absolute = 200MB
+"""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A started RabbitMQ: the server, and the port mapper that Erlang needs beside it."""
+
+    epmd: Managed
+    server: Managed
+    password: str
+    log: Path
+
+
+def start(stack: Layout, password: str, env: dict[str, str]) -> Broker:
+    """Start the server and return at once; ``wait_until_ready`` waits, for it boots while PostgreSQL does."""
+    scripts, erlang = _programs(stack, env)
+    own = _environment(stack, password, env, erlang)
+    mapper = shutil.which("epmd", path=own["PATH"])
+    if mapper is None:
+        raise DevstackError("Erlang's epmd is missing although RabbitMQ is there; reinstall RabbitMQ")
+    # A child of ours: otherwise Erlang starts a daemon, which listens everywhere and stays behind.
+    command = [mapper, "-address", "127.0.0.1", "-port", str(stack.ports.epmd)]
+    epmd = spawn(stack, "epmd", command, env=own, stopping=Stopping(limit_seconds=5))
+    wait_until(lambda: _listens(stack.ports.epmd), 10, lambda: f"epmd does not answer:\n{tail(epmd_log(stack))}")
+    log = stack.logs / "rabbitmq.log"
+    server = spawn(
+        stack,
+        "rabbitmq",
+        [str(scripts / "rabbitmq-server")],
+        env=own,
+        stopping=Stopping(limit_seconds=_STOP_LIMIT_SECONDS),
+        log=log,
+    )
+    return Broker(epmd, server, password, log)
+
+
+def epmd_log(stack: Layout) -> Path:
+    return stack.logs / "epmd.log"
+
+
+def wait_until_ready(stack: Layout, broker: Broker) -> None:
+    """Return when the broker takes AMQP connections and its management interface answers."""
+
+    def ready() -> bool:
+        if not broker.server.alive():
+            raise DevstackError(f"RabbitMQ ended while starting:\n{tail(broker.log)}")
+        return _listens(stack.ports.amqp) and _manages(stack, broker.password)
+
+    wait_until(ready, _START_LIMIT_SECONDS, lambda: f"RabbitMQ does not answer:\n{tail(broker.log)}")
+    say(f"RabbitMQ on 127.0.0.1:{stack.ports.amqp}, management on http://127.0.0.1:{stack.ports.management}")
+
+
+def url(stack: Layout, password: str) -> str:
+    return f"amqp://{USER}:{password}@127.0.0.1:{stack.ports.amqp}/{VHOST}"
+
+
+def management_url(stack: Layout, password: str) -> str:
+    return f"http://{USER}:{password}@127.0.0.1:{stack.ports.management}"
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _manages(stack: Layout, password: str) -> bool:
+    try:
+        answer = requests.get(f"{management_url(stack, password)}/api/whoami", timeout=_REQUEST_LIMIT_SECONDS)
+    except requests.RequestException:
+        return False
+    if answer.status_code == requests.codes.unauthorized:
+        raise DevstackError(
+            f"RabbitMQ's data in {stack.rabbitmq_data} was made with another password than the one in"
+            f" {stack.secrets_file}; forget the data with `make clean`"
+        )
+    return answer.ok
+
+
+def _programs(stack: Layout, env: dict[str, str]) -> tuple[Path, Path | None]:
+    """Return the folder of RabbitMQ's scripts, and Erlang's where it is not on PATH."""
+    for folder in map(Path, _INSTALLED):
+        if os.access(folder / "rabbitmq-server", os.X_OK) and shutil.which("erl", path=env["PATH"]):
+            return folder, None
+    root = unpacked(stack.cache, env)
+    scripts, erlang = root / "usr" / "lib" / "rabbitmq" / "bin", root / "usr" / "lib" / "erlang" / "bin"
+    trial = subprocess.run(
+        [str(erlang / "erl"), "-noshell", "-eval", "crypto:start(), halt()."],
+        check=False, env={**env, "HOME": str(stack.home)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if trial.returncode:
+        raise DevstackError(
+            f"the unpacked Erlang does not start, a system library may be missing (libssl, libtinfo):\n"
+            f"{trial.stdout}{trial.stderr}\ninstall it, or set RABBITMQ_URL to a broker of yours"
+        )
+    return scripts, erlang
+
+
+def _environment(stack: Layout, password: str, env: dict[str, str], erlang: Path | None) -> dict[str, str]:
+    """Write RabbitMQ's configuration and return the variables that keep all of its files below the data folder."""
+    data = stack.rabbitmq_data
+    (data / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (data / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n")
+    configuration = data / "rabbitmq.conf"
+    configuration.touch(mode=0o600)
+    configuration.write_text(_CONFIGURATION.format(ports=stack.ports, user=USER, password=password, vhost=VHOST))
+    own = {name: value for name, value in env.items() if not name.startswith(_FOREIGN)}
+    own |= {
+        "HOME": str(data / "home"),  # the Erlang cookie lies there
+        "ERL_EPMD_PORT": str(stack.ports.epmd),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        # Each stack has a port mapper of its own, so the name need not be unique, and the data, which lies in
+        # a folder of that name, is still found after DEV_PORT_BASE was changed.
+        "RABBITMQ_NODENAME": "payments@localhost",
+        "RABBITMQ_NODE_PORT": str(stack.ports.amqp),
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_DIST_PORT": str(stack.ports.distribution),
+        "RABBITMQ_MNESIA_BASE": str(data / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(data / "log"),
+        "RABBITMQ_GENERATED_CONFIG_DIR": str(data / "generated"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(data / "enabled_plugins"),
+        "RABBITMQ_CONFIG_FILE": str(configuration),
+        "RABBITMQ_CONFIG_FILES": str(data / "none.d"),
+        "RABBITMQ_CONF_ENV_FILE": str(data / "none"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(data / "none.config"),
+        "RABBITMQ_PID_FILE": str(data / "pid"),
+        # Makes the script become the server instead of waiting for it as a shell: one pid, and signals reach it.
+        "RUNNING_UNDER_SYSTEMD": "true",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }
+    if erlang:
+        own["PATH"] = f"{erlang}{os.pathsep}{own['PATH']}"
+    return own

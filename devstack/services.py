@@ -1,0 +1,166 @@
+"""PostgreSQL and RabbitMQ together: which are to be started, their ports, and the variables that point to them."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from devstack import postgres, processes, rabbitmq, secretfile
+from devstack.console import DevstackError, say
+from devstack.processes import Managed
+from devstack.settings import Layout
+from devstack.waiting import wait_until
+
+_DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
+_BROKERS = ("amqp://", "amqps://")
+STOP_LAST = ("rabbitmq", "epmd", "postgresql")
+"""The servers stop after everything that uses them; the database last of all."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the two servers are; a management URL carries its credentials and is None for a foreign broker."""
+
+    database_url: str
+    broker_url: str
+    management_url: str | None
+
+    def variables(self) -> dict[str, str]:
+        """Return them as the gateway reads them."""
+        found = {"DATABASE_URL": self.database_url, "RABBITMQ_URL": self.broker_url, "BROKER_URL": self.broker_url}
+        return found | ({"RABBITMQ_MANAGEMENT_URL": self.management_url} if self.management_url else {})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The URLs that the environment gives; what is None here is started by the stack itself."""
+
+    database_url: str | None
+    broker_url: str | None
+    management_url: str | None
+
+    @classmethod
+    def read(cls, env: dict[str, str], prefix: str = "") -> "Plan":
+        """Read DATABASE_URL, RABBITMQ_URL (or BROKER_URL) and RABBITMQ_MANAGEMENT_URL."""
+        database = env.get(f"{prefix}DATABASE_URL") or None
+        broker = env.get(f"{prefix}RABBITMQ_URL") or env.get(f"{prefix}BROKER_URL") or None
+        if database:
+            database = _with_driver(database)
+        if broker and not broker.startswith(_BROKERS):
+            raise DevstackError(
+                f"RABBITMQ_URL/BROKER_URL must be an amqp:// or amqps:// URL, not {broker.split('://')[0]}://: other"
+                " transports lose a rejected task, for they have neither dead letters nor publisher confirms"
+            )
+        return cls(database, broker, env.get(f"{prefix}RABBITMQ_MANAGEMENT_URL") or None)
+
+
+def _with_driver(url: str) -> str:
+    for dialect in _DIALECTS:
+        if url.startswith(dialect):
+            return _DIALECTS[0] + url.removeprefix(dialect)
+    raise DevstackError(f"DATABASE_URL must be a postgresql:// URL, not {url.split('://')[0]}://")
+
+
+@contextmanager
+def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Managed]]]:
+    """Start what the plan lacks, yield where it is, stop it in order: RabbitMQ first, PostgreSQL last."""
+    with ExitStack() as stack_of_stops:
+        started: list[Managed] = []
+
+        def stop_all() -> None:
+            mine = processes.leftovers(stack)  # the pid files also know what a failed start did not return
+            for name in STOP_LAST:
+                processes.stop([mine[name]] if name in mine else [])
+
+        stack_of_stops.callback(stop_all)
+        password = secretfile.password(stack.secrets_file, "rabbitmq")
+        broker = None if plan.broker_url else rabbitmq.start(stack, password, env)
+        database = None if plan.database_url else postgres.start(stack, env)
+        if broker:
+            started += [broker.epmd, broker.server]
+        if database:
+            started.append(database)
+        endpoints = Endpoints(
+            database_url=plan.database_url or postgres.url(stack),
+            broker_url=plan.broker_url or rabbitmq.url(stack, password),
+            management_url=plan.management_url if plan.broker_url else rabbitmq.management_url(stack, password),
+        )
+        for name, used in (("DATABASE_URL", plan.database_url), ("RABBITMQ_URL", plan.broker_url)):
+            if used:
+                say(f"using {name} from the environment")
+        if broker:
+            rabbitmq.wait_until_ready(stack, broker)
+        yield endpoints, started
+
+
+def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str, int]:
+    """Return who needs which port."""
+    needed = dict(others)
+    if not plan.database_url:
+        needed["PostgreSQL"] = stack.ports.postgresql
+    if not plan.broker_url:
+        needed |= {
+            "RabbitMQ": stack.ports.amqp,
+            "RabbitMQ's management": stack.ports.management,
+            "RabbitMQ's Prometheus endpoint": stack.ports.prometheus,
+            "Erlang's distribution": stack.ports.distribution,
+            "Erlang's port mapper": stack.ports.epmd,
+        }
+    return needed
+
+
+def refuse_taken_ports(needed: dict[str, int]) -> None:
+    """Raise before anything is started when another program listens on one of the ports."""
+    for what, port in needed.items():
+        if _taken(port):
+            raise DevstackError(
+                f"port {port}, wanted by {what}, is in use{_holder(port)}; stop that program, or set DEV_PORT_BASE"
+                " to move every port of this stack (for example DEV_PORT_BASE=18870)"
+            )
+
+
+def _taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+            raise DevstackError(f"cannot listen on 127.0.0.1:{port}: {error}") from error
+    return False
+
+
+def _holder(port: int) -> str:
+    """Return by whom a port is held, as far as this user may see it."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})" if connection.pid else ""
+    except psutil.Error:
+        pass
+    return ""
+
+
+def end_leftovers(stack: Layout) -> int:
+    """End in order what a killed supervisor left running; return how many processes that were."""
+    found = processes.leftovers(stack)
+    roles = [managed for name, managed in found.items() if name not in STOP_LAST]
+    count = len(found)
+    if roles or found:
+        say("ending what an earlier start left running: " + ", ".join(found))
+    processes.stop(roles)
+    servers = [found[name] for name in STOP_LAST if name in found]
+    processes.kill_strays(stack, but=servers)
+    for server in servers:
+        processes.stop([server])
+    processes.kill_strays(stack)
+    return count
+
+
+def wait_for_free(ports: dict[str, int], limit_seconds: float = 10) -> None:
+    """Return when nobody listens there any more; a port of a process that was just ended may take a moment."""
+    wait_until(lambda: not any(map(_taken, ports.values())), limit_seconds, lambda: "the ports are still in use")

@@ -1,0 +1,110 @@
+"""Where the stack keeps its files and on which ports it listens: DEV_DIR, DEV_PORT_BASE, DEV_CACHE, .env."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from devstack.bootstrap import ROOT, VENV
+from devstack.console import DevstackError
+
+RUN_DIR, RUN_PORT_BASE = ".dev", 15870
+TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870
+MARKER = "DEVSTACK_DIR"
+"""Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One port per listener, counted up from DEV_PORT_BASE in this order."""
+
+    api: int
+    flower: int
+    management: int
+    postgresql: int
+    amqp: int
+    prometheus: int
+    distribution: int
+    epmd: int
+    receiver: int
+
+    @classmethod
+    def counted_from(cls, base: int) -> "Ports":
+        count = len(dataclasses.fields(cls))
+        if not 1024 <= base <= 65535 - count:
+            raise DevstackError(f"DEV_PORT_BASE must be 1024 to {65535 - count}, not {base}")
+        return cls(*range(base, base + count))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders and ports of one stack."""
+
+    home: Path
+    cache: Path
+    ports: Ports
+
+    @property
+    def stack_file(self) -> Path:
+        return self.home / "stack.json"
+
+    @property
+    def env_file(self) -> Path:
+        return self.home / "env"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.home / "lock"
+
+    @property
+    def pids(self) -> Path:
+        return self.home / "pids"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def secrets_file(self) -> Path:
+        return self.home / "secrets.json"
+
+    @property
+    def postgres_data(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def rabbitmq_data(self) -> Path:
+        return self.home / "rabbitmq"
+
+    def prepare(self) -> None:
+        """Make the folders; only their owner may look inside, for passwords and keys are kept there."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(self.home, os.W_OK | os.X_OK):
+            raise DevstackError(f"{self.home} cannot be written; set DEV_DIR to a folder of yours")
+        for folder in (self.pids, self.logs):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def layout(home: str = RUN_DIR, port_base: int = RUN_PORT_BASE) -> Layout:
+    """Read DEV_DIR, DEV_PORT_BASE and DEV_CACHE, with this command's defaults."""
+    text = os.environ.get("DEV_PORT_BASE") or str(port_base)
+    if not text.isdecimal():
+        raise DevstackError(f"DEV_PORT_BASE must be a port number, not {text!r}")
+    return Layout(
+        home=(ROOT / (os.environ.get("DEV_DIR") or home)).resolve(),
+        cache=(ROOT / (os.environ.get("DEV_CACHE") or ".dev-cache")).resolve(),
+        ports=Ports.counted_from(int(text)),
+    )
+
+
+def environment(*, dotenv: bool) -> dict[str, str]:
+    """Return the caller's environment over the project's .env file, with the project's tools first on PATH."""
+    values = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value} if dotenv else {}
+    values.update(os.environ)
+    tools = str(VENV / "bin")
+    path = values.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != tools:
+        values["PATH"] = f"{tools}{os.pathsep}{path}"
+    return values

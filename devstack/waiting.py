@@ -1,0 +1,88 @@
+"""Bounded waits that notice a request to stop."""
+
+import contextlib
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+
+from devstack.bootstrap import ROOT
+from devstack.console import DevstackError, say
+
+_POLL_SECONDS = 0.05
+_requested = threading.Event()
+_signal_number = 0
+
+
+class StopRequested(Exception):
+    """Ctrl-C, SIGTERM or a closed terminal: not an error, the way out."""
+
+
+def listen_for_stop() -> None:
+    """From here on a signal only sets a flag, so that no start is torn between a fork and its pid file."""
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        global _signal_number
+        if _requested.is_set():
+            say("already stopping; work in hand is being finished")
+            return
+        _signal_number = number
+        _requested.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, note)
+
+
+def stop_requested() -> bool:
+    return _requested.is_set()
+
+
+def stop_status() -> int:
+    """Return the exit status after a stop: 0 for Ctrl-C and SIGTERM, which are how the stack is meant to end."""
+    return 128 + _signal_number if _signal_number == signal.SIGHUP else 0
+
+
+def pause(seconds: float = _POLL_SECONDS) -> None:
+    """Wait; raises StopRequested as soon as a stop is asked for."""
+    if _requested.wait(seconds):
+        raise StopRequested
+
+
+def wait_until(condition: Callable[[], bool], limit_seconds: float, otherwise: Callable[[], str]) -> None:
+    """Return once ``condition()`` holds; after the limit raise DevstackError with what ``otherwise()`` says."""
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DevstackError(f"{otherwise()} (waited {limit_seconds:.0f} s)")
+        pause()
+
+
+def run_step(what: str, command: list[str], env: Mapping[str, str], log: Path, limit_seconds: float) -> None:
+    """Run one command to its end, its output in ``log``; a failure shows the tail of it."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+    try:
+        wait_until(lambda: process.poll() is not None, limit_seconds, lambda: f"{what} did not end, see {log}")
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+    if process.returncode:
+        pause(0)  # Ctrl-C ended the command too: that is a stop, not a failure
+        raise DevstackError(f"{what} failed with status {process.returncode}:\n{tail(log)}")
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Return the last lines of a log, indented, for an error message."""
+    with contextlib.suppress(OSError):
+        text = log.read_bytes()[-16_000:].decode("utf-8", "replace")
+        return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+    return "    (no output)"
