@@ -1,0 +1,109 @@
+"""The database engine, and the only way to open a database scope.
+
+`begin()` is one database transaction. `autocommit()` is for a single statement that needs no BEGIN and COMMIT
+round trips around it: PostgreSQL runs it as a transaction of its own. Only the edges open either (architecture.md).
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, TimeoutError
+
+from gateway.config import settings
+
+UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
+"""What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later."""
+
+CONNECT_TIMEOUT_SECONDS = 2
+LOCK_TIMEOUT_MS = 1_000
+AVAILABILITY_POLL_SECONDS = 0.5
+IDLE_CHECK_SECONDS = 2.0
+"""A pooled connection that rested longer is tested before use; under load none is."""
+
+
+@cache
+def engine() -> Engine:
+    """This process's connection pool; made on first use and again after a fork."""
+    config = settings()
+    session_settings = {
+        "timezone": "UTC",
+        "statement_timeout": f"{config.database_timeout_seconds}s",
+        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
+        "idle_in_transaction_session_timeout": f"{config.database_timeout_seconds}s",
+    }
+    pool = create_engine(
+        config.database_url,
+        pool_size=config.database_pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_SECONDS,
+        pool_use_lifo=True,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": config.log_service_name,
+            "options": " ".join(f"-c {name}={value}" for name, value in session_settings.items()),
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 2,
+            "tcp_user_timeout": config.database_timeout_seconds * 1000,
+        },
+    )
+    event.listen(pool, "checkin", _note_rest)
+    event.listen(pool, "checkout", _test_after_rest)
+    return pool
+
+
+def _note_rest(_connection: Any, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
+    rests_since = record.info.get("rests_since")
+    if rests_since is None or time.monotonic() - rests_since < IDLE_CHECK_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception as exc:
+        raise DisconnectionError from exc  # the pool replaces the connection and tries again
+
+
+def _forget_inherited_connections() -> None:
+    if engine.cache_info().currsize:
+        engine().dispose(close=False)  # they belong to the parent
+        engine.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget_inherited_connections)
+
+
+@contextmanager
+def begin() -> Iterator[Connection]:
+    """One database transaction: committed when the block ends, rolled back when it raises."""
+    with engine().begin() as connection:
+        yield connection
+
+
+@contextmanager
+def autocommit() -> Iterator[Connection]:
+    """A connection on which each statement commits by itself."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
+def wait_until_available(seconds: float) -> bool:
+    """Wait until the database answers, for at most `seconds`; whether it does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with autocommit() as connection:
+                connection.exec_driver_sql("SELECT 1")
+            return True
+        except UNAVAILABLE:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(AVAILABILITY_POLL_SECONDS)

@@ -1,0 +1,51 @@
+"""Dead letters: work that ended outside its normal course and waits for an operator."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, Index, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gateway.models.base import Base, Id, Json, one_of
+from gateway.states import DeadLetterStatus
+
+
+class DeadLetter(Base):
+    """One per dead transaction id of a message, or one per message that names none.
+
+    `transaction_id` has no foreign key: a message may name a transaction that never existed.
+    """
+
+    __tablename__ = "dead_letters"
+    __table_args__ = (
+        one_of("status", DeadLetterStatus),
+        CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
+        UniqueConstraint("message_key", "transaction_id", postgresql_nulls_not_distinct=True),
+        Index(
+            "uq_dead_letters_open_transaction",
+            "transaction_id",
+            unique=True,
+            postgresql_where=text("status = 'open' AND transaction_id IS NOT NULL"),
+        ),
+        Index("ix_dead_letters_status_id", "status", "id"),
+        Index(None, "transaction_id"),
+    )
+
+    id: Mapped[Id]
+    message_key: Mapped[str]
+    transaction_id: Mapped[UUID | None]
+    merchant_id: Mapped[UUID | None]
+    queue: Mapped[str]
+    task: Mapped[str | None]
+    reason: Mapped[str]
+    exception: Mapped[str | None]
+    attempts: Mapped[int]
+    payload: Mapped[str]
+    headers: Mapped[Json] = mapped_column(JSONB)
+    status: Mapped[str] = mapped_column(server_default=DeadLetterStatus.OPEN.value)
+    first_failed_at: Mapped[datetime]
+    dead_lettered_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
+    note: Mapped[str | None]

@@ -1,0 +1,62 @@
+"""Settlements, and the double-entry ledger that they post to."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gateway.models.base import Base, Currency, Id, MinorUnits, Serial, one_of
+
+LEDGER_ACCOUNTS = ("provider_clearing", "merchant_payable", "fees")
+
+
+class Settlement(Base):
+    """What a completed transaction brought the merchant: one per transaction, one per provider charge."""
+
+    __tablename__ = "settlements"
+    __table_args__ = (
+        UniqueConstraint("transaction_id"),
+        UniqueConstraint("provider", "provider_reference"),
+        CheckConstraint("amount > 0 AND fee BETWEEN 0 AND amount AND net = amount - fee", name="net"),
+        one_of("status", ("settled",)),
+        Index(None, "merchant_id", "id"),
+    )
+
+    id: Mapped[Id]
+    transaction_id: Mapped[UUID] = mapped_column(ForeignKey("transactions.id"))
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"))
+    amount: Mapped[MinorUnits]
+    fee: Mapped[MinorUnits]
+    net: Mapped[MinorUnits]
+    currency: Mapped[Currency]
+    status: Mapped[str]
+    provider: Mapped[str]
+    provider_reference: Mapped[str]
+    attempts: Mapped[int]
+    settled_at: Mapped[datetime]
+
+
+class LedgerEntry(Base):
+    """One side of a posting. Entries are never changed; a correction is a new posting.
+
+    `source_id` is the settlement that posted it. Of one source, debits equal credits in its currency.
+    """
+
+    __tablename__ = "ledger_entries"
+    __table_args__ = (
+        UniqueConstraint("source_id", "account", "direction"),
+        CheckConstraint("amount > 0", name="amount"),
+        one_of("account", LEDGER_ACCOUNTS),
+        one_of("direction", ("debit", "credit")),
+    )
+
+    id: Mapped[Serial]
+    source_id: Mapped[UUID]
+    transaction_id: Mapped[UUID]
+    merchant_id: Mapped[UUID]
+    account: Mapped[str]
+    direction: Mapped[str]
+    amount: Mapped[MinorUnits]
+    currency: Mapped[Currency]
+    posted_at: Mapped[datetime]

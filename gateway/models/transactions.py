@@ -1,0 +1,120 @@
+"""Transactions, the attempts at charging them, the outbox, and the answers kept for idempotent repeats."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import LargeBinary
+
+from gateway.models.base import Base, CreatedAt, Currency, Id, Json, MinorUnits, Serial, one_of
+from gateway.money import AMOUNT_MAX, AMOUNT_MIN
+from gateway.states import AttemptOutcome, TransactionStatus
+
+
+class Transaction(Base):
+    """One payment of a merchant's customer. `attempt_limit` is the number of attempts at which it is dead."""
+
+    __tablename__ = "transactions"
+    __table_args__ = (
+        CheckConstraint(f"amount BETWEEN {AMOUNT_MIN} AND {AMOUNT_MAX}", name="amount"),
+        CheckConstraint("amount_refunded BETWEEN 0 AND amount", name="amount_refunded"),
+        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+        CheckConstraint("attempts >= 0 AND rescues >= 0", name="counters"),
+        one_of("status", TransactionStatus),
+        CheckConstraint(
+            "status IN ('pending', 'canceled', 'dead_lettered', 'failed') OR provider IS NOT NULL", name="routed"
+        ),
+        CheckConstraint(
+            "(status IN ('completed', 'partially_refunded', 'refunded')) = "
+            "(provider_reference IS NOT NULL AND completed_at IS NOT NULL)",
+            name="settled",
+        ),
+        CheckConstraint("(status = 'failed') = (failure_category IS NOT NULL)", name="failed"),
+        Index(None, "merchant_id", "id"),
+        Index("ix_transactions_unfinished", "id", postgresql_where=text("status IN ('pending', 'processing')")),
+    )
+
+    id: Mapped[Id]
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"))
+    amount: Mapped[MinorUnits]
+    currency: Mapped[Currency]
+    status: Mapped[str] = mapped_column(server_default=TransactionStatus.PENDING.value)
+    payment_method: Mapped[str]
+    reference: Mapped[str | None]
+    description: Mapped[str | None]
+    customer_id: Mapped[str | None]
+    metadata_: Mapped[Json] = mapped_column("metadata", server_default=text("'{}'"))
+    provider: Mapped[str | None]
+    provider_reference: Mapped[str | None]
+    routing_reason: Mapped[str | None]
+    failure_code: Mapped[str | None]
+    failure_message: Mapped[str | None]
+    failure_category: Mapped[str | None]
+    failure_retryable: Mapped[bool | None]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    attempt_limit: Mapped[int]
+    rescues: Mapped[int] = mapped_column(server_default="0")
+    amount_refunded: Mapped[MinorUnits] = mapped_column(server_default="0")
+    request_id: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    rescued_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]
+
+
+class Attempt(Base):
+    """One attempt at charging. The row is written before the call: it is the claim that keeps other workers off.
+
+    No `outcome` after `lease_until` means that its worker died, and that nobody knows what the provider did.
+    """
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        one_of("outcome", AttemptOutcome),
+        CheckConstraint("number >= 1", name="number"),
+        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished"),
+    )
+
+    transaction_id: Mapped[UUID] = mapped_column(ForeignKey("transactions.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    provider: Mapped[str]
+    task_id: Mapped[str]
+    started_at: Mapped[datetime]
+    lease_until: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    code: Mapped[str | None]
+    message: Mapped[str | None]
+
+
+class OutboxMessage(Base):
+    """Work that is committed but not yet published. The relay deletes the row once the broker confirmed."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[Serial]
+    topic: Mapped[str]
+    subject_id: Mapped[UUID]
+    created_at: Mapped[CreatedAt]
+
+
+class IdempotencyRecord(Base):
+    """The first answer to a request with an Idempotency-Key, given again byte for byte to its repeats."""
+
+    __tablename__ = "idempotency_records"
+    __table_args__ = (
+        CheckConstraint("length(key) BETWEEN 1 AND 255", name="key"),
+        CheckConstraint("octet_length(request_hash) = 32", name="request_hash"),
+        Index(None, "created_at", postgresql_using="brin"),
+    )
+
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    transaction_id: Mapped[UUID | None]
+    location: Mapped[str | None]
+    status: Mapped[int]
+    body: Mapped[str]
+    created_at: Mapped[CreatedAt]

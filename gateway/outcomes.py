@@ -1,0 +1,58 @@
+"""What the gateway asks of a provider, and the four things that can come of it (architecture.md, rule 4).
+
+`Approved` and `Declined` are final. `Unavailable` was never processed and is safe to try again. After `Unknown`
+the provider may have charged: its status is queried with the same key before anything else happens.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One charge as a provider sees it; `idempotency_key` is the same for every attempt at it."""
+
+    transaction_id: UUID
+    amount: int
+    currency: str
+    payment_method: str
+    attempt: int
+
+    @property
+    def idempotency_key(self) -> str:
+        """Derived from the transaction alone, so that no repetition can charge twice."""
+        return str(self.transaction_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The provider charged; `reference` is its own name for the charge."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The provider refused for good; another attempt would be refused too."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The provider did not process the charge: refused, unreachable, or an error before processing."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Sent, but no usable answer came: the provider may or may not have charged."""
+
+    code: str
+    message: str
+
+
+Outcome = Approved | Declined | Unavailable | Unknown

@@ -1,0 +1,58 @@
+"""The allowed moves of each lifecycle, as data. Every UPDATE of a status names the status that it expects."""
+
+from enum import StrEnum
+
+
+class TransactionStatus(StrEnum):
+    """Where a transaction stands (api.md, Transactions)."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
+    CANCELED = "canceled"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+
+
+_S = TransactionStatus
+
+TRANSACTION_MOVES: dict[TransactionStatus, frozenset[TransactionStatus]] = {
+    _S.PENDING: frozenset({_S.PROCESSING, _S.CANCELED, _S.DEAD_LETTERED}),
+    _S.PROCESSING: frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD_LETTERED}),
+    _S.DEAD_LETTERED: frozenset({_S.PENDING, _S.PROCESSING, _S.FAILED}),
+    _S.COMPLETED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED}),
+    _S.PARTIALLY_REFUNDED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED}),
+    _S.REFUNDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELED: frozenset(),
+}
+
+UNFINISHED = frozenset({_S.PENDING, _S.PROCESSING})
+"""A worker still owes these an outcome."""
+
+SETTLED = frozenset({_S.COMPLETED, _S.PARTIALLY_REFUNDED, _S.REFUNDED})
+"""Money has moved: each has exactly one settlement and its ledger entries."""
+
+
+def sources(target: TransactionStatus) -> frozenset[TransactionStatus]:
+    """The statuses from which a transaction may move to `target`: what a guarded UPDATE expects."""
+    return frozenset(status for status, targets in TRANSACTION_MOVES.items() if target in targets)
+
+
+class DeadLetterStatus(StrEnum):
+    """What an operator made of a dead letter."""
+
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+
+
+class AttemptOutcome(StrEnum):
+    """What a provider call came to; an attempt without an outcome is under way or its worker died."""
+
+    APPROVED = "approved"
+    DECLINED = "declined"
+    UNAVAILABLE = "unavailable"
+    UNKNOWN = "unknown"

@@ -1,0 +1,89 @@
+"""Fixtures for every test.
+
+Tests run against the PostgreSQL and the RabbitMQ of a running stack (`make test` brings one up and names its
+stack.json in GATEWAY_STACK). Those of `end_to_end/` drive the stack itself. All others get a database and a vhost
+of their own on the same servers, so that the stack's relay and workers never see their rows.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import requests
+
+NAME = "unit"
+MANAGEMENT_TIMEOUT_SECONDS = 10
+
+
+def _stack() -> dict[str, Any]:
+    path = os.environ.get("GATEWAY_STACK")
+    if not path:
+        pytest.exit("GATEWAY_STACK is not set; run the suite with `make test`, or `make test ARGS='-k name'`", 2)
+    stack: dict[str, Any] = json.loads(Path(path).read_text())
+    return stack
+
+
+def _with_path(url: str, path: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
+
+
+def _make_vhost(stack: dict[str, Any]) -> None:
+    user, password = stack["management"]["user"], stack["management"]["password"]
+    api = f"{stack['management_url']}/api"
+    for call, body in (
+        (f"vhosts/{NAME}", {}),
+        (f"permissions/{NAME}/{quote(user)}", {"configure": ".*", "write": ".*", "read": ".*"}),
+    ):
+        answer = requests.put(f"{api}/{call}", json=body, auth=(user, password), timeout=MANAGEMENT_TIMEOUT_SECONDS)
+        answer.raise_for_status()
+
+
+def pytest_configure() -> None:
+    """Point this process at a fresh database and vhost before anything of the gateway is imported."""
+    stack = _stack()
+    server = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {NAME}")
+    _make_vhost(stack)
+    os.environ.update(
+        DATABASE_URL=_with_path(server, NAME),
+        RABBITMQ_URL=_with_path(stack["broker_url"], NAME),
+        KEYS_DIR=tempfile.mkdtemp(prefix="gateway-keys-"),
+        RETRY_BACKOFF_SECONDS="1",
+        RETRY_BACKOFF_MAX_SECONDS="1",
+    )
+    os.environ.pop("BROKER_URL", None)
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    os.environ.pop("ALERT_WEBHOOK_URL", None)
+
+    from alembic import command
+    from alembic.config import Config
+
+    command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
+
+
+@pytest.fixture(scope="session")
+def stack() -> dict[str, Any]:
+    """stack.json of the running gateway."""
+    return _stack()
+
+
+@pytest.fixture
+def database() -> Iterator[None]:
+    """An empty database of the test's own; whatever the test committed is gone afterwards."""
+    from sqlalchemy import text
+
+    from gateway.db import begin
+    from gateway.models import all_tables
+
+    yield
+    tables = ", ".join(table.name for table in all_tables().sorted_tables)
+    with begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))
