@@ -1,0 +1,32 @@
+"""Purging what is kept no longer: idempotency records, expired revocations, old alerts."""
+
+from sqlalchemy import Connection, text
+
+IDEMPOTENCY_DAYS = 30
+ALERT_DAYS = 90
+
+_STATEMENTS = tuple(
+    text(statement)
+    for statement in (
+        """DELETE FROM idempotency_records WHERE (merchant_id, key) IN (
+            SELECT r.merchant_id, r.key FROM idempotency_records r
+            WHERE r.created_at < now() - make_interval(days => :idempotency_days)
+              AND NOT EXISTS (SELECT FROM transactions t WHERE t.id = r.transaction_id
+                              AND t.status IN ('pending', 'processing', 'dead_lettered'))
+            LIMIT :limit)""",
+        """DELETE FROM revoked_tokens WHERE jti IN (
+            SELECT jti FROM revoked_tokens WHERE expires_at < now() LIMIT :limit)""",
+        """DELETE FROM alerts WHERE id IN (
+            SELECT id FROM alerts WHERE created_at < now() - make_interval(days => :alert_days) AND status <> 'pending'
+            LIMIT :limit)""",
+    )
+)
+
+
+def purge(connection: Connection, limit: int) -> int:
+    """Delete at most `limit` rows of each kind; the number of rows deleted.
+
+    An idempotency record outlives its 30 days while its transaction has no final status (api.md, Idempotency).
+    """
+    limits = {"limit": limit, "idempotency_days": IDEMPOTENCY_DAYS, "alert_days": ALERT_DAYS}
+    return sum(connection.execute(statement, limits).rowcount for statement in _STATEMENTS)

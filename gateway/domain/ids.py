@@ -1,0 +1,32 @@
+"""Ids and times, made in Python so that an answer is known before its statement is sent."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+__all__ = ["new_id", "parse_id", "rfc3339", "utc_now"]
+
+
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562): ids made later sort later."""
+    return uuid7()
+
+
+def parse_id(text: str) -> UUID | None:
+    """The id that `text` writes in its one canonical form, or None: lower case with hyphens."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text else None
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+def rfc3339(at: datetime) -> str:
+    """`at` as RFC 3339 in UTC, with microseconds and a final Z."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,53 @@
+"""The outbox: work that is committed together with its cause, and published afterwards by the relay."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from gateway.models.transactions import OutboxMessage
+
+
+class Topic(StrEnum):
+    """What is to be done with the subject; the relay knows which task does it."""
+
+    TRANSACTION_CREATED = "transaction.created"
+    SETTLEMENT_REQUESTED = "settlement.requested"
+    ALERT_RAISED = "alert.raised"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row taken from the outbox."""
+
+    topic: str
+    subject_id: UUID
+
+
+_TAKE = text("""
+    DELETE FROM outbox WHERE id IN (
+        SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ) RETURNING id, topic, subject_id
+""")
+
+
+def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
+    """Have the relay publish `topic` for each subject once this database transaction has committed."""
+    rows = [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids]
+    if rows:
+        connection.execute(insert(OutboxMessage), rows)
+
+
+def take(connection: Connection, limit: int) -> list[Waiting]:
+    """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits."""
+    rows = sorted(connection.execute(_TAKE, {"limit": limit}))
+    return [Waiting(row.topic, row.subject_id) for row in rows]
+
+
+def backlog(connection: Connection) -> tuple[int, datetime | None]:
+    """How many rows wait, and since when the oldest does."""
+    row = connection.execute(select(func.count(), func.min(OutboxMessage.created_at))).one()
+    return row[0], row[1]

@@ -1,0 +1,59 @@
+"""The sweep: work that stands still is enqueued again, rows that are kept no longer are purged."""
+
+from dataclasses import dataclass
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import alerts, housekeeping, outbox, rescue
+from gateway.domain.ids import utc_now
+from gateway.telemetry import RESCUED
+
+BATCH = 1_000
+BATCHES_MAX = 50
+OUTBOX_LAG_ALERT_SECONDS = 60
+ALERT_PAUSE_SECONDS = 600
+ALERT_OVERDUE_SECONDS = 60
+ALERT_IDS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How much one sweep did."""
+
+    rescued: int
+    purged: int
+
+
+def sweep() -> Swept:
+    """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
+    rescued = 0
+    for _ in range(BATCHES_MAX):
+        with db.begin() as connection:
+            ids = rescue.enqueue_again(connection, rescue.stuck(connection, settings().stuck_after_seconds, BATCH))
+            if ids:
+                details = {"count": len(ids), "transaction_ids": [str(id) for id in ids[:ALERT_IDS_MAX]]}
+                alerts.raise_alert(
+                    connection, "warning", f"{len(ids)} transactions stood still; enqueued again", details
+                )
+        rescued += len(ids)
+        if len(ids) < BATCH:
+            break
+    RESCUED.labels("sweep").inc(rescued)
+    _alert_lagging_outbox()
+    with db.begin() as connection:
+        purged = housekeeping.purge(connection, BATCH)
+    return Swept(rescued, purged)
+
+
+def _alert_lagging_outbox() -> None:
+    """Rows left over mean that no relay runs, or that the broker takes nothing: the relay itself cannot tell."""
+    with db.begin() as connection:
+        waiting, oldest = outbox.backlog(connection)
+        lag = (utc_now() - oldest).total_seconds() if oldest else 0.0
+        if lag > OUTBOX_LAG_ALERT_SECONDS and not alerts.raised_within(connection, ALERT_PAUSE_SECONDS, "outbox_lag"):
+            alerts.raise_alert(
+                connection,
+                "critical",
+                f"{waiting} messages wait in the outbox, the oldest for {lag:.0f} s; check the relay and the broker",
+                {"kind": "outbox_lag", "count": waiting, "oldest_seconds": round(lag)},
+            )

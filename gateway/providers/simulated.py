@@ -1,0 +1,67 @@
+"""The sandbox provider (api.md, Sandbox tokens).
+
+It keeps no state: what it answers is a function of the charge and the number of the attempt, so that any worker on
+any host gives the same answer, and a repeated call can never charge twice.
+"""
+
+import time
+
+from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
+
+SLOW_SECONDS = 2.0
+
+_DECLINES = {
+    "tok_decline_insufficient_funds": ("insufficient_funds", "The account has insufficient funds."),
+    "tok_decline_do_not_honor": ("do_not_honor", "The issuer declined without giving a reason."),
+    "tok_decline_fraud": ("fraud_suspected", "The payment was declined as suspected fraud."),
+}
+_ERRORS_BEFORE_APPROVAL = {"tok_error_once": 1, "tok_error_twice": 2, "tok_error_thrice": 3}
+
+SANDBOX_TOKENS = frozenset(
+    {"tok_approve", "tok_error_always", "tok_timeout_charged", "tok_timeout_not_charged", "tok_slow"}
+    | _DECLINES.keys()
+    | _ERRORS_BEFORE_APPROVAL.keys()
+)
+
+_PROVIDER_ERROR = Unavailable("provider_error", "The provider answered 503 before processing.")
+_TIMEOUT = Unknown("provider_timeout", "The provider did not answer in time.")
+_NO_SUCH_CHARGE = Unavailable("provider_timeout", "The provider did not answer in time, and did not charge.")
+
+
+class Simulated:
+    """A provider whose outcomes the payment method chooses."""
+
+    name = "simulated"
+
+    def supports(self, currency: str) -> bool:
+        """Every currency."""
+        return bool(currency)
+
+    def charge(self, charge: Charge) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        if charge.payment_method == "tok_slow":
+            time.sleep(SLOW_SECONDS)
+        answer = self._processed(charge, charge.attempt)
+        lost = charge.payment_method == "tok_timeout_charged" and charge.attempt == 1
+        return _TIMEOUT if lost else answer
+
+    def status(self, charge: Charge) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        for attempt in range(1, charge.attempt + 1):
+            answer = self._processed(charge, attempt)
+            if isinstance(answer, Approved | Declined):
+                return answer
+        return _NO_SUCH_CHARGE
+
+    def _processed(self, charge: Charge, attempt: int) -> Outcome:
+        """What the provider itself knows of this attempt, whether or not its answer arrived."""
+        method = charge.payment_method
+        if method in _DECLINES:
+            return Declined(*_DECLINES[method])
+        if method == "tok_error_always" or attempt <= _ERRORS_BEFORE_APPROVAL.get(method, 0):
+            return _PROVIDER_ERROR
+        if method == "tok_timeout_not_charged" and attempt == 1:
+            return _TIMEOUT
+        if method not in SANDBOX_TOKENS:
+            return Declined("invalid_payment_method", f"{method!r} is not a sandbox token.")
+        return Approved(f"sim_{charge.transaction_id.hex}")
