@@ -1,0 +1,100 @@
+"""Celery's configuration: broker, queues, routes, limits, beat schedule. Data only; see docs of each in pipeline terms.
+
+https://docs.celeryq.dev/en/stable/userguide/configuration.html
+"""
+
+from celery.schedules import crontab
+from kombu import Exchange, Queue
+
+from gateway.config import settings
+
+_settings = settings()
+
+# --- Exchanges and queues. `python -m tasks.topology` declares them; everyone else only uses them.
+PAYMENTS = Exchange("payments", type="topic", durable=True, arguments={"alternate-exchange": "payments.unrouted"})
+DEAD_LETTERS = Exchange("payments.dlx", type="direct", durable=True)  # a topic exchange would match delayed keys too
+UNROUTED = Exchange("payments.unrouted", type="fanout", durable=True)
+QUORUM = {"x-queue-type": "quorum"}
+DELIVERY_LIMIT = 20
+
+WORK_QUEUE_NAMES = ("transaction.created", "settlement.requested", "settlement.completed", "operations")
+WORK_QUEUES = tuple(
+    Queue(
+        name,
+        PAYMENTS,
+        routing_key=name,
+        queue_arguments={
+            **QUORUM,
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": DEAD_LETTERS.name,
+            "x-dead-letter-routing-key": f"dlq.{name}",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    )
+    for name in WORK_QUEUE_NAMES
+)
+DEAD_LETTER_QUEUES = tuple(
+    Queue(f"dlq.{name}", DEAD_LETTERS, routing_key=f"dlq.{name}", queue_arguments=QUORUM) for name in WORK_QUEUE_NAMES
+)
+UNROUTED_QUEUE = Queue("unrouted", UNROUTED, queue_arguments=QUORUM)
+
+task_queues = WORK_QUEUES
+task_create_missing_queues = False
+task_default_queue = "operations"
+task_default_exchange = PAYMENTS.name
+task_default_exchange_type = PAYMENTS.type
+task_default_routing_key = "operations"
+task_routes = {
+    "payments.route": {"queue": "transaction.created"},
+    "payments.settle": {"queue": "settlement.requested"},
+    "payments.announce": {"queue": "settlement.completed"},
+    "operations.*": {"queue": "operations"},
+}
+imports = ("tasks.transactions", "tasks.upkeep", "tasks.alerts", "tasks.reconciliation", "tasks.monitor")
+
+# --- Broker
+broker_url = _settings.rabbitmq_url
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_channel_error_retry = True
+broker_heartbeat = 10
+broker_transport_options = {"confirm_publish": True}
+task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+
+# --- A message is acknowledged when its task has ended; what fails for good is rejected, so that it is dead-lettered
+task_acks_late = True
+task_acks_on_failure = False
+task_acks_on_timeout = False
+task_reject_on_worker_lost = True
+task_retry_on_worker_lost = True
+task_ignore_result = True
+task_serializer = "json"
+accept_content = ["json"]
+task_soft_time_limit = _settings.claim_lease_seconds + 10  # HTTP and database timeouts end well before
+task_time_limit = task_soft_time_limit + 20
+
+# --- Workers
+worker_consumer = "tasks.consumer:Consumer"
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_send_task_events = True
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+worker_enable_remote_control = True
+
+# --- Beat. It does not catch up after an outage: each job does what a missed one left undone
+timezone = _settings.reconciliation_time_zone
+beat_max_loop_interval = 5
+beat_schedule = {
+    "sweep": {
+        "task": "operations.sweep",
+        "schedule": float(_settings.sweep_interval_seconds),
+        "options": {"expires": _settings.sweep_interval_seconds},
+    },
+    "reconcile": {
+        "task": "operations.reconcile",
+        "schedule": crontab(minute=0, hour=_settings.reconciliation_hour),
+        "options": {"expires": 3600},
+    },
+}

@@ -1,0 +1,15 @@
+"""The Celery application. `celery -A tasks worker -Q QUEUE` starts a worker of one role."""
+
+from typing import Any
+
+from celery import Celery, signals
+
+from gateway.telemetry import configure_logging
+
+app = Celery("gateway", task_cls="tasks.base:GatewayTask", set_as_current=True)
+app.config_from_object("celeryconfig")
+
+
+@signals.setup_logging.connect
+def _log_through_loguru(**_: Any) -> None:
+    configure_logging()

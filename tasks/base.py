@@ -1,0 +1,88 @@
+"""What every task of the gateway shares: retries in whole seconds, lists of ids, and splitting them."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from celery import Task
+from loguru import logger
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain.ids import parse_id
+from gateway.domain.transactions import MAX_RETRIES
+from gateway.errors import MalformedMessage, TransientError
+
+TRANSIENT = (TransientError, *db.UNAVAILABLE, OSError)
+"""What fails a list as a whole for a passing reason: `autoretry_for` of every task."""
+
+WORKER_LOST_DELAY_SECONDS = 5
+
+
+def retry_delay(retries: int) -> int:
+    """Seconds until the next try: doubling, up to a cap, with half of it at random.
+
+    Whole and at least 1: RabbitMQ's delay queues count in seconds, and below one the retry itself would fail.
+    """
+    config = settings()
+    delay: int = min(config.retry_backoff_max_seconds, config.retry_backoff_seconds << min(retries, 16))
+    return max(1, round(delay * random.uniform(0.5, 1.0)))  # noqa: S311  # jitter needs no cryptography
+
+
+def parse_ids(ids: object) -> list[UUID]:
+    """The ids of a message, each once.
+
+    Raises:
+        MalformedMessage: it is not a list of 1 to `CHUNK_MAX` UUIDs in their canonical form.
+    """
+    limit = settings().chunk_max
+    if not isinstance(ids, list) or not 1 <= len(ids) <= limit:
+        raise MalformedMessage(f"expected a list of 1 to {limit} ids")
+    parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
+    good = [id for id in parsed if id is not None]
+    if len(good) != len(parsed):
+        raise MalformedMessage("expected canonical UUIDs")
+    return list(dict.fromkeys(good))
+
+
+class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
+    """A task that never loses its message: unroutable ones raise, retries wait whole seconds."""
+
+    abstract = True
+    mandatory = True
+    max_retries = MAX_RETRIES
+    default_retry_delay = WORKER_LOST_DELAY_SECONDS
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's retry, with our own delays. The database gets a while to come back first.
+
+        A worker that waits takes no further messages, so an outage does not burn the retries of a whole queue.
+        """
+        if isinstance(kwargs.get("exc"), db.UNAVAILABLE):
+            db.wait_until_available(settings().claim_lease_seconds / 2)
+        kwargs |= {"queue": self.queue_name, "countdown": retry_delay(self.request.retries)}
+        return super().retry(*args, **kwargs)
+
+    @property
+    def queue_name(self) -> str:
+        """The queue that this task's messages travel on."""
+        queue: str = self.app.amqp.router.route({}, self.name)["queue"].name
+        return queue
+
+    def send_on(self, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
+        """Have `ids` travel on in a message of their own, with the rest of the chain, under a task id of their own."""
+        options: dict[str, Any] = {"countdown": countdown} if countdown else {}
+        self.signature_from_request(
+            args=([str(id) for id in ids],), queue=self.queue_name, retries=retries, task_id=str(uuid4()), **options
+        ).apply_async()
+
+    def take_apart(self, ids: Sequence[UUID], why: str) -> None:
+        """Have each of `ids` travel alone, so that the one that harms the others is found."""
+        logger.warning("a list of {} is taken apart: {}", len(ids), why)
+        for id in ids:
+            self.send_on([id], retries=self.request.retries)
+
+    def end_chain(self) -> None:
+        """Nothing is left for the next task."""
+        self.request.chain = None

@@ -1,0 +1,74 @@
+"""The workers' message consumer, hardened (pipeline.md, Tasks).
+
+Stock Celery acknowledges, and so loses, a message that it cannot decode, dies of a malformed body, and waits up to
+30 s before it connects again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu import Connection
+
+logger = get_logger(__name__)
+
+RECONNECT_MAX_SECONDS = 3
+EVENTS_TIMEOUT_SECONDS = 1
+
+
+class Consumer(CeleryConsumer):
+    """Rejects what it cannot read, so that the broker dead-letters it; reconnects within 3 s."""
+
+    connection_errors: tuple[type[Exception], ...]
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Reject a message whose body cannot be decoded."""
+        logger.critical("undecodable message rejected: %r", exc)
+        message.reject_log_error(logger, self.connection_errors)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Celery's handler, which rejects a message whose headers or body are malformed."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> Any:
+            try:
+                return handle(message)
+            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as exc:
+                logger.critical("malformed message rejected: %r", exc, exc_info=True)
+                if not message.acknowledged:
+                    message.reject_log_error(logger, self.connection_errors)
+                return None
+
+        return on_task_received
+
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Connection:
+        """The connection of the event dispatcher: without confirms, and with short timeouts.
+
+        It publishes from the worker's main loop, so that with confirms a memory alarm of the broker would stop it.
+        """
+        connection = self.app.connection_for_write(url=url, heartbeat=heartbeat)
+        connection.transport_options = {
+            **(connection.transport_options or {}),
+            "confirm_publish": False,
+            "read_timeout": EVENTS_TIMEOUT_SECONDS,
+            "write_timeout": EVENTS_TIMEOUT_SECONDS,
+        }
+        return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Celery's, with a pause between two tries that stays short."""
+        ensure: Any = conn.ensure_connection
+
+        def ensure_soon(errback: Any, max_retries: int | None, callback: Any = None, **_: Any) -> Any:
+            return ensure(
+                errback,
+                max_retries,
+                interval_start=1,
+                interval_step=1,
+                interval_max=RECONNECT_MAX_SECONDS,
+                callback=callback,
+            )
+
+        conn.ensure_connection = ensure_soon  # type: ignore[method-assign,assignment]  # Celery passes no intervals
+        return super().ensure_connected(conn)

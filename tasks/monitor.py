@@ -1,0 +1,163 @@
+"""The monitor: takes dead letters off the dead-letter queues and stores them (pipeline.md, Dead letters).
+
+It runs inside the worker of the `operations` queue and reads the raw messages: a task consumer would run the dead task
+again. It must survive any bytes. A message is acknowledged once it is committed; while the database is away it waits.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+from kombu import Consumer
+from kombu.message import Message
+
+import celeryconfig
+from gateway import db
+from gateway.domain import dead_letters
+from gateway.domain.dead_letters import DeadMessage
+from gateway.domain.ids import parse_id, utc_now
+from gateway.telemetry import DEAD_LETTERS, RESCUED
+from tasks import app
+
+logger = get_logger(__name__)
+
+BATCH_MAX = 100
+BATCH_SECONDS = 0.05
+"""Dead letters that arrive together are stored, and alerted, together."""
+DATABASE_PAUSE_SECONDS = 2.0
+PAYLOAD_MAX_CHARACTERS = 20_000
+IDS_MAX = 1_000
+
+PAYMENT_QUEUES = frozenset({"transaction.created", "settlement.requested"})
+"""Queues whose messages carry the ids of transactions that still need an outcome."""
+SCHEDULED = frozenset({"operations.sweep", "operations.reconcile"})
+"""Beat sends these again by itself, so that an expired one is no loss."""
+
+
+def parse(message: Message) -> DeadMessage:
+    """What can be told of a dead message, whatever it holds."""
+    raw_headers: object = message.headers
+    headers: dict[str, Any] = raw_headers if isinstance(raw_headers, dict) else {}
+    raw: object = message.body
+    body = raw if isinstance(raw, bytes) else str(raw or "").encode(errors="replace")
+    text = body.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    queue, reason, died_at = _death(headers, message)
+    task = headers.get("task")
+    task_id = headers.get("id")
+    key = task_id if isinstance(task_id, str) and 0 < len(task_id) <= 255 else None
+    return DeadMessage(
+        message_key=(key or f"sha256:{hashlib.sha256(body).hexdigest()}").replace("\x00", ""),
+        queue=queue,
+        reason=reason,
+        task=task.replace("\x00", "")[:255] if isinstance(task, str) else None,
+        payload=text[:PAYLOAD_MAX_CHARACTERS],
+        headers=_plain(headers),
+        died_at=died_at,
+        transaction_ids=_transaction_ids(text) if queue in PAYMENT_QUEUES else (),
+    )
+
+
+def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
+    """Queue, reason and time of the death that brought the message here: the newest that is not a mere delay."""
+    deaths = headers.get("x-death")
+    for death in deaths if isinstance(deaths, list) else []:
+        if isinstance(death, dict) and not str(death.get("queue")).startswith("celery_delayed_"):
+            at = death.get("time")
+            when = at.replace(tzinfo=UTC) if isinstance(at, datetime) else utc_now()
+            return str(death.get("queue")), str(death.get("reason")), when
+    name = str((message.delivery_info or {}).get("routing_key") or "unknown")
+    return name.removeprefix("dlq."), "unroutable" if not name.startswith("dlq.") else "published", utc_now()
+
+
+def _plain(headers: dict[str, Any]) -> dict[str, Any]:
+    shown = json.dumps(headers, default=str).replace("\\u0000", "\\ufffd")
+    if len(shown) > PAYLOAD_MAX_CHARACTERS:
+        return {"truncated": shown[:PAYLOAD_MAX_CHARACTERS]}
+    plain: dict[str, Any] = json.loads(shown)
+    return plain
+
+
+def _transaction_ids(body: str) -> tuple[UUID, ...]:
+    """The ids in a Celery message body `[[ids], {}, {}]`; none when it holds anything else."""
+    try:
+        ids = json.loads(body)[0][0]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    if not isinstance(ids, list) or not 0 < len(ids) <= IDS_MAX:
+        return ()
+    parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
+    good = [id for id in parsed if id is not None]
+    return tuple(dict.fromkeys(good)) if len(good) == len(parsed) else ()
+
+
+class DeadLetterConsumer(bootsteps.ConsumerStep):
+    """Consumes the dead-letter queues beside the tasks of the `operations` worker."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._batch: list[Message] = []
+        self._parent = parent
+
+    def include_if(self, parent: Any) -> bool:
+        """Only the worker of the `operations` queue is the monitor."""
+        return "operations" in parent.app.amqp.queues.consume_from
+
+    def get_consumers(self, channel: Any) -> list[Consumer]:
+        """One consumer of all dead-letter queues and of what could not be routed."""
+        self._batch.clear()  # a new connection: the broker delivers the unacknowledged again
+        queues = [queue(channel) for queue in (*celeryconfig.DEAD_LETTER_QUEUES, celeryconfig.UNROUTED_QUEUE)]
+        return [
+            Consumer(
+                channel,
+                queues=queues,
+                on_message=self._receive,
+                on_decode_error=lambda message, _exc: self._receive(message),
+                accept=None,
+                auto_declare=False,
+                prefetch_count=BATCH_MAX,
+                tag_prefix="dead",
+            )
+        ]
+
+    def _receive(self, message: Message) -> None:
+        self._batch.append(message)
+        if len(self._batch) == 1:
+            self._parent.timer.call_after(BATCH_SECONDS, self._store)
+
+    def _store(self) -> None:
+        batch, self._batch = self._batch[:BATCH_MAX], self._batch[BATCH_MAX:]
+        batch = [message for message in batch if message.channel is not None and message.channel.connection is not None]
+        try:
+            store_dead([parse(message) for message in batch])
+        except db.UNAVAILABLE as exc:
+            logger.warning("%d dead letters wait for the database: %s", len(batch), exc)
+            self._batch = batch + self._batch
+            self._parent.timer.call_after(DATABASE_PAUSE_SECONDS, self._store)
+            return
+        for message in batch:
+            message.ack_log_error(logger, self._parent.connection_errors)
+        if self._batch:
+            self._parent.timer.call_after(BATCH_SECONDS, self._store)
+
+
+def store_dead(messages: list[DeadMessage]) -> None:
+    """Store a batch in one commit, and count it."""
+    kept = [message for message in messages if not (message.reason == "expired" and message.task in SCHEDULED)]
+    with db.begin() as connection:
+        stored = dead_letters.store(connection, kept)
+    for queue, reason in stored.dead:
+        DEAD_LETTERS.labels(queue, reason).inc()
+    RESCUED.labels("monitor").inc(len(stored.rescued))
+    logger.info(
+        "dead letters: %d stored, %d enqueued again, %d settled otherwise",
+        len(stored.dead), len(stored.rescued), len(stored.ignored),
+    )  # fmt: skip
+
+
+app.steps["consumer"].add(DeadLetterConsumer)

@@ -1,0 +1,113 @@
+"""The relay: publishes what the outbox holds, `python -m tasks.relay`.
+
+It takes rows, publishes them with confirms, and commits their deletion: a crash in between publishes them again, and
+the claims drop the duplicate. Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog
+in lists of CHUNK_MAX.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+
+from amqp.exceptions import AMQPError
+from celery.canvas import Signature
+from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
+from loguru import logger
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import outbox
+from gateway.domain.outbox import Topic, Waiting
+from gateway.telemetry import PUBLISHED, configure_logging
+from tasks import alerts, app, transactions
+
+LISTS_AT_ONCE = 20
+CONFIRM_TIMEOUT_SECONDS = 5
+SOCKET_TIMEOUT_SECONDS = 5
+RETRY_PAUSE_SECONDS = 1.0
+
+PUBLISH_ERRORS = (OperationalError, AMQPError, OSError)
+
+WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
+    Topic.TRANSACTION_CREATED: transactions.accepted,
+    Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
+    Topic.ALERT_RAISED: alerts.deliver_alerts.s,
+}
+"""The task that does each topic's work on a list of subjects."""
+
+
+def _lists(rows: Iterable[Waiting], size: int) -> Iterator[tuple[str, list[str]]]:
+    for topic, same in groupby(sorted(rows, key=lambda row: row.topic), key=lambda row: row.topic):
+        subjects = (str(row.subject_id) for row in same)
+        while chunk := list(islice(subjects, size)):
+            yield topic, chunk
+
+
+def _publish(producer: Producer, rows: Sequence[Waiting]) -> None:
+    for topic, subjects in _lists(rows, settings().chunk_max):
+        WORK_OF[topic](subjects).apply_async(
+            producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
+        )
+        PUBLISHED.labels(topic).inc(len(subjects))
+
+
+def relay_once(producer: Producer) -> int:
+    """Publish one batch; the number of rows in it.
+
+    Raises:
+        PUBLISH_ERRORS, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
+    """
+    with db.begin() as connection:
+        rows = outbox.take(connection, LISTS_AT_ONCE * settings().chunk_max)
+        _publish(producer, rows)
+    return len(rows)
+
+
+def broker_connection() -> Connection:
+    """A connection that cannot hang: confirms, and socket timeouts beside them."""
+    connection = app.connection_for_write()
+    connection.transport_options = {
+        **(connection.transport_options or {}),
+        "confirm_publish": True,
+        "read_timeout": SOCKET_TIMEOUT_SECONDS,
+        "write_timeout": SOCKET_TIMEOUT_SECONDS,
+    }
+    return connection
+
+
+def run(stop: threading.Event) -> None:
+    """Relay until `stop` is set; an outage of broker or database is waited out."""
+    pause = settings().outbox_poll_ms / 1000
+    while not stop.is_set():
+        try:
+            with broker_connection() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
+                logger.info("relaying to {}", connection.as_uri())
+                while not stop.is_set():
+                    if relay_once(producer) == 0:
+                        stop.wait(pause)
+        except PUBLISH_ERRORS as exc:
+            logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
+            stop.wait(RETRY_PAUSE_SECONDS)
+        except db.UNAVAILABLE as exc:
+            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
+            stop.wait(RETRY_PAUSE_SECONDS)
+
+
+def main() -> int:
+    """Relay until SIGTERM or SIGINT; the batch in hand is finished."""
+    argparse.ArgumentParser(prog="python -m tasks.relay", description=__doc__).parse_args()
+    configure_logging()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(stop)
+    logger.info("relay stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Declares the broker's topology: `python -m tasks.topology`, once per deploy, before everything else starts.
+
+Exchanges, queues, dead-letter queues and RabbitMQ's delay queues with a binding for each work queue: a delayed message
+for a queue that is not bound would be lost in silence, publisher confirms or not.
+"""
+
+import argparse
+import sys
+from urllib.parse import quote, urlsplit
+
+import requests
+from kombu.exceptions import OperationalError
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
+from loguru import logger
+
+import celeryconfig
+from gateway.config import settings
+from gateway.telemetry import configure_logging
+from tasks import app
+
+MANAGEMENT_TIMEOUT_SECONDS = 10
+POLICY = "gateway-message-ttl"
+
+
+def declare() -> None:
+    """Declare everything; doing it again changes nothing.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker cannot be reached.
+        amqp.exceptions.PreconditionFailed: a queue exists with other arguments; see the README.
+    """
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=3, interval_start=1, timeout=15)
+        channel = connection.default_channel
+        for exchange in (celeryconfig.UNROUTED, celeryconfig.DEAD_LETTERS, celeryconfig.PAYMENTS):
+            exchange(channel).declare()
+        for queue in (celeryconfig.UNROUTED_QUEUE, *celeryconfig.DEAD_LETTER_QUEUES, *celeryconfig.WORK_QUEUES):
+            queue(channel).declare()
+        declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+        for queue in celeryconfig.WORK_QUEUES:
+            bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+
+
+def set_message_ttl() -> None:
+    """Set the work queues' message TTL as a broker policy: unlike a queue argument, it can be changed later.
+
+    Raises:
+        requests.RequestException: the management API refused or is away.
+    """
+    config = settings()
+    names = "|".join(name.replace(".", "\\.") for name in celeryconfig.WORK_QUEUE_NAMES)
+    definition = {"message-ttl": config.message_ttl_ms}
+    if config.rabbitmq_management_url is None:
+        logger.warning(
+            "RABBITMQ_MANAGEMENT_URL is not set, so MESSAGE_TTL_MS is not applied; set it, or run: "
+            "rabbitmqctl set_policy -p VHOST --apply-to queues {} '^({})$' '{}'", POLICY, names, definition
+        )  # fmt: skip
+        return
+    vhost = urlsplit(config.rabbitmq_url.split(";")[0]).path.removeprefix("/") or "/"
+    url = f"{config.rabbitmq_management_url}/api/policies/{quote(vhost, safe='')}/{POLICY}"
+    if config.message_ttl_ms == 0:
+        answer = requests.delete(url, timeout=MANAGEMENT_TIMEOUT_SECONDS)
+        if answer.status_code != requests.codes.not_found:
+            answer.raise_for_status()
+        return
+    body = {"pattern": f"^({names})$", "definition": definition, "apply-to": "queues"}
+    requests.put(url, json=body, timeout=MANAGEMENT_TIMEOUT_SECONDS).raise_for_status()
+
+
+def main() -> int:
+    """Declare the topology; 1 when the broker cannot be reached."""
+    argparse.ArgumentParser(prog="python -m tasks.topology", description=__doc__).parse_args()
+    configure_logging()
+    try:
+        declare()
+        set_message_ttl()
+    except (OperationalError, OSError, requests.RequestException) as exc:
+        logger.error("the broker's topology could not be declared: {}", exc)
+        return 1
+    logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
