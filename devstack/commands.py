@@ -1,63 +1,207 @@
 """The commands of ``python -m devstack``."""
 
-import argparse
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import signal
+from collections.abc import Callable
 
-from devstack import processes, secretfile, services, waiting
+import psutil
+import psycopg
+import requests
+
+from devstack import checks, health, processes, secretfile, services, stackfile, supervisor, testing, waiting
 from devstack.bootstrap import file_lock
-from devstack.console import DevstackError, say, write
+from devstack.console import DevstackError, complain, say, write
+from devstack.journey import Journey
+from devstack.procfile import Follower
 from devstack.settings import Layout, environment, layout
+from devstack.supervisor import Stack
 from devstack.waiting import StopRequested
+
+_STOP_LIMIT_SECONDS = 300.0
+_WAIT_LIMIT_SECONDS = 300.0
+_JOURNEY_LIMIT_SECONDS = 10.0
+"""Payments that take longer than this are shown after the URLs."""
+_TICK_SECONDS = 0.2
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m devstack")
-    parser.add_argument("command", choices=("install", "services"))
-    chosen = parser.parse_args(arguments)
+    name = arguments[0] if arguments else "help"
+    if name not in COMMANDS:
+        raise DevstackError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+    if len(arguments) > 1 and name != "test":
+        raise DevstackError(f"{name} takes no arguments; its settings are variables, see `make help`")
     waiting.listen_for_stop()
     try:
-        return {"install": install, "services": serve}[chosen.command]()
+        if name == "test":
+            return testing.test(arguments[1:])
+        return COMMANDS[name]() or 0
     except StopRequested:
+        say("stopped")
         return waiting.stop_status()
+    except (requests.RequestException, psutil.Error, psycopg.Error) as error:
+        complain(f"{type(error).__name__}: {error}")
+        return 1
 
 
-def install() -> int:
-    """Nothing is left to do: coming here made the environment."""
-    return 0
+def install() -> None:
+    """Only make the virtual environment; coming here has made it."""
 
 
-def serve() -> int:
+def serve() -> None:
     """PostgreSQL and RabbitMQ alone, in the foreground, with their URLs in $DEV_DIR/env."""
-    stack, env = layout(), environment(dotenv=True)
-    plan = services.Plan.read(env)
-    with supervised(stack):
-        services.refuse_taken_ports(services.needed_ports(stack, plan, {}))
-        with services.running(stack, plan, env) as (endpoints, started):
+    own, caller = layout(), environment(dotenv=True)
+    plan = services.Plan.read(caller)
+    with supervisor.supervised(own):
+        services.refuse_taken_ports(services.needed_ports(own, plan, {}))
+        with services.running(own, plan, caller) as (endpoints, units):
+            services.wait_for_broker(own, endpoints, units)
             lines = [f"export {name}={shlex.quote(value)}" for name, value in endpoints.variables().items()]
-            secretfile.write_private(stack.env_file, "\n".join(lines) + "\n")
-            say(f"ready; in another terminal: . {stack.env_file}")
+            secretfile.write_private(own.env_file, "\n".join(lines) + "\n")
             write("\n".join(lines))
+            say(f"ready; in another terminal: . {own.env_file}")
             try:
                 while True:
-                    waiting.pause(0.5)
-                    for managed in started:
-                        if not managed.alive():
-                            raise DevstackError(f"{managed.name} ended unexpectedly, see {stack.logs}")
+                    health.refuse_ended(own, units)
+                    waiting.pause(_TICK_SECONDS)
             finally:
-                stack.env_file.unlink(missing_ok=True)
+                own.env_file.unlink(missing_ok=True)
 
 
-@contextmanager
-def supervised(stack: Layout) -> Iterator[None]:
-    """Be the only supervisor of this folder, without leftovers of the one before."""
-    stack.prepare()
+def run_stack() -> None:
+    """The whole gateway in the foreground, with demo payments unless DEMO=0."""
+    own, caller = layout(), environment(dotenv=True)
+    plan = services.Plan.read(caller)
+    with supervisor.supervised(own), supervisor.running(own, caller, plan) as stack:
+        journey = None if caller.get("DEMO") == "0" else Journey(stackfile.api_url(own), stack.merchant)
+        while journey and not journey.over and journey.age < _JOURNEY_LIMIT_SECONDS:
+            _tick(stack, journey)
+        _summarise(stack)
+        roles = [unit.name for unit in stack.units if unit.name not in services.STOP_LAST]
+        follower = Follower(own, [] if caller.get("LOGS") == "0" else roles)
+        while True:
+            _tick(stack, journey)
+            follower.show()
+
+
+def _tick(stack: Stack, journey: Journey | None) -> None:
+    stack.watch(restart=stack.env.get("DEV_RESTART") == "1")
+    if journey and not journey.over:
+        journey.step()
+    waiting.pause(_TICK_SECONDS)
+
+
+def _summarise(stack: Stack) -> None:
+    found = stack.publish()
+    api, merchant, operator = found["api_url"], stack.merchant, stack.operator
+    management = found["management"]
+    token = (
+        f"$(curl -s -u {merchant.client_id}:{merchant.client_secret} -d grant_type=client_credentials {api}/oauth/token"
+        """ | python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])')"""
+    )
+    body = '{"amount": 12550, "currency": "USD", "payment_method": "tok_approve", "reference": "order-1001"}'
+    payment = (
+        f'curl -i {api}/v1/transactions -H "Authorization: Bearer {token}" -H "Content-Type: application/json"'
+        f""" -H "Idempotency-Key: $(date +%s%N)" -d '{body}'"""
+    )
+    rabbitmq = f"{found['management_url']}   {management['user']} / {management['password']}" if management else "yours"
+    write(
+        f"""
+  API         {api}
+  docs        {api}/docs
+  Flower      {found["flower_url"]}   {found["flower"]["user"]} / {found["flower"]["password"]}
+  RabbitMQ    {rabbitmq}
+  merchant    {merchant.email} / {merchant.password}
+              client {merchant.client_id} / {merchant.client_secret}
+  operator    {operator.email} / {operator.password}
+  all of it   {stack.layout.stack_file}
+
+a first payment, ready to paste:
+  {payment}
+
+Ctrl-C stops everything.
+"""
+    )
+    say("the gateway is up")
+
+
+def wait() -> None:
+    """Return when stack.json is there and its supervisor lives; fail at once when that supervisor gives up."""
+    own = layout()
+    limit = float(environment(dotenv=False).get("WAIT_SECONDS") or _WAIT_LIMIT_SECONDS)
+    seen = False
+
+    def up() -> bool:
+        nonlocal seen
+        lives = supervisor.is_supervised(own)
+        if seen and not lives:
+            raise DevstackError(f"the stack in {own.home} ended while it was waited for")
+        seen = lives
+        return lives and own.stack_file.exists()
+
+    waiting.wait_until(up, limit, lambda: f"no stack is up in {own.home}")
+
+
+def stop() -> None:
+    """End the stack of this DEV_DIR, or what a killed one left running."""
+    own = layout()
+    if not own.home.is_dir():
+        say(f"nothing was ever started in {own.home}")
+        return
+    _end_supervisor(own)
+    with supervisor.supervised(own):
+        say(f"nothing runs in {own.home}")
+
+
+def _end_supervisor(own: Layout) -> None:
+    if not supervisor.is_supervised(own):
+        return
+    process = _supervisor(own)
+    if process is None:
+        raise DevstackError(f"a process holds {own.lock_file}, but {own.supervisor_file} does not name it")
+    say(f"asking the supervisor {process.pid} to stop")
+    process.send_signal(signal.SIGTERM)
+    waiting.wait_until(
+        lambda: not supervisor.is_supervised(own), _STOP_LIMIT_SECONDS, lambda: f"{process.pid} does not stop"
+    )
+
+
+def _supervisor(own: Layout) -> psutil.Process | None:
+    """Return the process that the supervisor's file names, if it is still that one."""
+    record = secretfile.read_json(own.supervisor_file)
     try:
-        with file_lock(stack.lock_file, limit_seconds=1):
-            services.end_leftovers(stack)
-            yield
-            processes.kill_strays(stack)
-    except BlockingIOError:
-        raise
+        process = psutil.Process(record["pid"])
+        same = abs(process.create_time() - record["started"]) <= processes.CLOCK_TOLERANCE_SECONDS
+    except (KeyError, psutil.Error):
+        return None
+    return process if same else None
+
+
+def clean() -> None:
+    """Stop, then forget all data, passwords, keys and logs; a downloaded RabbitMQ stays."""
+    own = layout()
+    if own.home.is_dir():
+        stop()
+        with file_lock(own.lock_file, limit_seconds=5):
+            own.forget()
+    say(f"{own.home} is forgotten")
+
+
+def distclean() -> None:
+    """Clean, and remove the downloaded RabbitMQ too; .venv is removed by make."""
+    clean()
+    shutil.rmtree(layout().cache / "rabbitmq", ignore_errors=True)
+
+
+COMMANDS: dict[str, Callable[[], int | None]] = {
+    "run": run_stack,
+    "stop": stop,
+    "wait": wait,
+    "clean": clean,
+    "distclean": distclean,
+    "services": serve,
+    "check": checks.check,
+    "install": install,
+    "test": lambda: testing.test([]),
+}

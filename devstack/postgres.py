@@ -11,13 +11,14 @@ from pathlib import Path
 import psycopg
 
 from devstack.console import DevstackError, say
-from devstack.processes import Managed, Stopping, spawn
+from devstack.processes import Managed, Stopping, Unit, spawn
 from devstack.settings import Layout
 from devstack.waiting import run_step, tail, wait_until
 
 USER = DATABASE = "payments"
 SUPERUSER = "postgres"
 _START_LIMIT_SECONDS = 60
+_STOP_LIMIT_SECONDS = 60
 _NOBODY = 65534
 _CONFIGURATION = """
 # Written by devstack. Everything about durability stays at its safe default: fsync and synchronous_commit are on.
@@ -29,26 +30,25 @@ timezone = 'UTC'
 """
 
 
-def start(stack: Layout, env: dict[str, str]) -> Managed:
+def start(stack: Layout, env: dict[str, str]) -> Unit:
     """Start the server on the stack's port, made first where there is none, and wait until it answers."""
     programs = _programs()
     if not (stack.postgres_data / "PG_VERSION").exists():
         _initialise(stack, programs, env)
     _refuse_other_version(stack, programs)
     log = stack.logs / "postgresql.log"
-    port = stack.ports.postgresql
-    server = spawn(
-        stack,
-        "postgresql",
-        [*_as_ordinary_user(), str(programs / "postgres"), "-D", str(stack.postgres_data), "-p", str(port)],
-        env={**env, "TZ": "UTC"},
-        stopping=Stopping(signal.SIGINT, 60),  # "fast": sessions are ended, everything is written
-        log=log,
-    )
-    ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", SUPERUSER, "-d", "postgres"]
+    port = str(stack.ports.postgresql)
+    command = [*_as_ordinary_user(), str(programs / "postgres"), "-D", str(stack.postgres_data), "-p", port]
+    fast = Stopping(signal.SIGINT, _STOP_LIMIT_SECONDS)  # ends the sessions and writes everything
+
+    def launch() -> Managed:
+        return spawn(stack, "postgresql", command, env={**env, "TZ": "UTC"}, stopping=fast, log=log)
+
+    server = Unit.launched("postgresql", launch)
+    ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", port, "-U", SUPERUSER, "-d", "postgres"]
 
     def answers() -> bool:
-        if not server.alive():
+        if not server.managed.alive():
             raise DevstackError(f"PostgreSQL ended while starting:\n{tail(log)}")
         return subprocess.run(ready, check=False, timeout=10).returncode == 0
 
@@ -96,8 +96,10 @@ def _as_ordinary_user() -> list[str]:
         return []
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        raise DevstackError("PostgreSQL does not run as root and setpriv (package util-linux) is missing; set"
-                            " DATABASE_URL, or start as an ordinary user")
+        raise DevstackError(
+            "PostgreSQL does not run as root and setpriv (package util-linux) is missing; set"
+            " DATABASE_URL, or start as an ordinary user"
+        )
     kept = "-all,+dac_override"
     return [
         setpriv,
@@ -145,9 +147,9 @@ def _create_database(stack: Layout) -> None:
     """Make the gateway's own role and database, once. The role is no superuser: the gateway must not need one."""
     address = {"host": "127.0.0.1", "port": stack.ports.postgresql, "user": SUPERUSER, "connect_timeout": 10}
     with psycopg.connect(**address, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
-        if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             return
-        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [USER]).fetchone():
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [USER]).fetchone():
             connection.execute(f"CREATE ROLE {USER} LOGIN CREATEDB IN ROLE pg_monitor, pg_signal_backend")
         preloaded = connection.execute("SHOW shared_preload_libraries").fetchone()
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")

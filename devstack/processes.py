@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from devstack.settings import MARKER, Layout
 CLOCK_TOLERANCE_SECONDS = 2.0
 """psutil derives start times from the boot time, which moves a little when the clock is set."""
 STRAY_LIMIT_SECONDS = 5.0
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Stopping:
 
     by: signal.Signals = signal.SIGTERM
     limit_seconds: float = 30.0
+    repeat_seconds: float = 1000.0
+    """Pause before the signal is sent again, for servers that drop one while they boot."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,40 @@ class Managed:
         return self.process.pid
 
     def alive(self) -> bool:
-        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        try:
+            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     def exit_status(self) -> int | None:
         """Return the status of a child that ended, None while it runs (or when it is not a child)."""
         if isinstance(self.process, psutil.Popen):
-            return self.process.poll()
+            status: int | None = self.process.poll()
+            return status
         return None
+
+
+@dataclass
+class Unit:
+    """Something that the stack keeps running: how it is started, and the process that runs now."""
+
+    name: str
+    launch: Callable[[], Managed]
+    managed: Managed
+
+    @classmethod
+    def launched(cls, name: str, launch: Callable[[], Managed]) -> "Unit":
+        return cls(name, launch, launch())
+
+    def relaunch(self) -> None:
+        self.managed = self.launch()
+
+    def pids(self) -> list[int]:
+        """Return the leader's pid, then those of the processes below it."""
+        with contextlib.suppress(psutil.Error):
+            children = self.managed.process.children(recursive=True)
+            return [self.managed.pid, *(child.pid for child in children)]
+        return [self.managed.pid]
 
 
 def spawn(
@@ -88,6 +118,7 @@ def _write_pid_file(managed: Managed) -> None:
         "started": managed.process.create_time(),
         "signal": managed.stopping.by.value,
         "limit_seconds": managed.stopping.limit_seconds,
+        "repeat_seconds": managed.stopping.repeat_seconds,
     }
     temporary = managed.pid_file.with_suffix(".new")
     temporary.write_text(json.dumps(record))
@@ -112,7 +143,7 @@ def _remembered(stack: Layout, pid_file: Path) -> Managed | None:
         record = json.loads(pid_file.read_text())
         process = psutil.Process(record["pid"])
         same = abs(process.create_time() - record["started"]) <= CLOCK_TOLERANCE_SECONDS
-        stopping = Stopping(signal.Signals(record["signal"]), record["limit_seconds"])
+        stopping = Stopping(signal.Signals(record["signal"]), record["limit_seconds"], record["repeat_seconds"])
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
     managed = Managed(pid_file.stem, process, stopping, pid_file)
@@ -144,33 +175,49 @@ def strays(stack: Layout) -> list[psutil.Process]:
 
 def stop(group: Iterable[Managed]) -> None:
     """End processes together: only the leader is asked, its children it ends itself; who does not is killed."""
+    group = list(group)
     asked = [managed for managed in group if managed.alive()]
     for managed in asked:
         say(f"stopping {managed.name}")
-        with contextlib.suppress(psutil.Error):
-            managed.process.send_signal(managed.stopping.by)
+        _signal(managed)
     started = time.monotonic()
     for managed in asked:
-        limit = max(0.0, started + managed.stopping.limit_seconds - time.monotonic())
-        with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
-            managed.process.wait(limit)
+        _wait(managed, started + managed.stopping.limit_seconds)
         if managed.alive():
             say(f"{managed.name} did not stop within {managed.stopping.limit_seconds:.0f} s: killing it")
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
+            with contextlib.suppress(psutil.Error, ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(managed.pid, signal.SIGKILL)  # the leader of its session leads the group too
+                managed.process.wait(STRAY_LIMIT_SECONDS)
     for managed in group:
         managed.pid_file.unlink(missing_ok=True)
 
 
+def _signal(managed: Managed) -> None:
+    with contextlib.suppress(psutil.Error):
+        managed.process.send_signal(managed.stopping.by)
+
+
+def _wait(managed: Managed, deadline: float) -> None:
+    """Return when the process has ended, at the latest at the deadline (monotonic seconds).
+
+    Asks again and again rather than to wait for the pid to go: a leftover's zombie stays until init reaps it.
+    """
+    repeat = time.monotonic() + managed.stopping.repeat_seconds
+    while managed.alive() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        if time.monotonic() > repeat:
+            _signal(managed)
+            repeat += managed.stopping.repeat_seconds
+    managed.exit_status()  # reaps a child
+
+
 def kill_strays(stack: Layout, but: Iterable[Managed] = ()) -> None:
     """End what no leader answers for any more, such as the children of a killed worker."""
-    kept = {managed.pid for managed in but}
-    sessions = kept.copy()
-    doomed = []
-    for process in strays(stack):
-        with contextlib.suppress(ProcessLookupError):
-            if process.pid not in kept and os.getsid(process.pid) not in sessions:
-                doomed.append(process)
+    kept = set()
+    for managed in but:
+        with contextlib.suppress(psutil.Error):
+            kept |= {managed.pid, *(child.pid for child in managed.process.children(recursive=True))}
+    doomed = [process for process in strays(stack) if process.pid not in kept]
     for process in doomed:
         with contextlib.suppress(psutil.Error):
             say(f"ending the stray process {process.pid} ({' '.join(process.cmdline())[:60]})")

@@ -4,13 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
 from devstack.console import DevstackError, say
-from devstack.processes import Managed, Stopping, spawn
+from devstack.processes import Managed, Stopping, Unit, spawn
 from devstack.settings import Layout
 from devstack.unpack import unpacked
 from devstack.waiting import tail, wait_until
@@ -18,6 +17,7 @@ from devstack.waiting import tail, wait_until
 USER = VHOST = "payments"
 _START_LIMIT_SECONDS = 90
 _STOP_LIMIT_SECONDS = 60
+_REPEAT_SECONDS = 3
 _REQUEST_LIMIT_SECONDS = 5
 _INSTALLED = (
     "/usr/lib/rabbitmq/bin",  # Debian, Fedora; /usr/sbin holds a wrapper that calls su
@@ -45,52 +45,40 @@ disk_free_limit.absolute = 200MB
 """
 
 
-@dataclass(frozen=True)
-class Broker:
-    """A started RabbitMQ: the server, and the port mapper that Erlang needs beside it."""
-
-    epmd: Managed
-    server: Managed
-    password: str
-    log: Path
-
-
-def start(stack: Layout, password: str, env: dict[str, str]) -> Broker:
-    """Start the server and return at once; ``wait_until_ready`` waits, for it boots while PostgreSQL does."""
+def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
+    """Start Erlang's port mapper and the server, and return at once; the server boots while PostgreSQL does."""
     scripts, erlang = _programs(stack, env)
     own = _environment(stack, password, env, erlang)
     mapper = shutil.which("epmd", path=own["PATH"])
     if mapper is None:
         raise DevstackError("Erlang's epmd is missing although RabbitMQ is there; reinstall RabbitMQ")
-    # A child of ours: otherwise Erlang starts a daemon, which listens everywhere and stays behind.
-    command = [mapper, "-address", "127.0.0.1", "-port", str(stack.ports.epmd)]
-    epmd = spawn(stack, "epmd", command, env=own, stopping=Stopping(limit_seconds=5))
-    wait_until(lambda: _listens(stack.ports.epmd), 10, lambda: f"epmd does not answer:\n{tail(epmd_log(stack))}")
-    log = stack.logs / "rabbitmq.log"
-    server = spawn(
-        stack,
-        "rabbitmq",
-        [str(scripts / "rabbitmq-server")],
-        env=own,
-        stopping=Stopping(limit_seconds=_STOP_LIMIT_SECONDS),
-        log=log,
-    )
-    return Broker(epmd, server, password, log)
+
+    def launch_epmd() -> Managed:
+        # A child of ours: otherwise Erlang starts a daemon, which listens everywhere and stays behind.
+        command = [mapper, "-address", "127.0.0.1", "-port", str(stack.ports.epmd)]
+        return spawn(stack, "epmd", command, env=own, stopping=Stopping(limit_seconds=5))
+
+    def launch_server() -> Managed:
+        command = [str(scripts / "rabbitmq-server")]
+        stopping = Stopping(limit_seconds=_STOP_LIMIT_SECONDS, repeat_seconds=_REPEAT_SECONDS)
+        return spawn(stack, "rabbitmq", command, env=own, stopping=stopping)
+
+    epmd = Unit.launched("epmd", launch_epmd)
+    epmd_log = stack.logs / "epmd.log"
+    wait_until(lambda: _listens(stack.ports.epmd), 10, lambda: f"epmd does not answer:\n{tail(epmd_log)}")
+    return [epmd, Unit.launched("rabbitmq", launch_server)]
 
 
-def epmd_log(stack: Layout) -> Path:
-    return stack.logs / "epmd.log"
-
-
-def wait_until_ready(stack: Layout, broker: Broker) -> None:
+def wait_until_ready(stack: Layout, server: Unit, password: str) -> None:
     """Return when the broker takes AMQP connections and its management interface answers."""
+    log = stack.logs / "rabbitmq.log"
 
     def ready() -> bool:
-        if not broker.server.alive():
-            raise DevstackError(f"RabbitMQ ended while starting:\n{tail(broker.log)}")
-        return _listens(stack.ports.amqp) and _manages(stack, broker.password)
+        if not server.managed.alive():
+            raise DevstackError(f"RabbitMQ ended while starting:\n{tail(log)}")
+        return _listens(stack.ports.amqp) and _manages(stack, password)
 
-    wait_until(ready, _START_LIMIT_SECONDS, lambda: f"RabbitMQ does not answer:\n{tail(broker.log)}")
+    wait_until(ready, _START_LIMIT_SECONDS, lambda: f"RabbitMQ does not answer:\n{tail(log)}")
     say(f"RabbitMQ on 127.0.0.1:{stack.ports.amqp}, management on http://127.0.0.1:{stack.ports.management}")
 
 

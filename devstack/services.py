@@ -3,16 +3,15 @@
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
 
-from devstack import postgres, processes, rabbitmq, secretfile
+from devstack import postgres, processes, procfile, rabbitmq, secretfile
 from devstack.console import DevstackError, say
-from devstack.processes import Managed
+from devstack.processes import Unit
 from devstack.settings import Layout
-from devstack.waiting import wait_until
 
 _DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _BROKERS = ("amqp://", "amqps://")
@@ -27,6 +26,8 @@ class Endpoints:
     database_url: str
     broker_url: str
     management_url: str | None
+    password: str
+    """The password of the stack's own broker."""
 
     def variables(self) -> dict[str, str]:
         """Return them as the gateway reads them."""
@@ -51,8 +52,8 @@ class Plan:
             database = _with_driver(database)
         if broker and not broker.startswith(_BROKERS):
             raise DevstackError(
-                f"RABBITMQ_URL/BROKER_URL must be an amqp:// or amqps:// URL, not {broker.split('://')[0]}://: other"
-                " transports lose a rejected task, for they have neither dead letters nor publisher confirms"
+                f"RABBITMQ_URL/BROKER_URL must be an amqp:// or amqps:// URL, not {broker.partition('://')[0]}://:"
+                " other transports lose a rejected task, for they have neither dead letters nor publisher confirms"
             )
         return cls(database, broker, env.get(f"{prefix}RABBITMQ_MANAGEMENT_URL") or None)
 
@@ -61,39 +62,40 @@ def _with_driver(url: str) -> str:
     for dialect in _DIALECTS:
         if url.startswith(dialect):
             return _DIALECTS[0] + url.removeprefix(dialect)
-    raise DevstackError(f"DATABASE_URL must be a postgresql:// URL, not {url.split('://')[0]}://")
+    raise DevstackError(f"DATABASE_URL must be a postgresql:// URL, not {url.partition('://')[0]}://")
 
 
 @contextmanager
-def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Managed]]]:
+def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Unit]]]:
     """Start what the plan lacks, yield where it is, stop it in order: RabbitMQ first, PostgreSQL last."""
-    with ExitStack() as stack_of_stops:
-        started: list[Managed] = []
-
-        def stop_all() -> None:
-            mine = processes.leftovers(stack)  # the pid files also know what a failed start did not return
-            for name in STOP_LAST:
-                processes.stop([mine[name]] if name in mine else [])
-
-        stack_of_stops.callback(stop_all)
-        password = secretfile.password(stack.secrets_file, "rabbitmq")
-        broker = None if plan.broker_url else rabbitmq.start(stack, password, env)
-        database = None if plan.database_url else postgres.start(stack, env)
-        if broker:
-            started += [broker.epmd, broker.server]
-        if database:
-            started.append(database)
-        endpoints = Endpoints(
-            database_url=plan.database_url or postgres.url(stack),
-            broker_url=plan.broker_url or rabbitmq.url(stack, password),
-            management_url=plan.management_url if plan.broker_url else rabbitmq.management_url(stack, password),
-        )
+    password = secretfile.password(stack.secrets_file, "rabbitmq")
+    try:
+        units = [] if plan.broker_url else rabbitmq.start(stack, password, env)
+        if not plan.database_url:
+            units.append(postgres.start(stack, env))
         for name, used in (("DATABASE_URL", plan.database_url), ("RABBITMQ_URL", plan.broker_url)):
             if used:
                 say(f"using {name} from the environment")
-        if broker:
-            rabbitmq.wait_until_ready(stack, broker)
-        yield endpoints, started
+        yield (
+            Endpoints(
+                database_url=plan.database_url or postgres.url(stack),
+                broker_url=plan.broker_url or rabbitmq.url(stack, password),
+                management_url=plan.management_url if plan.broker_url else rabbitmq.management_url(stack, password),
+                password=password,
+            ),
+            units,
+        )
+    finally:
+        started = processes.leftovers(stack)  # the pid files also name what a failed start could not return
+        for name in STOP_LAST:
+            processes.stop([started[name]] if name in started else [])
+
+
+def wait_for_broker(stack: Layout, endpoints: Endpoints, units: list[Unit]) -> None:
+    """Return when the stack's own broker is ready; a foreign one is taken to be."""
+    for unit in units:
+        if unit.name == "rabbitmq":
+            rabbitmq.wait_until_ready(stack, unit, endpoints.password)
 
 
 def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str, int]:
@@ -145,22 +147,16 @@ def _holder(port: int) -> str:
     return ""
 
 
-def end_leftovers(stack: Layout) -> int:
-    """End in order what a killed supervisor left running; return how many processes that were."""
+def end_leftovers(stack: Layout) -> None:
+    """End in order what a killed supervisor left running: the roles, then the servers."""
     found = processes.leftovers(stack)
-    roles = [managed for name, managed in found.items() if name not in STOP_LAST]
-    count = len(found)
-    if roles or found:
+    if found:
         say("ending what an earlier start left running: " + ", ".join(found))
-    processes.stop(roles)
     servers = [found[name] for name in STOP_LAST if name in found]
+    roles = {name: managed for name, managed in found.items() if name not in STOP_LAST}
+    for names in procfile.stop_order(roles):
+        processes.stop([roles[name] for name in names])
     processes.kill_strays(stack, but=servers)
     for server in servers:
         processes.stop([server])
     processes.kill_strays(stack)
-    return count
-
-
-def wait_for_free(ports: dict[str, int], limit_seconds: float = 10) -> None:
-    """Return when nobody listens there any more; a port of a process that was just ended may take a moment."""
-    wait_until(lambda: not any(map(_taken, ports.values())), limit_seconds, lambda: "the ports are still in use")

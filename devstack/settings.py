@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ RUN_DIR, RUN_PORT_BASE = ".dev", 15870
 TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870
 MARKER = "DEVSTACK_DIR"
 """Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
+_FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "logs", "pids")
+_FILES = ("secrets.json", "merchant.json", "stack.json", "env", "made-by-make-test")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Layout:
         return self.home / "lock"
 
     @property
+    def supervisor_file(self) -> Path:
+        return self.home / "supervisor.json"
+
+    @property
     def pids(self) -> Path:
         return self.home / "pids"
 
@@ -85,6 +92,16 @@ class Layout:
             raise DevstackError(f"{self.home} cannot be written; set DEV_DIR to a folder of yours")
         for folder in (self.pids, self.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def forget(self) -> None:
+        """Remove everything that a stack wrote, by name: DEV_DIR may be a folder that holds more than that.
+
+        The lock file stays, for the caller holds it.
+        """
+        for name in _FOLDERS:
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        for name in _FILES:
+            (self.home / name).unlink(missing_ok=True)
 
 
 def layout(home: str = RUN_DIR, port_base: int = RUN_PORT_BASE) -> Layout:

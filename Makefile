@@ -1,0 +1,55 @@
+# Everything is done by `python -m devstack`, which makes .venv by itself; `make help` lists what there is.
+PYTHON ?= python3
+DEVSTACK := exec $(PYTHON) -m devstack
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check stop wait clean distclean services install lock
+
+help: ## list the targets and the variables
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@printf '%s\n' '' 'variables (make run DEMO=0, or from the environment):' \
+	'  DEMO=0           send no demo payments' \
+	'  LOGS=0           do not show what the roles write (it is in DEV_DIR/logs)' \
+	'  DEV_DIR          folder of all that a stack writes (.dev; .dev-test for make test)' \
+	'  DEV_PORT_BASE    first port (15870; 16870 for make test); in this order: API, Flower, RabbitMQ management,' \
+	'                   PostgreSQL, AMQP, RabbitMQ Prometheus, Erlang distribution, Erlang port mapper, test alerts' \
+	'  DEV_CACHE        folder of the unpacked RabbitMQ, shared by all stacks (.dev-cache)' \
+	'  DEV_RESTART=1    start a role again when it ends, instead of stopping everything' \
+	'  DATABASE_URL     a PostgreSQL of yours instead of the embedded one (TEST_DATABASE_URL for make test)' \
+	'  RABBITMQ_URL     a RabbitMQ of yours, with RABBITMQ_MANAGEMENT_URL (TEST_RABBITMQ_URL for make test)' \
+	'  ARGS             arguments of pytest, such as ARGS="-k refund -x"' \
+	'  PYTHON           the interpreter that .venv is made with (python3)' \
+	'  WAIT_SECONDS     how long make wait waits (300)' \
+	'Every setting of .env.example is passed on; a .env file in this folder is read, the environment wins.'
+
+run: ## start everything, send demo payments, print the URLs; Ctrl-C stops
+	@$(DEVSTACK) run
+
+test: ## run all tests on a stack of their own, beside a running gateway
+	@$(DEVSTACK) test $(ARGS)
+
+check: ## lint, format, types, import contracts, migrations
+	@$(DEVSTACK) check
+
+stop: ## end the stack, or what a killed one left running
+	@$(DEVSTACK) stop
+
+wait: ## return when the stack is up
+	@$(DEVSTACK) wait
+
+clean: ## stop, and forget all data, passwords, keys and logs
+	@$(DEVSTACK) clean
+
+distclean: ## clean, and remove .venv and the unpacked RabbitMQ
+	@$(PYTHON) -m devstack distclean
+	@rm -rf .venv .venv.lock .dev-cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+services: ## start only PostgreSQL and RabbitMQ; their URLs are in DEV_DIR/env
+	@$(DEVSTACK) services
+
+install: ## only make .venv
+	@$(DEVSTACK) install
+
+lock: install ## write constraints.txt anew from the requirements
+	@{ sed -n '/^#/p' constraints.txt; .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header requirements-dev.txt; } > constraints.new
+	@mv constraints.new constraints.txt
