@@ -1,0 +1,179 @@
+"""Access tokens: issuing them, and deciding whom a request speaks for.
+
+A token is trusted without a database query: signing keys and revocations are kept in the process and read again at most
+every second. So another process's revocation is noticed within a second; the process that revoked knows at once.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from flask import Flask, g
+from flask_jwt_extended import JWTManager, create_access_token, verify_jwt_in_request
+from flask_jwt_extended.exceptions import JWTExtendedException, NoAuthorizationError
+from jwt import PyJWTError
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import merchants
+from gateway.domain.ids import parse_id
+from gateway.domain.merchants import Identity, Revocations
+from gateway.errors import AuthenticationRequired, InsufficientScope, InvalidToken
+from gateway.keys import key_ring
+
+ALGORITHM = "RS256"
+TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
+NO_STORE = {"Cache-Control": "no-store"}
+REVOCATIONS_SECONDS = 1.0
+"""The longest that a revocation of another process stays unknown here."""
+
+_REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
+_INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a verified token speaks for."""
+
+    subject: str
+    merchant_id: UUID | None
+    scopes: frozenset[str]
+    token_id: str
+    expires_at: datetime
+
+
+class _Trust:
+    """What was revoked, as this process knows it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read_at = -REVOCATIONS_SECONDS
+        self._stored = Revocations(frozenset(), frozenset())
+        self._own: dict[str, datetime] = {}
+
+    def is_lost(self, caller: Caller) -> bool:
+        """Whether the caller's token or client was revoked."""
+        self._refresh()
+        return (
+            caller.token_id in self._stored.token_ids
+            or caller.token_id in self._own
+            or caller.subject in self._stored.client_ids
+        )
+
+    def note(self, caller: Caller) -> None:
+        """Remember at once what this process just revoked."""
+        now = datetime.now(UTC)
+        with self._lock:
+            self._own = {name: until for name, until in self._own.items() if until > now}
+            self._own[caller.token_id] = caller.expires_at
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
+            return
+        with self._lock:  # one thread reads for all; without an answer from the database nobody is let in
+            if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
+                return
+            with db.autocommit() as connection:
+                longest = timedelta(seconds=settings().access_token_seconds)
+                self._stored = merchants.revocations(connection, longest)
+            self._read_at = time.monotonic()
+
+
+_trust = _Trust()
+
+
+def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
+    """A signed access token for `identity`, with all of its scopes or the given ones."""
+    g.signing_key = key_ring().newest()
+    claims = {
+        "merchant_id": str(identity.merchant_id) if identity.merchant_id else None,
+        "scope": " ".join(identity.scopes if scopes is None else scopes),
+    }
+    token: str = create_access_token(
+        identity.subject, additional_claims=claims, additional_headers={"kid": g.signing_key.key_id}
+    )
+    return token
+
+
+def authenticate() -> Caller:
+    """Whom the current request speaks for.
+
+    Raises:
+        AuthenticationRequired: it has no bearer token.
+        InvalidToken: the token is malformed, forged, expired, revoked or not meant for this API.
+    """
+    try:
+        verified = verify_jwt_in_request()
+    except NoAuthorizationError:
+        raise AuthenticationRequired("Send an access token: `Authorization: Bearer …`.") from None
+    except (JWTExtendedException, PyJWTError, ValueError, RecursionError):
+        raise InvalidToken(headers=_INVALID) from None
+    assert verified is not None  # only optional tokens come back as None
+    caller = _caller_of(verified[1])
+    if _trust.is_lost(caller):
+        raise InvalidToken(headers=_INVALID)
+    return caller
+
+
+def demand(caller: Caller, scope: str) -> None:
+    """Let only callers with `scope` pass.
+
+    Raises:
+        InsufficientScope: the caller's token lacks it.
+    """
+    if scope not in caller.scopes:
+        challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+        raise InsufficientScope(f"This call needs the scope {scope}.", headers={"WWW-Authenticate": challenge})
+
+
+def revoke(caller: Caller) -> None:
+    """Stop trusting the caller's token, here at once and elsewhere within `REVOCATIONS_SECONDS`."""
+    with db.autocommit() as connection:
+        merchants.revoke_token(connection, caller.token_id, caller.expires_at)
+    _trust.note(caller)
+
+
+def _caller_of(claims: dict[str, Any]) -> Caller:
+    merchant = claims.get("merchant_id")
+    merchant_id = parse_id(merchant) if isinstance(merchant, str) else None
+    complete = all(claims.get(name) for name in _REQUIRED_CLAIMS) and isinstance(claims["scope"], str)
+    if not complete or (merchant is not None and merchant_id is None):
+        raise InvalidToken(headers=_INVALID)
+    return Caller(
+        subject=claims["sub"],
+        merchant_id=merchant_id,
+        scopes=frozenset(claims["scope"].split()),
+        token_id=claims["jti"],
+        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+    )
+
+
+def _verification_key(header: dict[str, Any], _claims: dict[str, Any]) -> Any:
+    key_id = header.get("kid")
+    key = key_ring().find(key_id) if isinstance(key_id, str) else None
+    if key is None:
+        raise InvalidToken(headers=_INVALID)
+    return key.public
+
+
+def install(app: Flask) -> None:
+    """Configure token handling for `app`."""
+    config = settings()
+    app.config.update(
+        JWT_ALGORITHM=ALGORITHM,
+        JWT_DECODE_ALGORITHMS=[ALGORITHM],
+        JWT_TOKEN_LOCATION=["headers"],
+        JWT_COOKIE_CSRF_PROTECT=False,  # no cookies, so no csrf claim
+        JWT_ENCODE_ISSUER=config.jwt_issuer,
+        JWT_DECODE_ISSUER=config.jwt_issuer,
+        JWT_ENCODE_AUDIENCE=config.jwt_audience,
+        JWT_DECODE_AUDIENCE=config.jwt_audience,
+        JWT_ENCODE_NBF=False,
+        JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
+    )
+    manager = JWTManager(app)
+    manager.encode_key_loader(lambda _identity: g.signing_key.private)
+    manager.decode_key_loader(_verification_key)

@@ -1,0 +1,243 @@
+"""One declaration per call: what it takes, who may make it, what it answers.
+
+`Routes.get` and `Routes.post` read the parameters of the view: `body` and `query` are pydantic models, every other one
+after `call` is an id in the path. The same declaration validates requests and generates /openapi.json.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from flask import Flask, Response, request
+from pydantic import BaseModel
+
+from gateway.api import access, edge
+from gateway.api.access import Caller
+from gateway.api.validation import parse_json, parse_parameters, refuse_card_number
+from gateway.domain.idempotency import IdempotencyKey
+from gateway.domain.ids import parse_id
+from gateway.errors import GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
+
+BODY_MAX_BYTES = 64 * 1024
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+
+_PATH_PARAMETER = re.compile(r"<(\w+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: a JSON document, or text that is sent as it is."""
+
+    body: Mapping[str, Any] | str | bytes | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The request being answered. `caller` is whom it speaks for; public calls have none."""
+
+    verified: Caller | None
+
+    @property
+    def caller(self) -> Caller:
+        """Whom the request speaks for."""
+        assert self.verified is not None, "a public call has no caller"
+        return self.verified
+
+    @property
+    def merchant_id(self) -> UUID:
+        """The merchant that the request speaks for.
+
+        Raises:
+            InsufficientScope: it speaks for an operator, who has no merchant.
+        """
+        if self.caller.merchant_id is None:
+            raise InsufficientScope("This call is for merchants.")
+        return self.caller.merchant_id
+
+    @property
+    def actor(self) -> str:
+        """Who does this, for the audit log."""
+        return f"user:{self.caller.subject}"
+
+    @property
+    def request_id(self) -> str:
+        """The id that this request is known by everywhere."""
+        return edge.request_id()
+
+    def idempotency_key(self) -> IdempotencyKey | None:
+        """The key of this request, if it has one.
+
+        Raises:
+            InvalidIdempotencyKey: it is not 1 to 255 printable ASCII characters.
+            CardNumberRejected: it holds a card number.
+        """
+        key = request.headers.get(IDEMPOTENCY_HEADER)
+        if key is None:
+            return None
+        refuse_card_number(key, (IDEMPOTENCY_HEADER,))
+        return IdempotencyKey.of(key, request.method, request.path, request.get_data())
+
+
+View = Callable[..., Reply]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One call of the API, declared. `scope` None with `public` False: any valid token will do."""
+
+    method: str
+    path: str
+    view: View
+    tag: str
+    public: bool
+    scope: str | None
+    body: type[BaseModel] | None
+    form: type[BaseModel] | None
+    query: type[BaseModel] | None
+    ids: tuple[str, ...]
+    answers: Mapping[int, type[BaseModel] | None]
+    errors: tuple[type[GatewayError], ...]
+    media_type: str
+    idempotent: bool
+    documented: bool
+
+    @property
+    def name(self) -> str:
+        """A name that no other call has."""
+        return self.view.__name__
+
+    def serve(self, **path: str) -> Response:
+        """Answer the current request."""
+        caller = None if self.public else access.authenticate()
+        if caller is not None and self.scope is not None:
+            access.demand(caller, self.scope)
+        arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
+        if self.query is not None:
+            arguments["query"] = parse_parameters(self.query, request.args.items(multi=True))
+        if self.body is not None:
+            arguments["body"] = parse_json(self.body, _body_of_type(JSON))
+        reply = self.view(Call(caller), **arguments)
+        return self._respond(reply)
+
+    def _respond(self, reply: Reply) -> Response:
+        content = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
+        response = Response(content, reply.status, dict(reply.headers), content_type=self.media_type)
+        if not self.public:
+            response.headers["Cache-Control"] = "no-store"
+        if reply.body is None:
+            del response.headers["Content-Type"]
+        return response
+
+
+class Routes:
+    """The calls of one part of the API."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.endpoints: list[Endpoint] = []
+
+    def get(self, path: str, **declaration: Any) -> Callable[[View], View]:
+        """Declare a GET; see `_declare`."""
+        return self._declare("GET", path, **declaration)
+
+    def post(self, path: str, **declaration: Any) -> Callable[[View], View]:
+        """Declare a POST; see `_declare`."""
+        return self._declare("POST", path, **declaration)
+
+    def _declare(
+        self,
+        method: str,
+        path: str,
+        *,
+        answers: Mapping[int, type[BaseModel] | None],
+        scope: str | None = None,
+        public: bool = False,
+        form: type[BaseModel] | None = None,
+        errors: Iterable[type[GatewayError]] = (),
+        media_type: str = JSON,
+        idempotent: bool = False,
+        documented: bool = True,
+    ) -> Callable[[View], View]:
+        """Declare the decorated view as the answer to `method` `path`.
+
+        `answers` maps each status to the model of its body; `errors` are those that the machinery does not raise by
+        itself; `form` documents a form body that the view reads; `idempotent` calls take an Idempotency-Key.
+        """
+
+        def declare(view: View) -> View:
+            models = {name: hint for name, hint in get_type_hints(view).items() if name in {"body", "query"}}
+            endpoint = Endpoint(
+                method=method,
+                path=path,
+                view=view,
+                tag=self.tag,
+                public=public,
+                scope=scope,
+                body=models.get("body"),
+                form=form,
+                query=models.get("query"),
+                ids=tuple(_PATH_PARAMETER.findall(path)),
+                answers=answers,
+                errors=tuple(errors),
+                media_type=media_type,
+                idempotent=idempotent,
+                documented=documented,
+            )
+            taken = [name for name in inspect.signature(view).parameters if name not in {"call", "body", "query"}]
+            assert sorted(taken) == sorted(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
+            self.endpoints.append(endpoint)
+            return view
+
+        return declare
+
+    def install(self, app: Flask) -> None:
+        """Serve these calls from `app`."""
+        for endpoint in self.endpoints:
+            app.add_url_rule(
+                endpoint.path,
+                endpoint.name,
+                endpoint.serve,
+                methods=[endpoint.method],
+                provide_automatic_options=False,
+            )
+
+
+def _id_of(text: str) -> UUID:
+    parsed = parse_id(text)
+    if parsed is None:
+        raise NotFound
+    return parsed
+
+
+def _body_of_type(media_type: str) -> bytes:
+    if request.mimetype != media_type or request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMediaType(f"Send the body as {media_type}.")
+    return request.get_data()
+
+
+def form_parameters() -> list[tuple[str, str]]:
+    """The fields of a form body, in order.
+
+    Raises:
+        UnsupportedMediaType: the body is not a form.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return parse_qsl(_body_of_type(FORM).decode(), keep_blank_values=True, errors="strict")
+
+
+def install(app: Flask, parts: Iterable[Routes]) -> None:
+    """Serve all `parts` from `app`; bodies over `BODY_MAX_BYTES` are refused, whatever their length header says."""
+    app.config["MAX_CONTENT_LENGTH"] = BODY_MAX_BYTES
+    app.url_map.merge_slashes = False
+    app.extensions["endpoints"] = [endpoint for part in parts for endpoint in part.endpoints]
+    for part in parts:
+        part.install(app)

@@ -1,0 +1,69 @@
+"""Lists in pages: newest first, by key, never by offset (api.md, Paging)."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from gateway.api.validation import QueryModel
+from gateway.errors import InvalidCursor
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+ID_BYTES = 16
+DECIMAL_MAX_DIGITS = 18
+"""Fits into a PostgreSQL bigint."""
+
+
+def _decimal(text: Any) -> Any:
+    # pydantic's own reading of text takes "1_000", " 7 " and "7.0" too
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= DECIMAL_MAX_DIGITS):
+        raise PydanticCustomError("invalid_type", "This should be a whole number in decimal digits.")
+    return text
+
+
+Decimal = Annotated[int, BeforeValidator(_decimal)]
+"""A non-negative integer written in decimal digits."""
+
+
+class Page(QueryModel):
+    """The parameters of every list."""
+
+    limit: Annotated[Decimal, Field(ge=1, le=LIMIT_MAX, description="Objects per page")] = LIMIT_DEFAULT
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
+
+
+Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
+"""Returns at most so many objects that are older than the given one."""
+
+
+def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
+    """One page of objects of `kind`, whose cursors no list of another kind takes.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list's.
+    """
+    before = None if page.cursor is None else _position_of(kind, page.cursor)
+    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
+    shown = found[: page.limit]
+    more = len(found) > page.limit
+    return {"data": list(shown), "next_cursor": _cursor_of(kind, UUID(shown[-1]["id"])) if more else None}
+
+
+def _cursor_of(kind: str, position: UUID) -> str:
+    return base64.urlsafe_b64encode(kind.encode() + b":" + position.bytes).rstrip(b"=").decode()
+
+
+def _position_of(kind: str, cursor: str) -> UUID:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidCursor from None
+    prefix, position = raw[:-ID_BYTES], raw[-ID_BYTES:]
+    if prefix != kind.encode() + b":" or _cursor_of(kind, UUID(bytes=position)) != cursor:
+        raise InvalidCursor
+    return UUID(bytes=position)

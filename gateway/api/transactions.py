@@ -1,0 +1,165 @@
+"""Transactions over HTTP: post one, read one, list them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from gateway import db
+from gateway.api.http import Call, Reply, Routes
+from gateway.api.models import AnswerModel, Id, Time
+from gateway.api.paging import Decimal, Page, list_page
+from gateway.api.parameters import CurrencyCode, Moment
+from gateway.api.validation import RequestModel
+from gateway.domain import transactions
+from gateway.domain.transactions import NewTransaction, TransactionFilter
+from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey, UnknownPaymentMethod
+from gateway.money import AMOUNT_MAX, AMOUNT_MIN
+from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.states import TransactionStatus
+from gateway.telemetry import TRANSACTIONS_CREATED
+
+PAYMENT_METHOD_MAX_LENGTH = 255
+REFERENCE_MAX_LENGTH = 255
+DESCRIPTION_MAX_LENGTH = 500
+CUSTOMER_ID_MAX_LENGTH = 64
+METADATA_MAX_KEYS = 50
+METADATA_KEY_MAX_LENGTH = 40
+METADATA_VALUE_MAX_LENGTH = 500
+
+routes = Routes("Transactions")
+
+
+def _known_payment_method(payment_method: str) -> str:
+    if payment_method not in SANDBOX_TOKENS:
+        raise PydanticCustomError(
+            UnknownPaymentMethod.code, "No provider knows this payment method; in the sandbox, tok_approve works."
+        )
+    return payment_method
+
+
+MetadataKey = Annotated[str, Field(min_length=1, max_length=METADATA_KEY_MAX_LENGTH)]
+MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_LENGTH)]
+
+
+class TransactionRequest(RequestModel):
+    """A payment to be made."""
+
+    amount: Annotated[
+        int, Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="In the currency's minor unit", examples=[12550])
+    ]
+    currency: CurrencyCode
+    payment_method: Annotated[
+        str,
+        Field(min_length=1, max_length=PAYMENT_METHOD_MAX_LENGTH, description="A provider's token"),
+        AfterValidator(_known_payment_method),
+    ] = "tok_approve"
+    reference: Annotated[str | None, Field(max_length=REFERENCE_MAX_LENGTH, examples=["order-1001"])] = None
+    description: Annotated[str | None, Field(max_length=DESCRIPTION_MAX_LENGTH, examples=["Two seats"])] = None
+    customer_id: Annotated[str | None, Field(max_length=CUSTOMER_ID_MAX_LENGTH, examples=["cus_77"])] = None
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue], Field(max_length=METADATA_MAX_KEYS, examples=[{"cart": "c-9"}])
+    ] = Field(default_factory=dict)
+
+    def as_new(self) -> NewTransaction:
+        """What the domain is asked for."""
+        return NewTransaction(**dict(self))
+
+
+class Failure(AnswerModel):
+    """Why a transaction failed."""
+
+    code: str
+    message: str
+    category: Literal["declined", "provider_error", "expired", "discarded"]
+    retryable: bool
+
+
+class TransactionAnswer(AnswerModel):
+    """A payment of a merchant's customer."""
+
+    id: Id
+    object: Literal["transaction"]
+    merchant_id: Id
+    amount: Annotated[int, Field(description="In the currency's minor unit")]
+    currency: str
+    status: Literal[tuple(str(status) for status in TransactionStatus)]  # type: ignore[valid-type]  # the enum's values
+    payment_method: str
+    reference: str | None
+    description: str | None
+    customer_id: str | None
+    metadata: dict[str, str]
+    provider: str | None
+    provider_reference: str | None
+    failure: Failure | None
+    attempts: int
+    amount_refunded: int
+    created_at: Time
+    updated_at: Time
+    completed_at: Time | None
+
+
+class TransactionPage(AnswerModel):
+    """Transactions, newest first."""
+
+    data: list[TransactionAnswer]
+    next_cursor: str | None
+
+
+class TransactionQuery(Page):
+    """Which transactions to list. Times are inclusive from, exclusive to."""
+
+    status: TransactionStatus | None = None
+    currency: CurrencyCode | None = None
+    reference: Annotated[str | None, Field(max_length=REFERENCE_MAX_LENGTH)] = None
+    customer_id: Annotated[str | None, Field(max_length=CUSTOMER_ID_MAX_LENGTH)] = None
+    created_from: Moment | None = None
+    created_to: Moment | None = None
+    amount_min: Decimal | None = None
+    amount_max: Decimal | None = None
+
+    def as_filter(self) -> TransactionFilter:
+        """What the domain is asked for."""
+        return TransactionFilter(**self.model_dump(exclude={"limit", "cursor"}))
+
+
+@routes.post(
+    "/v1/transactions",
+    scope="transactions:write",
+    idempotent=True,
+    answers={201: TransactionAnswer},
+    errors=(InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused, UnknownPaymentMethod),
+)
+def create_transaction(call: Call, body: TransactionRequest) -> Reply:
+    """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
+    key = call.idempotency_key()
+    new = body.as_new()
+    with db.autocommit() as connection:
+        accepted = transactions.accept(connection, call.merchant_id, new, call.request_id, key)
+    headers = {"Location": accepted.answer.location or ""}
+    if accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    else:
+        TRANSACTIONS_CREATED.labels(new.currency).inc()
+    return Reply(accepted.answer.body, accepted.answer.status, headers)
+
+
+@routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})
+def list_transactions(call: Call, query: TransactionQuery) -> Reply:
+    """List transactions, newest first."""
+    with db.autocommit() as connection:
+        page = list_page(
+            "transaction",
+            query,
+            lambda before, limit: transactions.list_newest(
+                connection, call.merchant_id, query.as_filter(), before, limit
+            ),
+        )
+    return Reply(page)
+
+
+@routes.get("/v1/transactions/<id>", scope="transactions:read", answers={200: TransactionAnswer})
+def get_transaction(call: Call, id: Any) -> Reply:
+    """Read a transaction."""
+    with db.autocommit() as connection:
+        return Reply(transactions.find(connection, call.merchant_id, id))

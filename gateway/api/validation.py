@@ -1,0 +1,222 @@
+"""Turns the text of a request into validated models, or into errors that say what is wrong and where.
+
+Every string of a request passes the same guards before anything else looks at it: a card number is refused, and so is
+text that PostgreSQL cannot store. Errors name the place and the rule, never the value.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.api.card_numbers import holds_card_number
+from gateway.errors import (
+    CardNumberRejected,
+    FieldError,
+    MalformedJson,
+    UnknownField,
+    UnknownPaymentMethod,
+    ValidationFailed,
+)
+
+ERRORS_MAX = 100
+"""Errors listed in one answer."""
+
+Place = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RequestModel(BaseModel):
+    """The base of every request body: exact JSON types, and no field that the contract does not name."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class QueryModel(BaseModel):
+    """The base of every query string: values are read from text, and no parameter that the contract does not name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _DuplicateName(ValueError):
+    """An object has the same name twice, so that its meaning depends on the parser."""
+
+
+_SPECIFIC = {kind.code: kind for kind in (UnknownField, UnknownPaymentMethod)}
+"""Problems that have a code of their own when nothing else is wrong with the request."""
+
+_CODES = {
+    "missing": "required",
+    "extra_forbidden": "unknown_field",
+    "string_too_short": "invalid_length",
+    "string_too_long": "invalid_length",
+    "too_long": "invalid_length",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "literal_error": "invalid_choice",
+    "enum": "invalid_choice",
+    "string_pattern_mismatch": "invalid_format",
+    "int_from_float": "invalid_type",
+}
+_DETAILS = {"required": "This is required.", "unknown_field": "This is not known here."}
+_KEY_MARK = "[key]"
+"""What pydantic appends to the place of a key, as opposed to its value."""
+
+
+def pointer_to(place: Iterable[str | int]) -> str:
+    """The JSON pointer (RFC 6901) to a place inside a document.
+
+    >>> pointer_to(("metadata", "a/b"))
+    '/metadata/a~1b'
+    """
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in place)
+
+
+def parse_json(model: type[Model], body: bytes) -> Model:
+    """The validated body of a request.
+
+    Raises:
+        MalformedJson: it is not one JSON text in UTF-8, or not one that all parsers read the same.
+        CardNumberRejected: a string in it holds a card number.
+        ValidationFailed: it is not what the model describes.
+    """
+    try:
+        parsed = json.loads(
+            body.decode(),
+            object_pairs_hook=_distinct,
+            parse_constant=_refuse_constant,
+            parse_int=float,
+            parse_float=float,
+        )
+    except RecursionError:
+        raise MalformedJson("The body is nested too deeply.") from None
+    except _DuplicateName:
+        raise MalformedJson("An object in the body has the same name twice.") from None
+    except ValueError:  # not UTF-8, or not JSON
+        raise MalformedJson from None
+    _guard(_strings(parsed))
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as exc:
+        if exc.errors(include_url=False)[0]["type"] == "json_invalid":
+            raise MalformedJson("The body is nested too deeply or holds a number that is too long.") from None
+        refuse([_field_error(error) for error in exc.errors(include_url=False)])
+
+
+def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) -> Model:
+    """The validated parameters of a query string.
+
+    Raises:
+        CardNumberRejected: a value holds a card number.
+        ValidationFailed: they are not what the model describes, or one is given twice.
+    """
+    values = guarded_parameters(parameters)
+    try:
+        return model.model_validate_strings(values)
+    except ValidationError as exc:
+        refuse([_field_error(error) for error in exc.errors(include_url=False)])
+
+
+def guarded_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Parameters of a query string or a form, each given once and without anything that may not be stored.
+
+    Raises:
+        CardNumberRejected: a value holds a card number.
+        ValidationFailed: one is given twice, or holds what cannot be stored.
+    """
+    values: dict[str, str] = {}
+    for name, value in parameters:
+        if name in values:
+            refuse([FieldError(pointer=pointer_to((name,)), code="duplicate", detail="This is given more than once.")])
+        values[name] = value
+    _guard(_strings(values))
+    return values
+
+
+def refuse(errors: list[FieldError]) -> NoReturn:
+    """Raise the problem that lists `errors`; it has a code of its own when they all say the same."""
+    codes = {error["code"] for error in errors}
+    kind = _SPECIFIC.get(codes.pop(), ValidationFailed) if len(codes) == 1 else ValidationFailed
+    first = errors[0]
+    detail = f"{first['pointer']}: {first['detail']}".lstrip(": ")
+    raise kind(
+        detail if len(errors) == 1 else f"{len(errors)} things are not valid; see errors.", errors=errors[:ERRORS_MAX]
+    )
+
+
+def refuse_card_number(text: str, place: Place) -> None:
+    """Refuse a request whose string at `place` holds a card number.
+
+    Raises:
+        CardNumberRejected: it does.
+    """
+    if holds_card_number(text):
+        error = FieldError(pointer=pointer_to(place), code=CardNumberRejected.code, detail=CardNumberRejected.title())
+        raise CardNumberRejected(errors=[error])
+
+
+def _guard(strings: Iterator[tuple[Place, str]]) -> None:
+    unstorable = []
+    for place, text in strings:  # a name comes before what it leads to, so that no pointer repeats a card number
+        refuse_card_number(text, place)
+        if "\x00" in text or not _is_unicode(text):
+            unstorable.append(place)
+    if unstorable:
+        detail = "NUL characters and lone surrogates are not allowed."
+        refuse(
+            [FieldError(pointer=pointer_to(place), code="invalid_characters", detail=detail) for place in unstorable]
+        )
+
+
+def _strings(parsed: Any) -> Iterator[tuple[Place, str]]:
+    """Every string of a parsed document with its place, names first."""
+    waiting: list[tuple[Place, Any]] = [((), parsed)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str):
+            yield place, value
+        elif isinstance(value, Mapping):
+            for name in value:
+                yield place, name
+            waiting.extend(((*place, name), item) for name, item in value.items())
+        elif isinstance(value, list):
+            waiting.extend(((*place, index), item) for index, item in enumerate(value))
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _DuplicateName
+    return members
+
+
+def _refuse_constant(_constant: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _code_of(kind: str) -> str:
+    if kind in _CODES:
+        return _CODES[kind]
+    if kind.startswith(("datetime", "timezone")):
+        return "invalid_time"
+    if kind.endswith(("_type", "_parsing", "_parsing_size")):
+        return "invalid_type"
+    return kind  # one of our own
+
+
+def _field_error(error: ErrorDetails) -> FieldError:
+    code = _code_of(error["type"])
+    place = error["loc"][:-1] if error["loc"] and error["loc"][-1] == _KEY_MARK else error["loc"]
+    return FieldError(pointer=pointer_to(place), code=code, detail=_DETAILS.get(code, error["msg"]))

@@ -1,0 +1,57 @@
+"""The Flask application. Servers and the `flask` command take it as `gateway.app:app`."""
+
+from typing import Any
+
+from flask import Flask
+
+from gateway import cli, keys
+from gateway.api import (
+    access,
+    auth,
+    dead_letters,
+    docs,
+    edge,
+    health,
+    http,
+    oauth,
+    problems,
+    settlements,
+    transactions,
+)
+from gateway.config import settings
+from gateway.telemetry import configure_logging
+
+PARTS = (
+    auth.routes,
+    oauth.routes,
+    transactions.routes,
+    settlements.routes,
+    dead_letters.routes,
+    health.routes,
+    docs.routes,
+)
+
+
+def create_app() -> Flask:
+    """A new application.
+
+    Raises:
+        ConfigError: a setting is missing or malformed; the process should end with its message.
+    """
+    settings()
+    configure_logging()
+    keys.make_ready()
+    app = Flask(__name__, static_folder=None)
+    edge.install(app)
+    problems.install(app)
+    access.install(app)
+    http.install(app, PARTS)
+    cli.register(app)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = create_app()
+    return made

@@ -1,0 +1,238 @@
+"""The commands of `flask --app gateway.app …`, for operators.
+
+Errors end with one line on standard error: exit status 1 when the command could not be carried out, 2 when it was
+called wrongly, 75 (EX_TEMPFAIL) when the database is away and the same command may work later.
+"""
+
+import functools
+import getpass
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+import click
+from flask import Flask
+
+from gateway import db
+from gateway.api.auth import normalised_email
+from gateway.domain import dead_letters, merchants
+from gateway.domain.dead_letters import DeadLetterFilter
+from gateway.domain.ids import parse_id
+from gateway.errors import EmailTaken, GatewayError, TransientError
+from gateway.passwords import PASSWORD_MAX_LENGTH, PASSWORD_MIN_LENGTH, hash_password
+from gateway.states import DeadLetterStatus
+
+LIST_DEFAULT, LIST_MAX = 20, 1000
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Failure(click.ClickException):
+    """The command could not be carried out."""
+
+    exit_code = 1
+
+
+class TryLater(Failure):
+    """The command could not be carried out now, but may be later (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Have a command end with a line that says what went wrong, never with a traceback."""
+
+    @functools.wraps(command)
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TransientError as exc:
+            raise TryLater(exc.detail) from exc
+        except GatewayError as exc:
+            raise Failure(exc.detail) from exc
+        except db.UNAVAILABLE as exc:
+            cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
+            raise TryLater(f"The database cannot be reached: {cause}") from exc
+
+    return reporting
+
+
+def actor() -> str:
+    """Who runs this command, for the audit log."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return "cli"
+
+
+class _Id(click.ParamType[UUID]):
+    """An object's id."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        parsed = value if isinstance(value, UUID) else parse_id(value)
+        if parsed is None:
+            self.fail(f"{value!r} is not an id (a UUID in lower case with hyphens)", param, ctx)
+        return parsed
+
+
+@click.group("users")
+def users() -> None:
+    """Manage the people who operate the gateway."""
+
+
+@users.command("create-operator")
+@click.option("--email", required=True, help="Email address to log in with.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
+@click.option("--if-missing", is_flag=True, help="Do nothing, and succeed, if this operator exists already.")
+@reports_errors
+def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> None:
+    """Make an operator, who may look at dead letters and replay or discard them.
+
+    The operator logs in at POST /auth/login. The password has 12 to 128 characters.
+    """
+    try:
+        address = normalised_email(email)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--email") from exc
+    with db.begin() as connection:
+        role = merchants.role_of(connection, address)
+    if role == "operator" and if_missing:
+        click.echo(f"{address} is an operator already.")
+        return
+    if role is not None:
+        raise Failure(f"{address} is taken by {'an operator' if role == 'operator' else 'a user of a merchant'}.")
+    password_hash = hash_password(_password(from_stdin=password_stdin))
+    try:
+        with db.begin() as connection:
+            merchants.create_operator(connection, email=address, password_hash=password_hash, actor=actor())
+    except EmailTaken:
+        if not if_missing:  # else: another process made it meanwhile
+            raise
+    click.echo(f"{address} is an operator now.")
+
+
+def _password(*, from_stdin: bool) -> str:
+    if from_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if not PASSWORD_MIN_LENGTH <= len(password) <= PASSWORD_MAX_LENGTH:
+        raise Failure(f"A password has {PASSWORD_MIN_LENGTH} to {PASSWORD_MAX_LENGTH} characters.")
+    return password
+
+
+@click.group("dead-letters")
+def dead_letter_commands() -> None:
+    """Look at payments that used up their attempts; replay or discard them."""
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+@dead_letter_commands.command("list")
+@click.option(
+    "--status",
+    type=click.Choice([*(status.value for status in DeadLetterStatus), "all"]),
+    default=DeadLetterStatus.OPEN.value,
+    show_default=True,
+    help="Which to list.",
+)
+@click.option("--queue", help="Only those that died on this queue, such as settlement.requested.")
+@click.option("--reason", help="Only those that died for this reason: rejected, expired or delivery_limit.")
+@click.option("--merchant-id", type=_Id(), help="Only those of this merchant.")
+@click.option("--before", type=_Id(), help="Only those older than the dead letter with this id, to read on.")
+@click.option(
+    "--limit", type=click.IntRange(1, LIST_MAX), default=LIST_DEFAULT, show_default=True, help="At most so many."
+)
+@_as_json
+@reports_errors
+def list_dead_letters(
+    *,
+    status: str,
+    queue: str | None,
+    reason: str | None,
+    merchant_id: UUID | None,
+    before: UUID | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List dead letters, newest first."""
+    wanted = DeadLetterFilter(
+        status=None if status == "all" else status, queue=queue, reason=reason, merchant_id=merchant_id
+    )
+    with db.begin() as connection:
+        found = dead_letters.list_newest(connection, wanted, before, limit)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not found:
+        click.echo("No dead letters." if status == "all" else f"No dead letters with status {status}.")
+    else:
+        names = ("id", "status", "queue", "reason", "attempts", "transaction_id", "dead_lettered_at", "exception")
+        click.echo(_table(names, found))
+
+
+@dead_letter_commands.command("show")
+@click.argument("id", type=_Id())
+@_as_json
+@reports_errors
+def show_dead_letter(*, id: UUID, as_json: bool) -> None:
+    """Show everything that is known of the dead letter with this ID."""
+    with db.begin() as connection:
+        _print_one(dead_letters.find(connection, id), as_json=as_json)
+
+
+@dead_letter_commands.command("replay")
+@click.argument("id", type=_Id())
+@_as_json
+@reports_errors
+def replay_dead_letter(*, id: UUID, as_json: bool) -> None:
+    """Give the transaction of the dead letter with this ID a fresh set of attempts.
+
+    It goes back to its queue; when it succeeds it is settled once, however often it was tried before.
+    """
+    with db.begin() as connection:
+        _print_one(dead_letters.replay(connection, id, actor()), as_json=as_json)
+
+
+@dead_letter_commands.command("discard")
+@click.argument("id", type=_Id())
+@click.option("--note", help="Why it is given up, for whoever reads this later.")
+@_as_json
+@reports_errors
+def discard_dead_letter(*, id: UUID, note: str | None, as_json: bool) -> None:
+    """Give up the transaction of the dead letter with this ID: it moves to `failed`, for good."""
+    with db.begin() as connection:
+        _print_one(dead_letters.discard(connection, id, actor(), note), as_json=as_json)
+
+
+def _print_one(shown: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    cells = [list(names), *([_cell(row[name]) for name in names] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(lines)
+
+
+def register(app: Flask) -> None:
+    """Add the commands to `app`: one line per group."""
+    app.cli.add_command(users)
+    app.cli.add_command(dead_letter_commands)

@@ -1,0 +1,45 @@
+"""How much work waits at this moment, and since when: what /metrics shows of the database."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from gateway.domain import outbox
+from gateway.models.dead_letters import DeadLetter
+from gateway.models.transactions import Transaction
+from gateway.states import UNFINISHED, DeadLetterStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A number of things that wait, and when the oldest of them was made."""
+
+    count: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Everything that waits; `unfinished` by status, every status of it present."""
+
+    outbox: Waiting
+    unfinished: dict[str, Waiting]
+    dead_letters_open: int
+
+
+def read(connection: Connection) -> Backlog:
+    """Count what waits. Each count reads an index that holds only what waits, or a table that does."""
+    unfinished = dict.fromkeys(sorted(status.value for status in UNFINISHED), Waiting(0, None))
+    rows = connection.execute(
+        select(Transaction.status, func.count(), func.min(Transaction.created_at))
+        .where(Transaction.status.in_([status.value for status in UNFINISHED]))
+        .group_by(Transaction.status)
+    )
+    unfinished.update({status: Waiting(count, since) for status, count, since in rows})
+    open_letters = select(func.count()).where(DeadLetter.status == DeadLetterStatus.OPEN.value)
+    return Backlog(
+        outbox=Waiting(*outbox.backlog(connection)),
+        unfinished=unfinished,
+        dead_letters_open=connection.execute(open_letters).scalar_one(),
+    )
