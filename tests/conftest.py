@@ -17,7 +17,8 @@ import psycopg
 import pytest
 import requests
 
-NAME = "unit"
+NAME = os.environ.get("GATEWAY_TEST_NAME", "unit")
+"""Database and vhost; another name lets two runs share the servers."""
 MANAGEMENT_TIMEOUT_SECONDS = 10
 
 
@@ -44,14 +45,10 @@ def _make_vhost(stack: dict[str, Any]) -> None:
         answer.raise_for_status()
 
 
-def pytest_configure() -> None:
-    """Point this process at a fresh database and vhost before anything of the gateway is imported."""
+def _use_own_database_and_vhost() -> None:
+    """Point this process at them before anything of the gateway, even another conftest, is imported."""
     stack = _stack()
     server = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {NAME}")
-    _make_vhost(stack)
     os.environ.update(
         DATABASE_URL=_with_path(server, NAME),
         RABBITMQ_URL=_with_path(stack["broker_url"], NAME),
@@ -59,10 +56,19 @@ def pytest_configure() -> None:
         RETRY_BACKOFF_SECONDS="1",
         RETRY_BACKOFF_MAX_SECONDS="1",
     )
-    os.environ.pop("BROKER_URL", None)
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    os.environ.pop("ALERT_WEBHOOK_URL", None)
+    for name in ("BROKER_URL", "PROMETHEUS_MULTIPROC_DIR", "ALERT_WEBHOOK_URL"):
+        os.environ.pop(name, None)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {NAME}")
+    _make_vhost(stack)
 
+
+_use_own_database_and_vhost()
+
+
+def pytest_configure() -> None:
+    """Give the fresh database its schema."""
     from alembic import command
     from alembic.config import Config
 

@@ -7,6 +7,7 @@ Work that died untried (expired, dropped with its worker) is enqueued again; onl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import eq, ge, lt
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from sqlalchemy.sql import ColumnElement
 
 from gateway.domain import alerts, audit, outbox, rescue
 from gateway.domain.ids import new_id, rfc3339
+from gateway.domain.listing import conditions
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.models.dead_letters import DeadLetter
@@ -180,15 +182,14 @@ class DeadLetterFilter:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The filter as SQL."""
-        pairs: tuple[tuple[object, ColumnElement[bool]], ...] = (
-            (self.status, DeadLetter.status == self.status),
-            (self.queue, DeadLetter.queue == self.queue),
-            (self.reason, DeadLetter.reason == self.reason),
-            (self.merchant_id, DeadLetter.merchant_id == self.merchant_id),
-            (self.dead_lettered_from, DeadLetter.dead_lettered_at >= self.dead_lettered_from),
-            (self.dead_lettered_to, DeadLetter.dead_lettered_at < self.dead_lettered_to),
+        return conditions(
+            (DeadLetter.status, eq, self.status),
+            (DeadLetter.queue, eq, self.queue),
+            (DeadLetter.reason, eq, self.reason),
+            (DeadLetter.merchant_id, eq, self.merchant_id),
+            (DeadLetter.dead_lettered_at, ge, self.dead_lettered_from),
+            (DeadLetter.dead_lettered_at, lt, self.dead_lettered_to),
         )
-        return [condition for value, condition in pairs if value is not None]
 
 
 _TABLE = DeadLetter.__table__

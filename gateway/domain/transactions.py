@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import eq, ge, le, lt
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sqlalchemy.sql import ColumnElement
 
 from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer
 from gateway.domain.ids import new_id, rfc3339, utc_now
+from gateway.domain.listing import conditions
 from gateway.domain.outbox import Topic
 from gateway.errors import IdempotencyInProgress, NotFound
 from gateway.models.transactions import Transaction
@@ -220,17 +222,16 @@ class TransactionFilter:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The filter as SQL."""
-        pairs: tuple[tuple[object, ColumnElement[bool]], ...] = (
-            (self.status, _T.status == self.status),
-            (self.currency, _T.currency == self.currency),
-            (self.reference, _T.reference == self.reference),
-            (self.customer_id, _T.customer_id == self.customer_id),
-            (self.created_from, _T.created_at >= self.created_from),
-            (self.created_to, _T.created_at < self.created_to),
-            (self.amount_min, _T.amount >= self.amount_min),
-            (self.amount_max, _T.amount <= self.amount_max),
+        return conditions(
+            (_T.status, eq, self.status),
+            (_T.currency, eq, self.currency),
+            (_T.reference, eq, self.reference),
+            (_T.customer_id, eq, self.customer_id),
+            (_T.created_at, ge, self.created_from),
+            (_T.created_at, lt, self.created_to),
+            (_T.amount, ge, self.amount_min),
+            (_T.amount, le, self.amount_max),
         )
-        return [condition for value, condition in pairs if value is not None]
 
 
 def list_newest(

@@ -70,9 +70,9 @@ def _call_and_record(claims: Sequence[Claim], result: Settled) -> None:
 
 def _ask_provider(claim: Claim) -> Outcome:
     """The outcome of one attempt. A lost answer is followed by a status query before anything else."""
-    provider = PROVIDERS[claim.provider]
     started = time.perf_counter()
     try:
+        provider = PROVIDERS[claim.provider]
         if claim.in_doubt:
             known = provider.status(replace(claim.charge, attempt=claim.charge.attempt - 1))
             if not isinstance(known, Unavailable):

@@ -1,0 +1,208 @@
+"""What becomes of dead messages, and what an operator can do with them."""
+
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from gateway.db import autocommit, begin
+from gateway.domain import dead_letters, rescue, settlements
+from gateway.domain.dead_letters import RESCUE_LIMIT, DeadLetterFilter, DeadMessage, Stored
+from gateway.domain.ids import new_id, utc_now
+from gateway.errors import AlreadyResolved, InvalidState, NotFound
+from gateway.flows.settlement import settle
+from tests.factories import accept_payment, count, execute, expire_lease, make_merchant, route_payments, status_of
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def dead_message(*ids: UUID, key: str = "task-1", reason: str = "rejected") -> DeadMessage:
+    return DeadMessage(key, "settlement.requested", reason, "payments.settle", "[]", {}, utc_now(), ids)
+
+
+def store(*messages: DeadMessage) -> Stored:
+    with begin() as connection:
+        return dead_letters.store(connection, messages)
+
+
+def exhausted_payment() -> UUID:
+    [id] = route_payments(make_merchant(), "tok_error_always")
+    for _ in range(4):
+        settle([id], "task-1")
+    return id
+
+
+def open_letter() -> tuple[UUID, UUID]:
+    id = exhausted_payment()
+    store(dead_message(id))
+    with begin() as connection:
+        return id, connection.execute(text("SELECT id FROM dead_letters WHERE status = 'open'")).scalar_one()
+
+
+def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_alert() -> None:
+    id, letter_id = open_letter()
+    with begin() as connection:
+        letter = dead_letters.find(connection, letter_id)
+    assert (status_of(id), letter["transaction_id"], letter["attempts"]) == ("dead_lettered", str(id), 4)
+    assert "provider_error" in letter["exception"]
+    assert (letter["queue"], letter["reason"], letter["status"]) == ("settlement.requested", "rejected", "open")
+    assert count("alerts", "severity = 'error'") == 1
+
+
+def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
+    id = exhausted_payment()
+    assert len(store(dead_message(id)).dead) == 1
+    assert store(dead_message(id)).dead == []
+    assert (count("dead_letters"), count("alerts")) == (1, 1)
+
+
+def test_a_list_of_dead_ids_becomes_a_dead_letter_each_and_one_alert() -> None:
+    ids = [exhausted_payment() for _ in range(3)]
+    assert len(store(dead_message(*ids)).dead) == 3
+    assert (count("dead_letters"), count("alerts")) == (3, 1)
+
+
+def test_work_that_died_untried_is_enqueued_again_instead() -> None:
+    merchant_id = make_merchant()
+    pending = accept_payment(merchant_id)
+    [routed] = route_payments(merchant_id, "tok_approve")
+    execute("DELETE FROM outbox")
+    assert store(dead_message(pending, routed, reason="expired")).rescued
+    assert (status_of(pending), status_of(routed), count("dead_letters")) == ("pending", "processing", 0)
+    assert count("outbox", "topic = 'transaction.created'") == 1
+    assert count("outbox", "topic = 'settlement.requested'") == 1
+    assert count("alerts", "severity = 'warning'") == 1
+
+
+def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
+    id = accept_payment(make_merchant())
+    for number in range(RESCUE_LIMIT):
+        assert store(dead_message(id, key=f"task-{number}")).rescued == [id]
+    assert len(store(dead_message(id, key="task-last")).dead) == 1
+    assert status_of(id) == "dead_lettered"
+
+
+def test_a_payment_in_the_hands_of_a_live_worker_is_left_to_it() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    with autocommit() as connection:
+        settlements.claim(connection, [id], "task-1", lease_seconds=30)
+    assert store(dead_message(id)).ignored == [id]
+    assert count("dead_letters") == 0
+
+
+def test_a_dead_duplicate_of_settled_work_changes_nothing() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    settle([id], "task-1")
+    assert store(dead_message(id)).ignored == [id]
+    assert (status_of(id), count("dead_letters")) == ("completed", 0)
+
+
+def test_a_message_that_names_no_transaction_is_recorded() -> None:
+    store(dead_message(key="garbage"), dead_message(new_id(), key="stranger"))
+    assert count("dead_letters", "status = 'open'") == 2
+    assert count("dead_letters", "exception = 'No transaction has this id.'") == 1
+
+
+def test_a_replay_gives_fresh_attempts_and_settles_once() -> None:
+    id, letter_id = open_letter()
+    execute("UPDATE transactions SET payment_method = 'tok_approve'")  # the provider has recovered
+    execute("DELETE FROM outbox")
+    with begin() as connection:
+        letter = dead_letters.replay(connection, letter_id, "operator@example.com")
+    assert (letter["status"], letter["resolved_by"]) == ("replayed", "operator@example.com")
+    assert (status_of(id), count("outbox", "topic = 'settlement.requested'")) == ("processing", 1)
+    settle([id], "task-2")
+    settle([id], "task-3")
+    assert (status_of(id), count("settlements"), count("audit_log")) == ("completed", 1, 1)
+
+
+def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
+    id, letter_id = open_letter()
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, "operator@example.com")
+    for _ in range(4):
+        settle([id], "task-2")
+    assert len(store(dead_message(id, key="task-2")).dead) == 1
+    assert (count("dead_letters"), count("attempts"), status_of(id)) == (2, 8, "dead_lettered")
+
+
+def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
+    id = accept_payment(make_merchant())
+    execute("DELETE FROM outbox")
+    with begin() as connection:
+        settlements.give_up(connection, [id], "ValueError: broken")
+    store(dead_message(id))
+    with begin() as connection:
+        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(), None, 10)
+        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+    assert letter["exception"] == "ValueError: broken"
+    assert (status_of(id), count("outbox", "topic = 'transaction.created'")) == ("pending", 1)
+
+
+def test_a_discard_fails_the_transaction_for_good() -> None:
+    id, letter_id = open_letter()
+    with begin() as connection:
+        letter = dead_letters.discard(connection, letter_id, "operator@example.com", "customer paid in cash")
+    assert (letter["status"], letter["note"]) == ("discarded", "customer paid in cash")
+    assert status_of(id) == "failed"
+    assert count("transactions", "failure_category = 'discarded' AND failure_message = 'customer paid in cash'") == 1
+
+
+@pytest.mark.parametrize("action", ["replay", "discard"])
+def test_a_dead_letter_is_resolved_once(action: str) -> None:
+    _, letter_id = open_letter()
+    with begin() as connection:
+        dead_letters.discard(connection, letter_id, "operator@example.com", None)
+    with pytest.raises(AlreadyResolved), begin() as connection:
+        if action == "replay":
+            dead_letters.replay(connection, letter_id, "operator@example.com")
+        else:
+            dead_letters.discard(connection, letter_id, "operator@example.com", None)
+    assert count("audit_log") == 1
+
+
+def test_a_message_without_a_transaction_can_only_be_discarded() -> None:
+    store(dead_message(key="garbage"))
+    with begin() as connection:
+        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(), None, 10)
+    with pytest.raises(InvalidState), begin() as connection:
+        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+    with begin() as connection:
+        assert dead_letters.discard(connection, UUID(letter["id"]), "operator", None)["status"] == "discarded"
+
+
+def test_an_unknown_dead_letter_is_not_found() -> None:
+    with begin() as connection, pytest.raises(NotFound):
+        dead_letters.replay(connection, new_id(), "operator@example.com")
+
+
+def test_dead_letters_are_listed_newest_first_and_filtered() -> None:
+    ids = [exhausted_payment() for _ in range(3)]
+    for number, id in enumerate(ids):
+        store(dead_message(id, key=f"task-{number}"))
+    with begin() as connection:
+        page = dead_letters.list_newest(connection, DeadLetterFilter(status="open"), None, 2)
+        rest = dead_letters.list_newest(connection, DeadLetterFilter(), UUID(page[-1]["id"]), 2)
+        assert dead_letters.list_newest(connection, DeadLetterFilter(status="discarded"), None, 2) == []
+        assert dead_letters.list_newest(connection, DeadLetterFilter(merchant_id=new_id()), None, 2) == []
+    assert [letter["transaction_id"] for letter in [*page, *rest]] == [str(id) for id in reversed(ids)]
+
+
+def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
+    merchant_id = make_merchant()
+    fresh, waiting = accept_payment(merchant_id), accept_payment(merchant_id)
+    execute("DELETE FROM outbox WHERE subject_id <> :id", id=waiting)
+    old, held, done = route_payments(merchant_id, "tok_approve", "tok_approve", "tok_approve")
+    execute("DELETE FROM outbox WHERE subject_id = ANY(:ids)", ids=[old, held, done])
+    settle([done], "task-1")
+    with autocommit() as connection:
+        settlements.claim(connection, [held], "task-1", lease_seconds=30)
+    execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=fresh)
+    with begin() as connection:
+        assert rescue.stuck(connection, 60, 10) == [old]
+        assert rescue.enqueue_again(connection, [old]) == [old]
+    with begin() as connection:
+        assert rescue.stuck(connection, 60, 10) == []
+    expire_lease([held])
+    with begin() as connection:
+        assert rescue.stuck(connection, 60, 10) == [held]

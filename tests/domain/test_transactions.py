@@ -1,0 +1,145 @@
+"""Accepting transactions: one commit writes everything, and a repeated key makes nothing new."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from gateway.db import autocommit, begin
+from gateway.domain import outbox
+from gateway.domain.idempotency import IdempotencyKey
+from gateway.domain.ids import new_id
+from gateway.domain.transactions import Accepted, NewTransaction, accept
+from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
+from tests.factories import count, execute, make_merchant
+
+pytestmark = pytest.mark.usefixtures("database")
+
+PAYMENT = NewTransaction(1_000, "USD", "tok_approve")
+
+
+def key(name: str = "key-1", body: bytes = b"{}") -> IdempotencyKey:
+    return IdempotencyKey.of(name, "POST", "/v1/transactions", body)
+
+
+def test_a_transaction_its_outbox_row_and_its_idempotency_record_are_written_together() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        accept(connection, merchant_id, PAYMENT, "req-1", key())
+    assert (count("transactions"), count("outbox"), count("idempotency_records")) == (1, 1, 1)
+
+
+def test_a_refused_row_leaves_nothing_behind() -> None:
+    with autocommit() as connection, pytest.raises(IntegrityError):
+        accept(connection, new_id(), PAYMENT, "req-1", key())  # no such merchant
+    assert (count("transactions"), count("outbox"), count("idempotency_records")) == (0, 0, 0)
+
+
+def test_the_same_key_gives_the_first_answer_again() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        first = accept(connection, merchant_id, PAYMENT, "req-1", key())
+        second = accept(connection, merchant_id, PAYMENT, "req-2", key())
+    assert (first.replayed, second.replayed) == (False, True)
+    assert second.answer == first.answer
+    assert count("transactions") == 1
+
+
+def test_the_same_key_with_another_request_is_refused() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        accept(connection, merchant_id, PAYMENT, "req-1", key())
+        with pytest.raises(IdempotencyKeyReused):
+            accept(connection, merchant_id, PAYMENT, "req-2", key(body=b'{"amount": 2}'))
+    assert count("transactions") == 1
+
+
+def test_keys_of_two_merchants_do_not_meet() -> None:
+    with autocommit() as connection:
+        answers = [accept(connection, make_merchant(), PAYMENT, "req-1", key()) for _ in range(2)]
+    assert [answer.replayed for answer in answers] == [False, False]
+    assert count("transactions") == 2
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "with\nnewline", "schlüssel"])
+def test_a_key_that_is_not_printable_ascii_of_sane_length_is_refused(name: str) -> None:
+    with pytest.raises(InvalidIdempotencyKey):
+        key(name)
+
+
+def test_many_posts_at_once_with_one_key_make_one_transaction() -> None:
+    merchant_id, start = make_merchant(), threading.Barrier(16)
+
+    def post(_: int) -> Accepted:
+        start.wait(timeout=10)
+        with autocommit() as connection:
+            return accept(connection, merchant_id, PAYMENT, "req-1", key())
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(post, range(16)))
+    assert len({answer.answer.body for answer in answers}) == 1
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert (count("transactions"), count("outbox")) == (1, 1)
+
+
+def test_a_key_whose_first_request_is_still_running_is_in_progress() -> None:
+    merchant_id = make_merchant()
+    with begin() as running:
+        accept(running, merchant_id, PAYMENT, "req-1", key())
+        with autocommit() as connection, pytest.raises(IdempotencyInProgress):
+            accept(connection, merchant_id, PAYMENT, "req-2", key())
+    assert count("transactions") == 1
+
+
+def test_rows_taken_from_the_outbox_come_back_when_publishing_fails() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        accept(connection, merchant_id, PAYMENT, "req-1", None)
+    with pytest.raises(RuntimeError), begin() as connection:
+        assert len(outbox.take(connection, 10)) == 1
+        raise RuntimeError
+    assert count("outbox") == 1
+
+
+def test_two_relays_never_take_the_same_row() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        for _ in range(4):
+            accept(connection, merchant_id, PAYMENT, "req-1", None)
+    with begin() as one, begin() as other:
+        first = {row.subject_id for row in outbox.take(one, 2)}
+        second = {row.subject_id for row in outbox.take(other, 10)}
+    assert (len(first), len(second), first & second) == (2, 2, set())
+    assert count("outbox") == 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "UPDATE transactions SET amount = 0",
+        "UPDATE transactions SET currency = 'usd'",
+        "UPDATE transactions SET status = 'paid'",
+        "UPDATE transactions SET status = 'completed', provider = 'simulated'",
+        "UPDATE transactions SET status = 'processing'",
+        "UPDATE transactions SET status = 'failed'",
+        "UPDATE transactions SET amount_refunded = amount + 1",
+    ],
+)
+def test_the_database_refuses_a_transaction_that_cannot_be(broken: str) -> None:
+    with autocommit() as connection:
+        accept(connection, make_merchant(), PAYMENT, "req-1", None)
+    with pytest.raises(IntegrityError):
+        execute(broken)
+
+
+def test_money_and_settlements_cannot_be_doubled_in_the_database() -> None:
+    with begin() as connection:
+        unique = connection.execute(
+            text("SELECT conname FROM pg_constraint WHERE contype = 'u' AND conrelid = 'settlements'::regclass")
+        )
+        assert set(unique.scalars()) == {
+            "uq_settlements_transaction_id",
+            "uq_settlements_provider_provider_reference",
+        }

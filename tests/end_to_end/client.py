@@ -1,0 +1,70 @@
+"""A merchant's and an operator's view of the running gateway: HTTP and nothing else."""
+
+from typing import Any
+
+import requests
+
+TIMEOUT_SECONDS = 15
+FINAL = frozenset({"completed", "failed", "dead_lettered", "canceled"})
+
+
+class Client:
+    """Calls the API with one access token."""
+
+    def __init__(self, api_url: str, token: str) -> None:
+        self.api_url = api_url
+        self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Bearer {token}"
+
+    def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        """One request, with a timeout."""
+        return self.session.request(method, f"{self.api_url}{path}", timeout=TIMEOUT_SECONDS, **kwargs)
+
+    def get(self, path: str, **params: object) -> dict[str, Any]:
+        """The JSON of a GET that must succeed."""
+        answer = self.call("GET", path, params=params)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def pay(self, token: str = "tok_approve", amount: int = 12_550, **fields: object) -> dict[str, Any]:
+        """An accepted payment."""
+        answer = self.call(
+            "POST", "/v1/transactions", json={"amount": amount, "currency": "USD", "payment_method": token, **fields}
+        )
+        assert answer.status_code == 201, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def transaction(self, id: str) -> dict[str, Any]:
+        """A transaction as it is now."""
+        return self.get(f"/v1/transactions/{id}")
+
+    def all_transactions(self) -> list[dict[str, Any]]:
+        """Every transaction of this merchant, page by page."""
+        found: list[dict[str, Any]] = []
+        params: dict[str, Any] = {"limit": 100}
+        for _ in range(1_000):
+            page = self.get("/v1/transactions", **params)
+            found += page["data"]
+            if page["next_cursor"] is None:
+                return found
+            params["cursor"] = page["next_cursor"]
+        raise AssertionError("paging does not end")
+
+
+def register(api_url: str, email: str) -> Client:
+    """A new merchant's owner, logged in."""
+    body = {"email": email, "password": "a long test password", "business_name": "End to end"}
+    answer = requests.post(f"{api_url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
+    assert answer.status_code == 201, answer.text
+    return Client(api_url, answer.json()["access_token"])
+
+
+def log_in(api_url: str, email: str, password: str) -> Client:
+    """A user who exists."""
+    answer = requests.post(
+        f"{api_url}/auth/login", json={"email": email, "password": password}, timeout=TIMEOUT_SECONDS
+    )
+    assert answer.status_code == 200, answer.text
+    return Client(api_url, answer.json()["access_token"])

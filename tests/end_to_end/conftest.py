@@ -1,0 +1,71 @@
+"""Fixtures of the tests that drive the running stack through its public faces."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.end_to_end.client import Client, log_in, register
+
+
+@pytest.fixture
+def merchant(stack: dict[str, Any]) -> Client:
+    """A merchant of the test's own."""
+    return register(stack["api_url"], f"{uuid4().hex}@example.com")
+
+
+@pytest.fixture(scope="session")
+def operator(stack: dict[str, Any]) -> Client:
+    """The stack's operator."""
+    return log_in(stack["api_url"], stack["operator"]["email"], stack["operator"]["password"])
+
+
+@pytest.fixture
+def truth(stack: dict[str, Any]) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """The stack's database: the truth that its answers are judged by."""
+    url = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+        yield connection
+
+
+class Processes:
+    """The stack's processes, to be stopped and brought back. The supervisor starts again what ended."""
+
+    def __init__(self, stack_file: Path) -> None:
+        self._home = stack_file.parent
+        self._stack_file = stack_file
+
+    def pids(self, role: str) -> list[int]:
+        """The leading processes of a role, as stack.json has them now."""
+        found: list[int] = json.loads(self._stack_file.read_text())["processes"][role]
+        return found
+
+    def send(self, role: str, number: signal.Signals) -> None:
+        """Send a signal to the role's leading processes."""
+        for pid in self.pids(role):
+            os.kill(pid, number)
+
+    @contextmanager
+    def down(self, role: str, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+        """The role is ended by `number` and stays down within the block."""
+        hold = self._home / "hold" / role
+        hold.parent.mkdir(exist_ok=True)
+        hold.touch()
+        try:
+            self.send(role, number)
+            yield
+        finally:
+            hold.unlink()
+
+
+@pytest.fixture
+def processes() -> Processes:
+    """The stack's processes."""
+    return Processes(Path(os.environ["GATEWAY_STACK"]))

@@ -1,0 +1,124 @@
+"""Payments go on through the loss of a server or a worker: nothing is lost, nothing is settled twice."""
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from tests.end_to_end.client import FINAL, Client
+from tests.end_to_end.conftest import Processes
+from tests.support import eventually
+
+Truth = psycopg.Connection[dict[str, Any]]
+
+SETTLED = """
+    SELECT count(*) AS settled, count(DISTINCT transaction_id) AS once
+    FROM settlements WHERE transaction_id = ANY(%s::uuid[])
+"""
+UNBALANCED = """
+    SELECT currency FROM ledger_entries GROUP BY currency
+    HAVING sum(amount) FILTER (WHERE direction = 'debit') <> sum(amount) FILTER (WHERE direction = 'credit')
+"""
+
+
+def pay_many(merchant: Client, number: int, threads: int = 8) -> list[str]:
+    """The ids of `number` accepted payments."""
+    with ThreadPoolExecutor(threads) as pool:
+        return [payment["id"] for payment in pool.map(lambda _: merchant.pay(), range(number))]
+
+
+def assert_all_settled_once(merchant: Client, truth: Truth, ids: list[str], within: float) -> None:
+    def settled() -> bool:
+        return truth.execute(SETTLED, [ids]).fetchone() == {"settled": len(ids), "once": len(ids)}
+
+    eventually(settled, within=within, what=f"the settlement of {len(ids)} payments")
+    statuses = {payment["id"]: payment["status"] for payment in merchant.all_transactions()}
+    assert Counter(statuses[id] for id in ids) == {"completed": len(ids)}
+    assert truth.execute(UNBALANCED).fetchall() == []
+    assert statuses.keys() == set(ids), "a payment exists that was never answered with 201"
+
+
+@contextmanager
+def paying(merchant: Client) -> Iterator[list[str]]:
+    """Payments are made one after the other while the block runs; the list grows by each that got its 201."""
+    accepted: list[str] = []
+    stop = threading.Event()
+    problems: list[BaseException] = []
+
+    def pay() -> None:
+        try:
+            while not stop.is_set():
+                accepted.append(merchant.pay()["id"])
+        except BaseException as exc:  # noqa: BLE001  # reported by the test itself
+            problems.append(exc)
+
+    thread = threading.Thread(target=pay)
+    thread.start()
+    try:
+        yield accepted
+    finally:
+        stop.set()
+        thread.join(30)
+    assert problems == []
+
+
+def test_five_hundred_payments_make_five_hundred_settlements_and_a_balanced_ledger(
+    merchant: Client, truth: Truth
+) -> None:
+    assert_all_settled_once(merchant, truth, pay_many(merchant, 500), within=30)
+
+
+def test_payments_are_accepted_while_the_broker_is_away_and_settle_when_it_is_back(
+    merchant: Client, truth: Truth, processes: Processes
+) -> None:
+    with paying(merchant) as accepted:
+        eventually(lambda: len(accepted) > 20, what="payments before the outage")
+        with processes.down("rabbitmq", signal.SIGTERM):
+            before = len(accepted)
+            eventually(lambda: len(accepted) > before + 20, what="payments during the outage")
+            assert requests.get(f"{merchant.api_url}/health/ready", timeout=10).status_code == 200
+    assert_all_settled_once(merchant, truth, accepted, within=90)
+
+
+@pytest.mark.parametrize("role", ["worker-settle", "worker-route", "relay"])
+def test_a_killed_process_loses_nothing_and_doubles_nothing(
+    merchant: Client, truth: Truth, processes: Processes, role: str
+) -> None:
+    with paying(merchant) as accepted:
+        eventually(lambda: len(accepted) > 20, what="payments before the kill")
+        with processes.down(role):
+            before = len(accepted)
+            eventually(lambda: len(accepted) > before + 20, what="payments while the process is down")
+    assert_all_settled_once(merchant, truth, accepted, within=90)
+
+
+def test_with_the_database_away_the_api_says_so_and_goes_on_afterwards(merchant: Client, processes: Processes) -> None:
+    before = pay_many(merchant, 20)
+    with processes.down("postgresql", signal.SIGINT):
+        answer = eventually(lambda: unavailable(merchant), what="503")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.json()["code"] == "database_unavailable"
+        ready = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
+        assert ready.status_code == 503
+        assert requests.get(f"{merchant.api_url}/health/live", timeout=10).status_code == 200
+    eventually(lambda: merchant.call("GET", "/v1/transactions").status_code == 200, within=60, what="the database")
+    after = pay_many(merchant, 5)
+
+    def all_final() -> bool:
+        found = {payment["id"]: payment["status"] for payment in merchant.all_transactions()}
+        return all(found.get(id) in FINAL for id in before + after)
+
+    eventually(all_final, within=90, what="the settlement of what was accepted")
+
+
+def unavailable(merchant: Client) -> requests.Response | None:
+    answer = merchant.call("POST", "/v1/transactions", json={"amount": 1, "currency": "USD"})
+    return answer if answer.status_code == 503 else None

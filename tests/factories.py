@@ -1,0 +1,60 @@
+"""Rows that tests start from, made through the gateway's own rules wherever there is one."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import insert, select, text
+
+from gateway.db import autocommit, begin
+from gateway.domain.ids import new_id
+from gateway.domain.transactions import NewTransaction, accept
+from gateway.flows import routing
+from gateway.models.merchants import Merchant
+from gateway.models.transactions import Transaction
+
+
+def make_merchant(fee_basis_points: int = 290) -> UUID:
+    """A merchant without users or clients."""
+    merchant_id = new_id()
+    with begin() as connection:
+        values = {"id": merchant_id, "business_name": "Test", "fee_basis_points": fee_basis_points}
+        connection.execute(insert(Merchant).values(values))
+    return merchant_id
+
+
+def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 1_000, currency: str = "USD") -> UUID:
+    """An accepted transaction."""
+    with autocommit() as connection:
+        accepted = accept(connection, merchant_id, NewTransaction(amount, currency, token), "req-test", None)
+    return UUID(str(accepted.answer.location).rpartition("/")[2])
+
+
+def route_payments(merchant_id: UUID, *tokens: str) -> list[UUID]:
+    """Accepted and routed transactions, one per token."""
+    ids = [accept_payment(merchant_id, token) for token in tokens]
+    routing.route(ids)
+    return ids
+
+
+def status_of(transaction_id: UUID) -> str:
+    """The transaction's status in the database."""
+    with begin() as connection:
+        return connection.execute(select(Transaction.status).where(Transaction.id == transaction_id)).scalar_one()
+
+
+def count(table: str, where: str = "true") -> int:
+    """How many rows of `table` satisfy `where`."""
+    with begin() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {table} WHERE {where}")).scalar_one())  # noqa: S608
+
+
+def execute(statement: str, **values: object) -> None:
+    """Run a statement that no rule of the gateway would: breaking a row, moving time."""
+    with begin() as connection:
+        connection.execute(text(statement), values)
+
+
+def expire_lease(ids: Sequence[UUID]) -> None:
+    """As if the worker that claimed these died, and its lease were over."""
+    statement = "UPDATE attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
+    execute(statement, ids=list(ids))

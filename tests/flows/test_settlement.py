@@ -1,0 +1,192 @@
+"""Settling lists of transactions, on real PostgreSQL with the sandbox provider."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.config import settings
+from gateway.db import autocommit, begin
+from gateway.domain import settlements
+from gateway.domain.ids import new_id
+from gateway.flows import routing
+from gateway.flows.settlement import Settled, settle
+from gateway.outcomes import Approved
+from tests.factories import (
+    accept_payment,
+    count,
+    execute,
+    expire_lease,
+    make_merchant,
+    route_payments,
+    status_of,
+)
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def ledger() -> dict[tuple[str, str], int]:
+    query = "SELECT account, direction, sum(amount) AS total FROM ledger_entries GROUP BY account, direction"
+    with begin() as connection:
+        return {(row.account, row.direction): int(row.total) for row in connection.execute(text(query))}
+
+
+def test_an_approved_payment_is_settled_with_its_fee_and_a_balanced_ledger() -> None:
+    [id] = route_payments(make_merchant(fee_basis_points=290), "tok_approve")
+    assert settle([id], "task-1").completed == [id]
+    assert status_of(id) == "completed"
+    assert ledger() == {
+        ("provider_clearing", "debit"): 1_000,
+        ("merchant_payable", "credit"): 971,
+        ("fees", "credit"): 29,
+    }
+
+
+def test_a_merchant_without_fees_gets_no_empty_ledger_entry() -> None:
+    [id] = route_payments(make_merchant(fee_basis_points=0), "tok_approve")
+    settle([id], "task-1")
+    assert ledger() == {("provider_clearing", "debit"): 1_000, ("merchant_payable", "credit"): 1_000}
+
+
+def test_neighbours_in_a_list_do_not_share_their_fate() -> None:
+    tokens = ("tok_approve", "tok_decline_fraud", "tok_error_once", "tok_timeout_charged", "tok_timeout_not_charged")
+    good, declined, failing, charged, not_charged = ids = route_payments(make_merchant(), *tokens)
+    result = settle(ids, "task-1")
+    assert set(result.completed) == {good, charged}
+    assert set(result.retry) == {failing, not_charged}
+    assert [status_of(id) for id in ids] == ["completed", "failed", "processing", "completed", "processing"]
+    assert status_of(declined) == "failed"
+
+
+def test_a_settled_transaction_is_not_charged_again() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    settle([id], "task-1")
+    assert settle([id], "task-2").completed == [id]
+    assert (count("settlements"), count("attempts")) == (1, 1)
+
+
+def test_attempts_are_limited_whatever_brings_the_work() -> None:
+    [id] = route_payments(make_merchant(), "tok_error_always")
+    results = [settle([id], f"task-{run}") for run in range(6)]
+    assert [bool(result.retry) for result in results] == [True, True, True, False, False, False]
+    assert [bool(result.dead) for result in results] == [False, False, False, True, True, True]
+    assert count("attempts") == 4
+
+
+def test_a_declined_payment_is_final_after_one_attempt() -> None:
+    [id] = route_payments(make_merchant(), "tok_decline_insufficient_funds")
+    result = settle([id], "task-1")
+    assert result == Settled()
+    assert settle([id], "task-2") == Settled()
+    assert count("attempts") == 1
+
+
+def test_an_id_without_a_transaction_is_dead_and_its_neighbours_settle() -> None:
+    [good] = route_payments(make_merchant(), "tok_approve")
+    stranger = new_id()
+    result = settle([stranger, good], "task-1")
+    assert (result.completed, result.dead) == ([good], [stranger])
+
+
+def test_a_transaction_that_is_not_routed_yet_is_left_alone() -> None:
+    id = accept_payment(make_merchant())
+    assert settle([id], "task-1") == Settled()
+    assert status_of(id) == "pending"
+
+
+def test_a_claim_in_force_keeps_other_workers_off() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    with autocommit() as connection:
+        assert settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+    result = settle([id], "task-2")
+    assert (result.busy, result.completed) == ([id], [])
+
+
+def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first() -> None:
+    ids = route_payments(make_merchant(), "tok_timeout_charged", "tok_approve")
+    with autocommit() as connection:
+        settlements.claim(connection, ids, "task-1", lease_seconds=30)
+    expire_lease(ids)
+    assert set(settle(ids, "task-1").alone) == set(ids)
+    for id in ids:
+        with autocommit() as connection:
+            [claim] = settlements.claim(connection, [id], "task-2", lease_seconds=30).claims
+        assert claim.in_doubt
+        expire_lease([id])
+        assert settle([id], "task-3").completed == [id]
+    assert count("attempts", "code = 'worker_lost'") == 4
+    assert count("settlements") == 2
+
+
+def test_a_worker_that_dies_each_time_uses_up_the_attempts() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    for _ in range(4):
+        with autocommit() as connection:
+            assert settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+        expire_lease([id])
+    assert settle([id], "task-1").dead == [id]
+
+
+def test_a_late_answer_after_another_worker_settled_changes_nothing() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    with autocommit() as connection:
+        [orphaned] = settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+    expire_lease([id])
+    settle([id], "task-2")
+    with autocommit() as connection:
+        assert settlements.record(connection, [(orphaned, Approved("sim_other"))]) == []
+    assert (count("settlements"), count("ledger_entries")) == (1, 3)
+
+
+def test_many_workers_on_the_same_list_settle_each_once() -> None:
+    ids = route_payments(make_merchant(), *["tok_approve"] * 30)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: settle(ids, str(uuid4())), range(8)))
+    assert (count("settlements"), count("attempts"), count("ledger_entries")) == (30, 30, 90)
+    assert Counter(status_of(id) for id in ids) == {"completed": 30}
+
+
+def test_a_slow_call_does_not_delay_the_others_of_its_list() -> None:
+    slow, quick = ids = route_payments(make_merchant(), "tok_slow", "tok_approve")
+    settle(ids, "task-1")
+    with begin() as connection:
+        query = "SELECT max(completed_at) - min(completed_at) > interval '1 second' FROM transactions"
+        assert connection.execute(text(query)).scalar_one()
+    assert (status_of(slow), status_of(quick)) == ("completed", "completed")
+
+
+def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
+    [id] = route_payments(make_merchant(), "tok_error_once")
+    settle([id], "task-1")
+    with begin() as connection:
+        settlements.give_up(connection, [id], "ValueError: no such thing")
+    assert settle([id], "task-1").dead == [id]
+
+
+def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_the_next_charge() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    execute("UPDATE transactions SET provider = 'nowhere' WHERE id = :id", id=id)
+    assert settle([id], "task-1").retry == [id]
+    execute("UPDATE transactions SET provider = 'simulated' WHERE id = :id", id=id)
+    with autocommit() as connection:
+        [claim] = settlements.claim(connection, [id], "task-2", settings().claim_lease_seconds).claims
+    assert claim.in_doubt
+
+
+def test_routing_twice_hands_the_same_ids_on_and_changes_nothing() -> None:
+    merchant_id = make_merchant()
+    ids = [accept_payment(merchant_id) for _ in range(3)]
+    stranger = new_id()
+    first = routing.route([*ids, stranger])
+    assert (first.routed, first.nonexistent) == (ids, [stranger])
+    assert routing.route(ids).routed == ids
+    assert count("transactions", "routing_reason IS NOT NULL AND status = 'processing'") == 3
+
+
+def test_routing_leaves_finished_transactions_alone() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    settle([id], "task-1")
+    assert routing.route([id]).routed == []
+    assert status_of(id) == "completed"

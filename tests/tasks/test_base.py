@@ -1,0 +1,37 @@
+"""What all tasks share."""
+
+import pytest
+
+from gateway.config import settings
+from gateway.domain.ids import new_id
+from gateway.errors import MalformedMessage
+from tasks.base import parse_ids, retry_delay
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 3, 10, 1_000])
+def test_a_retry_waits_whole_seconds_of_at_least_one(retries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "2")
+    monkeypatch.setenv("RETRY_BACKOFF_MAX_SECONDS", "60")
+    settings.cache_clear()
+    try:
+        delays = {retry_delay(retries) for _ in range(200)}
+        assert all(isinstance(delay, int) for delay in delays)
+        longest = min(60, 2 * 2**retries)
+        assert max(1, longest // 2) <= min(delays) <= max(delays) <= longest
+    finally:
+        settings.cache_clear()
+
+
+def test_ids_are_parsed_each_once_in_order() -> None:
+    one, other = new_id(), new_id()
+    assert parse_ids([str(one), str(other), str(one)]) == [one, other]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [None, "x", {}, [], [1], ["x"], [None], [str(new_id()).upper()], [str(new_id())] * 51, [[str(new_id())]]],
+    ids=range(10),
+)
+def test_anything_else_than_a_short_list_of_ids_is_malformed(ids: object) -> None:
+    with pytest.raises(MalformedMessage):
+        parse_ids(ids)

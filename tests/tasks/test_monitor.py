@@ -1,0 +1,118 @@
+"""The monitor reads whatever a dead-letter queue holds."""
+
+import json
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from gateway.domain.ids import new_id
+from tasks import monitor
+from tests.factories import accept_payment, count, execute, make_merchant
+
+ID = UUID("0199a0de-0000-7000-8000-000000000001")
+DELAY = {"queue": "celery_delayed_3", "reason": "expired"}
+
+
+def message(body: Any, headers: Any = None, routing_key: str = "dlq.settlement.requested") -> Any:
+    return SimpleNamespace(body=body, headers=headers, delivery_info={"routing_key": routing_key})
+
+
+def dead(queue: str = "settlement.requested", reason: str = "rejected") -> dict[str, Any]:
+    return {"queue": queue, "reason": reason, "time": datetime(2026, 1, 2, 3, 4, 5)}  # noqa: DTZ001  # as AMQP has it
+
+
+def body(*ids: object) -> bytes:
+    return json.dumps([[list(ids)], {}, {"chain": None}]).encode()
+
+
+def test_queue_reason_time_and_ids_are_read() -> None:
+    headers = {"id": "task-1", "task": "payments.settle", "x-death": [DELAY, dead()]}
+    parsed = monitor.parse(message(body(str(ID)), headers))
+    assert (parsed.message_key, parsed.task, parsed.queue, parsed.reason) == (
+        "task-1", "payments.settle", "settlement.requested", "rejected",
+    )  # fmt: skip
+    assert parsed.transaction_ids == (ID,)
+    assert parsed.died_at.isoformat() == "2026-01-02T03:04:05+00:00"
+
+
+def test_an_id_named_twice_counts_once() -> None:
+    assert monitor.parse(message(body(str(ID), str(ID)), {"x-death": [dead()]})).transaction_ids == (ID,)
+
+
+def test_only_payment_queues_name_transactions() -> None:
+    parsed = monitor.parse(message(body(str(ID)), {"x-death": [dead("operations")]}, "dlq.operations"))
+    assert parsed.transaction_ids == ()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00garbage\x00",
+        b"null",
+        b"[]",
+        b"[[]]",
+        b'[[["not-an-id"]]]',
+        body("0199A0DE-0000-7000-8000-000000000001"),
+        body(1, 2),
+        b"[" * 100_000,
+        b'{"a": NaN}',
+        body(*[str(new_id()) for _ in range(monitor.IDS_MAX + 1)]),
+        "text",
+        None,
+        5,
+        {"already": "decoded"},
+    ],
+    ids=range(16),
+)
+def test_any_body_is_survived_and_names_no_transaction(raw: object) -> None:
+    parsed = monitor.parse(message(raw, {"x-death": [dead()]}))
+    assert parsed.transaction_ids == ()
+    assert "\x00" not in parsed.payload
+    assert len(parsed.payload) <= monitor.PAYLOAD_MAX_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"x-death": None},
+        {"x-death": ["x", 3, {}]},
+        {"x-death": {}},
+        {"id": 5, "task": ["x"]},
+        {"id": "x" * 100_000, "task": "y" * 100_000},
+        {"id": "\x00", "task": "\x00", "deep\x00": {"a": b"\xff"}},
+        {"big": "z" * 1_000_000},
+        {"x-death": [{"queue": None, "reason": 7, "time": "yesterday"}]},
+    ],
+    ids=range(12),
+)
+@pytest.mark.usefixtures("database")
+def test_any_headers_are_survived_and_stored(headers: object) -> None:
+    monitor.store_dead([monitor.parse(message(b"\xff", headers))])
+    assert count("dead_letters") == 1
+    assert count("alerts") == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_a_scheduled_job_that_expired_is_no_dead_letter() -> None:
+    headers = {"id": "beat-1", "task": "operations.sweep", "x-death": [dead("operations", "expired")]}
+    monitor.store_dead([monitor.parse(message(b"[[], {}, {}]", headers, "dlq.operations"))])
+    assert (count("dead_letters"), count("alerts")) == (0, 0)
+
+
+@pytest.mark.usefixtures("database")
+def test_an_expired_payment_message_is_enqueued_again() -> None:
+    id = accept_payment(make_merchant())
+    execute("DELETE FROM outbox")
+    headers = {"id": "task-1", "task": "payments.route", "x-death": [dead("transaction.created", "expired")]}
+    monitor.store_dead([monitor.parse(message(body(str(id)), headers, "dlq.transaction.created"))])
+    assert count("outbox", "topic = 'transaction.created'") == 1
+    assert count("dead_letters") == 0

@@ -1,0 +1,87 @@
+"""The relay: from the outbox to real queues."""
+
+import json
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+from kombu import Connection
+
+import celeryconfig
+from gateway.config import settings
+from tasks import app, relay, topology
+from tests.factories import accept_payment, count, make_merchant
+from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def received(broker: Connection, name: str) -> list[Any]:
+    """The bodies of all messages on a queue."""
+    queue = app.amqp.queues[name](broker.default_channel)
+    bodies = []
+    while (message := queue.get()) is not None:
+        bodies.append(json.loads(message.body))
+        message.ack()
+    return bodies
+
+
+def relay_once(broker: Connection) -> int:
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        return relay.relay_once(producer)
+
+
+def test_a_lone_payment_travels_alone_and_its_outbox_row_is_gone(broker: Connection) -> None:
+    id = accept_payment(make_merchant())
+    assert relay_once(broker) == 1
+    [[args, _, embedded]] = received(broker, "transaction.created")
+    assert args == [[str(id)]]
+    assert [step["task"] for step in reversed(embedded["chain"])] == ["payments.settle", "payments.announce"]
+    assert count("outbox") == 0
+
+
+def test_a_backlog_travels_in_lists_and_in_order(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    ids = [accept_payment(merchant_id) for _ in range(settings().chunk_max + 5)]
+    assert relay_once(broker) == len(ids)
+    lists = [args[0] for args, *_ in received(broker, "transaction.created")]
+    assert [len(list_) for list_ in lists] == [settings().chunk_max, 5]
+    assert [UUID(id) for list_ in lists for id in list_] == ids
+
+
+def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
+    assert relay_once(broker) == 0
+    assert received(broker, "transaction.created") == []
+
+
+def test_what_the_broker_does_not_take_stays_in_the_outbox(broker: Connection) -> None:
+    accept_payment(make_merchant())
+    broken = app.amqp.Producer(broker, auto_declare=False)
+    broker.default_channel.queue_unbind(
+        "transaction.created", exchange=celeryconfig.PAYMENTS.name, routing_key="transaction.created"
+    )
+    broker.default_channel.queue_unbind(
+        celeryconfig.UNROUTED_QUEUE.name, exchange=celeryconfig.UNROUTED.name, routing_key=""
+    )
+    try:
+        with pytest.raises(relay.PUBLISH_ERRORS):
+            relay.relay_once(broken)
+    finally:
+        topology.declare()
+    assert count("outbox") == 1
+
+
+def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    stop = threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        ids = {str(accept_payment(merchant_id)) for _ in range(20)}
+        eventually(lambda: count("outbox") == 0, what="an empty outbox")
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert {id for args, *_ in received(broker, "transaction.created") for id in args[0]} == ids

@@ -1,0 +1,81 @@
+"""The broker's topology: what is declared, and that dead letters and unroutable messages end where they should."""
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from kombu import Connection, Producer
+
+import celeryconfig
+from gateway.config import settings
+from tasks import app, topology
+from tests.support import eventually
+
+
+def test_declaring_twice_changes_nothing(broker: Connection) -> None:
+    assert broker.connected
+    topology.declare()
+
+
+@pytest.mark.parametrize("name", celeryconfig.WORK_QUEUE_NAMES)
+def test_a_rejected_message_of_each_work_queue_is_dead_lettered(broker: Connection, name: str) -> None:
+    Producer(broker).publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key=name, mandatory=True)
+    work = app.amqp.queues[name](broker.default_channel)
+    message = eventually(work.get, what="the message")
+    assert message is not None
+    message.reject()
+    [dead_queue] = [queue for queue in celeryconfig.DEAD_LETTER_QUEUES if queue.name == f"dlq.{name}"]
+    dead = eventually(lambda: dead_queue(broker.default_channel).get(), what="the dead letter")
+    assert dead is not None
+    assert (dead.headers["x-death"][0]["queue"], dead.headers["x-death"][0]["reason"]) == (name, "rejected")
+    dead.ack()
+
+
+def test_a_message_that_no_queue_takes_is_kept(broker: Connection) -> None:
+    Producer(broker).publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key="no.such.queue")
+    unrouted = celeryconfig.UNROUTED_QUEUE(broker.default_channel)
+    message = eventually(unrouted.get, what="the unrouted message")
+    assert message is not None
+    message.ack()
+
+
+@pytest.mark.parametrize("name", celeryconfig.WORK_QUEUE_NAMES)
+def test_a_delayed_message_reaches_its_queue(broker: Connection, name: str) -> None:
+    app.send_task("operations.sweep", queue=name, countdown=1)
+    queue = app.amqp.queues[name](broker.default_channel)
+    message = eventually(queue.get, what="the delayed message")
+    assert message is not None
+    message.ack()
+
+
+def test_the_message_ttl_is_a_policy_that_can_be_changed_and_turned_off(
+    stack: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    management = urlsplit(stack["management_url"])
+    user, password = stack["management"]["user"], stack["management"]["password"]
+    monkeypatch.setenv("RABBITMQ_MANAGEMENT_URL", f"http://{user}:{password}@{management.netloc}")
+    vhost = urlsplit(os.environ["RABBITMQ_URL"]).path.removeprefix("/")
+    url = f"{stack['management_url']}/api/policies/{vhost}/{topology.POLICY}"
+
+    def policy() -> dict[str, Any] | None:
+        answer = requests.get(url, auth=(user, password), timeout=10)
+        found: dict[str, Any] = answer.json()
+        return found if answer.ok else None
+
+    try:
+        for milliseconds in (60_000, 300_000):
+            monkeypatch.setenv("MESSAGE_TTL_MS", str(milliseconds))
+            settings.cache_clear()
+            topology.set_message_ttl()
+            found = policy()
+            assert found is not None
+            assert found["definition"] == {"message-ttl": milliseconds}
+        monkeypatch.setenv("MESSAGE_TTL_MS", "0")
+        settings.cache_clear()
+        topology.set_message_ttl()
+        topology.set_message_ttl()
+        assert policy() is None
+    finally:
+        settings.cache_clear()
