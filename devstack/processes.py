@@ -144,7 +144,7 @@ def _remembered(stack: Layout, pid_file: Path) -> Managed | None:
         process = psutil.Process(record["pid"])
         same = abs(process.create_time() - record["started"]) <= CLOCK_TOLERANCE_SECONDS
         stopping = Stopping(signal.Signals(record["signal"]), record["limit_seconds"], record["repeat_seconds"])
-    except (OSError, ValueError, KeyError, psutil.Error):
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
     managed = Managed(pid_file.stem, process, stopping, pid_file)
     return managed if same and managed.alive() and belongs(stack, process) else None
