@@ -1,0 +1,56 @@
+"""docker-compose.yml and the image's entrypoint run what the Procfile says, and pass on every setting."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # comes with openapi-spec-validator
+from honcho.environ import parse_procfile
+
+from gateway.config import Settings
+
+ROOT = Path(__file__).parent.parent
+ENTRYPOINT = ROOT / "docker-entrypoint.sh"
+OTHER_SERVICES = {"postgres", "rabbitmq", "setup"}
+SET_BY_THE_IMAGE = {"HOST", "PORT", "KEYS_DIR"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services of docker-compose.yml, with its merges done."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def test_compose_runs_every_role_of_the_procfile_by_its_name(services: dict[str, Any]) -> None:
+    roles = parse_procfile((ROOT / "Procfile").read_text()).processes
+    assert services.keys() - OTHER_SERVICES == set(roles)
+    assert all(services[name]["command"] == [name] for name in roles)
+
+
+def test_compose_publishes_ports_on_loopback_only(services: dict[str, Any]) -> None:
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -> None:
+    settings = {name.upper() for name in Settings.model_fields} - SET_BY_THE_IMAGE
+    for name in services.keys() - OTHER_SERVICES:
+        assert settings <= services[name]["environment"].keys(), name
+
+
+def test_the_entrypoint_becomes_the_role_itself_so_that_signals_reach_it(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("# a comment\nother: false\nrole: sh -c 'echo $$ ${GREETING:-hello}'\n")
+    with subprocess.Popen([ENTRYPOINT, "role"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        output, _ = process.communicate(timeout=10)
+    assert output == f"{process.pid} hello\n"
+
+
+def test_the_entrypoint_runs_any_other_command_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("role: false\n")
+    done = subprocess.run(
+        [ENTRYPOINT, "printf", "%s|", "a b", "$HOME"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "a b|$HOME|"
