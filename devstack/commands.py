@@ -20,7 +20,7 @@ from devstack.waiting import StopRequested
 
 _STOP_LIMIT_SECONDS = 300.0
 _WAIT_LIMIT_SECONDS = 300.0
-_JOURNEY_LIMIT_SECONDS = 10.0
+_JOURNEY_LIMIT_SECONDS = 3.0
 """Payments that take longer than this are shown after the URLs."""
 _TICK_SECONDS = 0.2
 
@@ -103,7 +103,7 @@ def _summarise(stack: Stack) -> None:
     body = '{"amount": 12550, "currency": "USD", "payment_method": "tok_approve", "reference": "order-1001"}'
     payment = (
         f'curl -i {api}/v1/transactions -H "Authorization: Bearer {token}" -H "Content-Type: application/json"'
-        f""" -H "Idempotency-Key: $(date +%s%N)" -d '{body}'"""
+        f""" -H "Idempotency-Key: order-1001-$(date +%s)" -d '{body}'"""
     )
     rabbitmq = f"{found['management_url']}   {management['user']} / {management['password']}" if management else "yours"
     write(

@@ -55,6 +55,9 @@ class Plan:
                 f"RABBITMQ_URL/BROKER_URL must be an amqp:// or amqps:// URL, not {broker.partition('://')[0]}://:"
                 " other transports lose a rejected task, for they have neither dead letters nor publisher confirms"
             )
+        for name, used in (("DATABASE_URL", database), ("RABBITMQ_URL", broker)):
+            if used:
+                say(f"using {prefix}{name} from the environment")
         return cls(database, broker, env.get(f"{prefix}RABBITMQ_MANAGEMENT_URL") or None)
 
 
@@ -73,9 +76,6 @@ def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[En
         units = [] if plan.broker_url else rabbitmq.start(stack, password, env)
         if not plan.database_url:
             units.append(postgres.start(stack, env))
-        for name, used in (("DATABASE_URL", plan.database_url), ("RABBITMQ_URL", plan.broker_url)):
-            if used:
-                say(f"using {name} from the environment")
         yield (
             Endpoints(
                 database_url=plan.database_url or postgres.url(stack),

@@ -1,0 +1,52 @@
+"""stack.json: how scripts and tests find a stack that is up."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from devstack import rabbitmq, secretfile
+from devstack.accounts import Merchant, Operator
+from devstack.processes import Unit
+from devstack.services import Endpoints
+from devstack.settings import Layout
+
+FLOWER_USER = "flower"
+
+
+def api_url(stack: Layout) -> str:
+    return f"http://127.0.0.1:{stack.ports.api}"
+
+
+def flower_url(stack: Layout) -> str:
+    return f"http://127.0.0.1:{stack.ports.flower}"
+
+
+def receiver_url(stack: Layout) -> str:
+    """Return where the tests receive alerts; nothing listens there unless a test does."""
+    return f"http://127.0.0.1:{stack.ports.receiver}/alerts"
+
+
+def contents(
+    stack: Layout, endpoints: Endpoints, units: list[Unit], merchant: Merchant, operator: Operator
+) -> dict[str, Any]:
+    """Return all that a script needs to use the stack."""
+    own_broker = any(unit.name == "rabbitmq" for unit in units)
+    management = f"http://127.0.0.1:{stack.ports.management}" if own_broker else None
+    flower_password = secretfile.password(stack.secrets_file, "flower")
+    return {
+        "api_url": api_url(stack),
+        "database_url": endpoints.database_url,
+        "broker_url": endpoints.broker_url,
+        "management_url": management,
+        "management": {"user": rabbitmq.USER, "password": endpoints.password} if own_broker else None,
+        "flower_url": flower_url(stack),
+        "flower": {"user": FLOWER_USER, "password": flower_password},
+        "alert_receiver_url": receiver_url(stack),
+        "merchant": asdict(merchant),
+        "operator": asdict(operator),
+        "processes": {unit.name: unit.pids() for unit in units},
+    }
+
+
+def write(stack: Layout, found: dict[str, Any]) -> None:
+    secretfile.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")

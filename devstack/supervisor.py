@@ -1,0 +1,187 @@
+"""One stack from start to end: servers, migrations, roles, health, stack.json, and the way back in order."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from devstack import accounts, health, processes, procfile, secretfile, services, stackfile, waiting
+from devstack.bootstrap import file_lock
+from devstack.console import DevstackError, say
+from devstack.processes import Unit
+from devstack.services import Endpoints, Plan
+from devstack.settings import Layout
+
+_STEP_LIMIT_SECONDS = 120
+_RESTART_PAUSE_SECONDS = 1.0
+_DEFAULTS = {"LOG_FORMAT": "console", "RETRY_BACKOFF_SECONDS": "1"}
+"""The caller's environment may change these; a first retry after a second lets the demo end soon."""
+
+NEEDS_NO_BROKER = frozenset({"api"})
+"""Roles that start while RabbitMQ still boots."""
+
+
+@dataclass
+class Stack:
+    """A stack that is up."""
+
+    layout: Layout
+    endpoints: Endpoints
+    env: dict[str, str]
+    units: list[Unit]
+    merchant: accounts.Merchant
+    operator: accounts.Operator
+    _ended: dict[str, float] = field(default_factory=dict)
+
+    def publish(self) -> dict[str, Any]:
+        """Write stack.json anew and return what stands in it."""
+        found = stackfile.contents(self.layout, self.endpoints, self.units, self.merchant, self.operator)
+        stackfile.write(self.layout, found)
+        return found
+
+    def watch(self, *, restart: bool) -> None:
+        """Look once after every process: one that ended is an error, or is started again like a service manager does.
+
+        A file ``$DEV_DIR/hold/<name>`` keeps a process down while it exists, so that a test can take its time.
+        """
+        if not restart:
+            health.refuse_ended(self.layout, self.units)
+            return
+        for unit in self.units:
+            if unit.managed.alive():
+                continue
+            if unit.name not in self._ended:
+                say(f"{unit.name} ended with status {unit.managed.exit_status()}")
+            ended = self._ended.setdefault(unit.name, time.monotonic())
+            held = (self.layout.home / "hold" / unit.name).exists()
+            if not held and time.monotonic() - ended >= _RESTART_PAUSE_SECONDS:
+                unit.relaunch()
+                del self._ended[unit.name]
+                say(f"{unit.name} started again")
+                self.publish()
+
+
+@contextmanager
+def supervised(layout: Layout) -> Iterator[None]:
+    """Be the only supervisor of this folder, without leftovers of the one before."""
+    layout.prepare()
+    if is_supervised(layout):
+        raise DevstackError(
+            f"a stack runs already in {layout.home}{_known_pid(layout)}; `make stop` ends it, another DEV_DIR together"
+            " with another DEV_PORT_BASE starts a second one"
+        )
+    with file_lock(layout.lock_file, limit_seconds=5):
+        layout.stack_file.unlink(missing_ok=True)
+        services.end_leftovers(layout)
+        own = psutil.Process()
+        record = {"pid": own.pid, "started": own.create_time()}
+        secretfile.write_private(layout.supervisor_file, json.dumps(record))
+        try:
+            yield
+        finally:
+            processes.kill_strays(layout)
+            layout.supervisor_file.unlink(missing_ok=True)
+
+
+def is_supervised(layout: Layout) -> bool:
+    """Whether a supervisor lives: only a living process holds the lock."""
+    if not layout.lock_file.exists():
+        return False
+    try:
+        with file_lock(layout.lock_file, limit_seconds=0):
+            return False
+    except DevstackError:
+        return True
+
+
+def _known_pid(layout: Layout) -> str:
+    pid = secretfile.read_json(layout.supervisor_file).get("pid")
+    return f" (supervisor {pid})" if pid else ""
+
+
+@contextmanager
+def running(layout: Layout, caller: dict[str, str], plan: Plan) -> Iterator[Stack]:
+    """Bring a whole stack up, yield it, and stop it in order; the caller holds ``supervised``."""
+    _check_semaphores()
+    commands = procfile.roles()
+    ports = {"the API": layout.ports.api, "Flower": layout.ports.flower}
+    services.refuse_taken_ports(services.needed_ports(layout, plan, ports))
+    with services.running(layout, plan, caller) as (endpoints, servers):
+        env = role_environment(layout, caller, endpoints)
+        units: list[Unit] = []
+        try:
+            _step(layout, "migrations", [sys.executable, "-m", "alembic", "upgrade", "head"], env)
+            _start(layout, {name: commands[name] for name in commands if name in NEEDS_NO_BROKER}, env, units)
+            services.wait_for_broker(layout, endpoints, servers)
+            _step(layout, "topology", [sys.executable, "-m", "tasks.topology"], env)
+            _start(layout, {name: commands[name] for name in commands if name not in NEEDS_NO_BROKER}, env, units)
+            where = health.Addresses(stackfile.api_url(layout), stackfile.flower_url(layout), endpoints.broker_url)
+            health.wait_until_healthy(layout, units, commands, where)
+            merchant = accounts.merchant(layout, where.api_url)
+            operator = accounts.operator(layout, where.api_url, env)
+            stack = Stack(layout, endpoints, env, [*servers, *units], merchant, operator)
+            stack.publish()
+            yield stack
+        finally:
+            layout.stack_file.unlink(missing_ok=True)
+            _stop_roles(layout, units)
+
+
+def _start(layout: Layout, commands: dict[str, str], env: dict[str, str], units: list[Unit]) -> None:
+    say(f"starting {', '.join(commands)}")
+    for name, command in commands.items():
+        units.append(procfile.start(layout, name, command, env))
+
+
+def _stop_roles(layout: Layout, units: list[Unit]) -> None:
+    managed = {unit.name: unit.managed for unit in units}
+    for group in procfile.stop_order(managed):
+        processes.stop([managed[name] for name in group])
+    servers = processes.leftovers(layout)
+    processes.kill_strays(layout, but=[servers[name] for name in services.STOP_LAST if name in servers])
+
+
+def _step(layout: Layout, what: str, command: list[str], env: dict[str, str]) -> None:
+    waiting.run_step(what, command, env, layout.logs / f"{what}.log", _STEP_LIMIT_SECONDS)
+    say(f"{what} done")
+
+
+def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoints) -> dict[str, str]:
+    """Return the variables of every role; the folders that they name are made here."""
+    metrics, keys, beat = (layout.home / name for name in ("metrics", "keys", "beat"))
+    shutil.rmtree(metrics, ignore_errors=True)  # counters of processes that are gone
+    for folder in (metrics, keys, beat):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    own = {
+        "HOST": "127.0.0.1",
+        "PORT": str(layout.ports.api),
+        "KEYS_DIR": str(keys),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        "BEAT_STATE_DIR": str(beat),
+        "FLOWER_PORT": str(layout.ports.flower),
+        "FLOWER_BASIC_AUTH": f"{stackfile.FLOWER_USER}:{secretfile.password(layout.secrets_file, 'flower')}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if endpoints.management_url:
+        own["FLOWER_BROKER_API"] = f"{endpoints.management_url}/api/"
+    return _DEFAULTS | caller | own | endpoints.variables()
+
+
+def _check_semaphores() -> None:
+    """Celery's prefork pool needs POSIX semaphores, and fails with a bare PermissionError where there are none."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        mode = f"{os.stat('/dev/shm').st_mode & 0o7777:o}" if os.path.isdir("/dev/shm") else "missing"  # noqa: S108
+        raise DevstackError(
+            f"this machine refuses semaphores ({error}), which Celery's workers need: /dev/shm must be a writable"
+            f" folder of mode 1777, here it is {mode}. As root: mkdir -p /dev/shm && chmod 1777 /dev/shm"
+        ) from error

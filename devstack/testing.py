@@ -1,0 +1,79 @@
+"""``make test``: the suite beside a stack of its own, on fresh data, in its own folder and on its own ports."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from devstack import services, stackfile, supervisor, waiting
+from devstack.bootstrap import ROOT
+from devstack.console import DevstackError, say
+from devstack.settings import TEST_DIR, TEST_PORT_BASE, Layout, environment, layout
+from devstack.supervisor import Stack
+
+_SUITE_LIMIT_SECONDS = 40 * 60
+_INTERRUPT_LIMIT_SECONDS = 60
+_TICK_SECONDS = 0.2
+_OWNED = "made-by-make-test"
+SETTINGS = {
+    "GATEWAY_TEST_TOKENS": "1",
+    "RETRY_BACKOFF_SECONDS": "1",
+    "RETRY_BACKOFF_MAX_SECONDS": "1",
+    "MESSAGE_TTL_MS": "20000",
+    "SWEEP_INTERVAL_SECONDS": "2",
+    "STUCK_AFTER_SECONDS": "25",
+    "PROVIDER_TIMEOUT_SECONDS": "5",
+    "LOG_LEVEL": "INFO",
+}
+"""What the roles of a test stack are told, all of it here: short delays, so that a test waits for no clock."""
+_NOT_FOR_TESTS = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL")
+"""Tests forget data: they never touch the servers of a running gateway, only those of TEST_DATABASE_URL and so on."""
+
+
+def test(arguments: list[str]) -> int:
+    """Run pytest with these arguments beside a fresh stack; return its exit status."""
+    own = layout(TEST_DIR, TEST_PORT_BASE)
+    caller = environment(dotenv=False)
+    plan = services.Plan.read(caller, prefix="TEST_")
+    for name in _NOT_FOR_TESTS:
+        if caller.pop(name, None):
+            say(f"{name} is not used by the tests; TEST_{name} would be")
+    caller |= SETTINGS | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
+    _take_possession(own)
+    with supervisor.supervised(own):
+        own.forget()
+        own.prepare()
+        (own.home / _OWNED).touch()
+        with supervisor.running(own, caller, plan) as stack:
+            return _pytest(stack, arguments)
+
+
+def _take_possession(own: Layout) -> None:
+    """Refuse a folder that holds the data of ``make run``: a run of the tests forgets it."""
+    if own.postgres_data.exists() and not (own.home / _OWNED).exists():
+        raise DevstackError(f"{own.home} holds data that `make test` did not make; set DEV_DIR to another folder")
+
+
+def _pytest(stack: Stack, arguments: list[str]) -> int:
+    env = {**stack.env, "GATEWAY_STACK": str(stack.layout.stack_file)}
+    command = [sys.executable, "-m", "pytest", *arguments]
+    say(" ".join(["pytest", *arguments]))
+    suite = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
+    try:
+        while suite.poll() is None:
+            if time.monotonic() > deadline:
+                raise DevstackError(f"the tests did not end within {_SUITE_LIMIT_SECONDS} s")
+            stack.watch(restart=True)
+            waiting.pause(_TICK_SECONDS)
+    finally:
+        if suite.poll() is None:
+            suite.send_signal(signal.SIGINT)  # pytest tells what it was doing
+            with suppress(subprocess.TimeoutExpired):
+                suite.wait(_INTERRUPT_LIMIT_SECONDS)
+            if suite.poll() is None:
+                os.killpg(suite.pid, signal.SIGKILL)
+                suite.wait()
+    return suite.returncode
