@@ -1,9 +1,11 @@
 """Access tokens: issuing them, and deciding whom a request speaks for.
 
 A token is trusted without a database query: signing keys and revocations are kept in the process and read again at most
-every second. So another process's revocation is noticed within a second; the process that revoked knows at once.
+every second. So another process's revocation is noticed within a second; the process that revoked knows at once. A
+signature that was verified is not verified again for `VERIFIED_SECONDS`.
 """
 
+import hashlib
 import threading
 import time
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Flask, g
+from flask import Flask, g, request
 from flask_jwt_extended import JWTManager, create_access_token, verify_jwt_in_request
 from flask_jwt_extended.exceptions import JWTExtendedException, NoAuthorizationError
 from jwt import PyJWTError
@@ -29,6 +31,10 @@ TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
 REVOCATIONS_SECONDS = 1.0
 """The longest that a revocation of another process stays unknown here."""
+VERIFIED_SECONDS = 10.0
+"""How long the outcome of verifying a signature is kept: the longest that a removed signing key still works."""
+VERIFIED_MAX = 10_000
+"""Tokens whose verification is kept; when there are more, all are verified anew."""
 
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
 _INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
@@ -83,6 +89,8 @@ class _Trust:
 
 
 _trust = _Trust()
+_verified: dict[bytes, tuple[Caller, float]] = {}
+"""By the digest of the Authorization header: whom it speaks for, and until when (monotonic) that is taken for granted."""
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
@@ -105,6 +113,25 @@ def authenticate() -> Caller:
         AuthenticationRequired: it has no bearer token.
         InvalidToken: the token is malformed, forged, expired, revoked or not meant for this API.
     """
+    header = request.headers.get("Authorization", "")
+    digest = hashlib.sha256(header.encode(errors="replace")).digest()
+    caller, until = _verified.get(digest, (None, 0.0))
+    if caller is None or time.monotonic() >= until:
+        caller = _verify()
+        _keep(digest, caller)
+    if _trust.is_lost(caller):
+        raise InvalidToken(headers=_INVALID)
+    return caller
+
+
+def _keep(digest: bytes, caller: Caller) -> None:
+    if len(_verified) >= VERIFIED_MAX:
+        _verified.clear()
+    lifetime = (caller.expires_at - datetime.now(UTC)).total_seconds()
+    _verified[digest] = (caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime))
+
+
+def _verify() -> Caller:
     try:
         verified = verify_jwt_in_request()
     except NoAuthorizationError:
@@ -112,10 +139,7 @@ def authenticate() -> Caller:
     except (JWTExtendedException, PyJWTError, ValueError, RecursionError):
         raise InvalidToken(headers=_INVALID) from None
     assert verified is not None  # only optional tokens come back as None
-    caller = _caller_of(verified[1])
-    if _trust.is_lost(caller):
-        raise InvalidToken(headers=_INVALID)
-    return caller
+    return _caller_of(verified[1])
 
 
 def demand(caller: Caller, scope: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from gateway.api import access, edge
 from gateway.api.access import Caller
-from gateway.api.validation import parse_json, parse_parameters, refuse_card_number
+from gateway.api.validation import QueryModel, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import parse_id
 from gateway.errors import GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
@@ -87,6 +87,10 @@ class Call:
         return IdempotencyKey.of(key, request.method, request.path, request.get_data())
 
 
+class NoQuery(QueryModel):
+    """The query string of a call that takes none."""
+
+
 View = Callable[..., Reply]
 
 
@@ -121,7 +125,9 @@ class Endpoint:
         if caller is not None and self.scope is not None:
             access.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
-        if self.query is not None:
+        if self.query is NoQuery:
+            _refuse_parameters()
+        elif self.query is not None:
             arguments["query"] = parse_parameters(self.query, request.args.items(multi=True))
         if self.body is not None:
             arguments["body"] = parse_json(self.body, _body_of_type(JSON))
@@ -175,6 +181,7 @@ class Routes:
 
         def declare(view: View) -> View:
             models = {name: hint for name, hint in get_type_hints(view).items() if name in {"body", "query"}}
+            takes_none = None if public and "body" not in models else NoQuery
             endpoint = Endpoint(
                 method=method,
                 path=path,
@@ -184,7 +191,7 @@ class Routes:
                 scope=scope,
                 body=models.get("body"),
                 form=form,
-                query=models.get("query"),
+                query=models.get("query", takes_none),
                 ids=tuple(_PATH_PARAMETER.findall(path)),
                 answers=answers,
                 errors=tuple(errors),
@@ -216,6 +223,11 @@ def _id_of(text: str) -> UUID:
     if parsed is None:
         raise NotFound
     return parsed
+
+
+def _refuse_parameters() -> None:
+    if request.query_string:
+        parse_parameters(NoQuery, request.args.items(multi=True))
 
 
 def _body_of_type(media_type: str) -> bytes:

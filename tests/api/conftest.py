@@ -1,0 +1,115 @@
+"""A gateway application on the test database, and callers of every kind."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from gateway.app import create_app
+from gateway.db import begin
+from gateway.domain import merchants
+from gateway.domain.ids import new_id
+from gateway.passwords import hash_password
+
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Someone who calls the API with one token, or with none."""
+
+    app: Flask
+    token: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def call(self, method: str, path: str, **options: Any) -> TestResponse:
+        headers = dict(options.pop("headers", {}))
+        if self.token is not None:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        return self.app.test_client().open(path, method=method, headers=headers, **options)
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        return self.call("GET", path, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> TestResponse:
+        """Post `body` as JSON, or as it is when it is bytes."""
+        if body is not None:
+            options["data"] = body if isinstance(body, bytes) else json.dumps(body).encode()
+            options.setdefault("content_type", "application/json")
+        return self.call("POST", path, **options)
+
+    def pay(self, headers: Mapping[str, str] | None = None, **fields: Any) -> TestResponse:
+        """Post a payment that is valid but for `fields`."""
+        return self.post("/v1/transactions", {"amount": 1000, "currency": "USD", **fields}, headers=headers or {})
+
+    @property
+    def merchant_id(self) -> UUID:
+        return UUID(self.facts["merchant"]["id"])
+
+
+@pytest.fixture(scope="session")
+def app() -> Flask:
+    """The application."""
+    return create_app()
+
+
+@pytest.fixture
+def anonymous(app: Flask, database: None) -> Caller:  # noqa: ARG001
+    """Someone without a token."""
+    return Caller(app)
+
+
+def register(app: Flask) -> Caller:
+    """A new merchant's owner."""
+    body = {"email": f"{new_id().hex}@example.com", "password": PASSWORD, "business_name": "Ada's Bookshop"}
+    answer = Caller(app).post("/auth/register", body)
+    assert answer.status_code == 201, answer.text
+    return Caller(app, answer.json["access_token"], answer.json)
+
+
+@pytest.fixture
+def merchant(app: Flask, database: None) -> Caller:  # noqa: ARG001
+    """The owner of a merchant."""
+    return register(app)
+
+
+@pytest.fixture
+def other_merchant(app: Flask, database: None) -> Caller:  # noqa: ARG001
+    """The owner of another merchant."""
+    return register(app)
+
+
+@pytest.fixture
+def operator(app: Flask, database: None) -> Caller:  # noqa: ARG001
+    """An operator of the gateway."""
+    email = "operator@example.com"
+    with begin() as connection:
+        merchants.create_operator(connection, email=email, password_hash=hash_password(PASSWORD), actor="test")
+    answer = Caller(app).post("/auth/login", {"email": email, "password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    return Caller(app, answer.json["access_token"], {"email": email})
+
+
+def expect_problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """The problem document of an answer that must have this status and code (RFC 9457)."""
+    assert answer.status_code == status, answer.text
+    assert answer.content_type == "application/problem+json"
+    problem: dict[str, Any] = json.loads(answer.data)
+    assert problem["status"] == status
+    assert problem["code"] == code, problem
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["type"].endswith(code)
+    assert problem["request_id"] == answer.headers["X-Request-Id"]
+    assert ("errors" in problem) == (status == 422)
+    return problem
+
+
+def field_errors(answer: TestResponse) -> dict[str, str]:
+    """Of a 422: the code of the error at each pointer."""
+    return {error["pointer"]: error["code"] for error in json.loads(answer.data)["errors"]}

@@ -1,0 +1,229 @@
+"""Which tokens are trusted (api.md, Authentication)."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from flask import Flask
+
+from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
+from gateway.keys import key_ring
+from tests.api.conftest import Caller, expect_problem
+from tests.factories import execute
+from tests.support import eventually
+
+STRANGER = rsa.generate_private_key(65537, 2048)
+
+
+def claims_of(merchant: Caller, **changes: Any) -> dict[str, Any]:
+    """The claims of the merchant's own token, with changes; None removes one."""
+    claims = jwt.decode(str(merchant.token), options={"verify_signature": False}) | changes
+    return {name: value for name, value in claims.items() if value is not None}
+
+
+def signed(claims: dict[str, Any], key: Any = None, algorithm: str = "RS256", **header: Any) -> str:
+    newest = key_ring().newest()
+    return jwt.encode(claims, key or newest.private, algorithm, {"kid": newest.key_id} | header)
+
+
+def expect_refused(app: Flask, token: str) -> None:
+    answer = Caller(app, token).get("/v1/transactions")
+    expect_problem(answer, 401, "invalid_token")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_a_token_has_the_claims_of_the_contract(merchant: Caller) -> None:
+    header = jwt.get_unverified_header(str(merchant.token))
+    claims = claims_of(merchant)
+
+    assert (header["alg"], header["kid"]) == ("RS256", key_ring().newest().key_id)
+    assert claims["sub"] == merchant.facts["user"]["id"]
+    assert claims["merchant_id"] == str(merchant.merchant_id)
+    assert claims["scope"] == " ".join(MERCHANT_SCOPES)
+    assert claims["exp"] - claims["iat"] == 3600
+    assert claims["iss"] == "payment-gateway"
+    assert claims["aud"] == "payment-gateway-api"
+    assert claims["jti"]
+
+
+def test_a_token_verifies_with_the_published_keys(anonymous: Caller, merchant: Caller) -> None:
+    answer = anonymous.get("/.well-known/jwks.json")
+
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    keys = jwt.PyJWKSet.from_dict(answer.json)
+    kid = jwt.get_unverified_header(str(merchant.token))["kid"]
+    claims = jwt.decode(str(merchant.token), keys[kid], algorithms=["RS256"], audience="payment-gateway-api")
+    assert claims["sub"] == merchant.facts["user"]["id"]
+    assert all(set(key) == {"kty", "n", "e", "use", "alg", "kid"} for key in answer.json["keys"])
+
+
+def test_a_resigned_token_is_trusted(app: Flask, merchant: Caller) -> None:
+    assert Caller(app, signed(claims_of(merchant))).get("/v1/transactions").status_code == 200
+
+
+def test_a_token_without_a_signature_is_refused(app: Flask, merchant: Caller) -> None:
+    def encoded(part: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+    kid = key_ring().newest().key_id
+    for algorithm in ("none", "None", "NONE", "nOnE"):
+        head = encoded({"alg": algorithm, "typ": "JWT", "kid": kid})
+        expect_refused(app, f"{head}.{encoded(claims_of(merchant))}.")
+
+
+def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(app: Flask, merchant: Caller) -> None:
+    newest = key_ring().newest()
+    public = newest.public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    def encoded(raw: bytes) -> bytes:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+    head = encoded(json.dumps({"alg": "HS256", "typ": "JWT", "kid": newest.key_id}).encode())
+    signing_input = head + b"." + encoded(json.dumps(claims_of(merchant)).encode())
+    signature = encoded(hmac.digest(public, signing_input, hashlib.sha256))
+    expect_refused(app, (signing_input + b"." + signature).decode())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": "another-api"},
+        {"aud": None},
+        {"iss": "another-issuer"},
+        {"iss": None},
+        {"exp": 1},
+        {"exp": None},
+        {"exp": "soon"},
+        {"iat": 2**40},
+        {"iat": None},
+        {"sub": None},
+        {"sub": 7},
+        {"jti": None},
+        {"scope": None},
+        {"scope": ["transactions:read"]},
+        {"merchant_id": "not-an-id"},
+        {"merchant_id": 7},
+        {"type": "refresh"},
+    ],
+)
+def test_a_token_with_a_wrong_or_missing_claim_is_refused(
+    app: Flask, merchant: Caller, changes: dict[str, Any]
+) -> None:
+    expect_refused(app, signed(claims_of(merchant, **changes)))
+
+
+@pytest.mark.parametrize("header", [{"kid": "unknown"}, {"kid": ""}, {"kid": "../../etc/passwd"}])
+def test_a_token_that_names_no_key_of_ours_is_refused(app: Flask, merchant: Caller, header: dict[str, Any]) -> None:
+    expect_refused(app, signed(claims_of(merchant), STRANGER, **header))
+
+
+def test_a_token_signed_by_a_stranger_is_refused(app: Flask, merchant: Caller) -> None:
+    expect_refused(app, signed(claims_of(merchant), STRANGER))
+
+
+def test_a_token_signed_with_another_algorithm_is_refused(app: Flask, merchant: Caller) -> None:
+    expect_refused(app, signed(claims_of(merchant), algorithm="RS512"))
+
+
+def test_a_token_whose_claims_were_changed_is_refused(app: Flask, merchant: Caller) -> None:
+    head, _, signature = str(merchant.token).split(".")
+    body = json.dumps(claims_of(merchant, scope="operations:write")).encode()
+    expect_refused(app, f"{head}.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.{signature}")
+
+
+@pytest.mark.parametrize("token", ["x", "x.y", "x.y.z", "...", "e30.e30.e30", "W10.W10.W10", "ä.ö.ü", "a" * 8000])
+def test_what_is_no_token_is_refused(app: Flask, database: None, token: str) -> None:  # noqa: ARG001
+    expect_refused(app, token)
+
+
+def test_a_deeply_nested_header_is_refused(app: Flask, database: None) -> None:  # noqa: ARG001
+    deep = base64.urlsafe_b64encode(b'{"a":' * 5000).rstrip(b"=").decode()
+    expect_refused(app, f"{deep}.{deep}.x")
+
+
+@pytest.mark.parametrize("kid", [7, ["x"], {"a": 1}, True])
+def test_a_key_id_that_is_not_text_is_refused(app: Flask, merchant: Caller, kid: Any) -> None:
+    head = base64.urlsafe_b64encode(json.dumps({"alg": "RS256", "kid": kid}).encode()).rstrip(b"=").decode()
+    expect_refused(app, ".".join([head, *str(merchant.token).split(".")[1:]]))
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Basic YTpi", "Token x", "bearer"])
+def test_without_a_bearer_token_authentication_is_required(anonymous: Caller, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    answer = anonymous.get("/v1/transactions", headers=headers)
+
+    expect_problem(answer, 401, "authentication_required")
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_token_that_worked_expires(app: Flask, merchant: Caller) -> None:
+    caller = Caller(app, signed(claims_of(merchant, exp=int(time.time()) + 2)))
+    assert caller.get("/v1/transactions").status_code == 200
+
+    eventually(lambda: caller.get("/v1/transactions").status_code == 401, within=5, what="the expiry")
+
+
+def test_a_token_that_another_process_revoked_is_refused_within_two_seconds(app: Flask, merchant: Caller) -> None:
+    assert merchant.get("/v1/transactions").status_code == 200
+    execute(
+        "INSERT INTO revoked_tokens (jti, expires_at) VALUES (:jti, now() + interval '1 hour')",
+        jti=claims_of(merchant)["jti"],
+    )
+
+    eventually(lambda: merchant.get("/v1/transactions").status_code == 401, within=2, what="the revocation")
+    expect_refused(app, str(merchant.token))
+
+
+def test_the_tokens_of_a_client_that_was_revoked_are_refused_within_two_seconds(app: Flask, merchant: Caller) -> None:
+    form = {"grant_type": "client_credentials", **merchant.facts["client"]}
+    client = Caller(app, Caller(app).call("POST", "/oauth/token", data=form).json["access_token"])
+    assert client.get("/v1/transactions").status_code == 200
+    execute("UPDATE api_clients SET revoked_at = now()")
+
+    eventually(lambda: client.get("/v1/transactions").status_code == 401, within=2, what="the revocation")
+    assert merchant.get("/v1/transactions").status_code == 200
+
+
+def test_a_token_of_an_operator_has_the_scopes_of_operators_and_no_merchant(operator: Caller) -> None:
+    claims = claims_of(operator)
+
+    assert claims["scope"] == " ".join(OPERATOR_SCOPES)
+    assert "merchant_id" not in claims  # None was dropped by claims_of
+
+
+MERCHANT_ROUTES = [
+    ("POST", "/v1/transactions"),
+    ("GET", "/v1/transactions"),
+    ("GET", "/v1/transactions/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
+    ("GET", "/v1/settlements"),
+    ("GET", "/v1/settlements/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
+]
+OPERATOR_ROUTES = [
+    ("GET", "/v1/dead-letters"),
+    ("GET", "/v1/dead-letters/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
+    ("POST", "/v1/dead-letters/01a203ac-0af0-72d9-8fb4-1064eca29cd1/replay"),
+    ("POST", "/v1/dead-letters/01a203ac-0af0-72d9-8fb4-1064eca29cd1/discard"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), MERCHANT_ROUTES + OPERATOR_ROUTES)
+def test_everything_under_v1_needs_a_token(anonymous: Caller, method: str, path: str) -> None:
+    expect_problem(anonymous.call(method, path), 401, "authentication_required")
+
+
+@pytest.mark.parametrize(("method", "path"), MERCHANT_ROUTES)
+def test_an_operator_may_not_act_for_merchants(operator: Caller, method: str, path: str) -> None:
+    expect_problem(operator.call(method, path), 403, "insufficient_scope")
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATOR_ROUTES)
+def test_a_merchant_may_not_act_for_operators(merchant: Caller, method: str, path: str) -> None:
+    expect_problem(merchant.call(method, path), 403, "insufficient_scope")
