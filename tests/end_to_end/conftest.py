@@ -42,15 +42,10 @@ class Processes:
         self._home = stack_file.parent
         self._stack_file = stack_file
 
-    def pids(self, role: str) -> list[int]:
-        """The leading processes of a role, as stack.json has them now."""
-        found: list[int] = json.loads(self._stack_file.read_text())["processes"][role]
-        return found
-
-    def send(self, role: str, number: signal.Signals) -> None:
-        """Send a signal to the role's leading processes."""
-        for pid in self.pids(role):
-            os.kill(pid, number)
+    def leader(self, role: str) -> int:
+        """The leading process of a role, as stack.json has it now."""
+        leader: int = json.loads(self._stack_file.read_text())["processes"][role][0]
+        return leader
 
     @contextmanager
     def down(self, role: str, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
@@ -59,7 +54,7 @@ class Processes:
         hold.parent.mkdir(exist_ok=True)
         hold.touch()
         try:
-            self.send(role, number)
+            os.kill(self.leader(role), number)
             yield
         finally:
             hold.unlink()

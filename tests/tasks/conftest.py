@@ -10,8 +10,10 @@ from tasks import app, topology
 
 
 @pytest.fixture(scope="session")
-def _topology() -> None:
+def _topology() -> Iterator[None]:
     topology.declare()
+    yield
+    app.pool.force_close_all()
 
 
 @pytest.fixture
