@@ -46,6 +46,8 @@ class Managed:
         return self.process.pid
 
     def alive(self) -> bool:
+        if isinstance(self.process, psutil.Popen):
+            return self.exit_status() is None
         try:
             return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
