@@ -1,6 +1,6 @@
 """Choosing a provider for each accepted transaction: `pending` becomes `processing`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -35,6 +35,14 @@ _ROUTE = text("""
 """)
 
 
+def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
+    """Those that another worker routed between the two statements: who hands them on is not known, so we do too."""
+    if not ids:
+        return set()
+    query = select(Transaction.id).where(Transaction.id.in_(ids), Transaction.status == TransactionStatus.PROCESSING)
+    return set(connection.scalars(query))
+
+
 def route(connection: Connection, ids: Sequence[UUID], choose: Callable[[str], Route]) -> Routed:
     """Route those of `ids` that are pending; `choose` picks by currency.
 
@@ -52,6 +60,7 @@ def route(connection: Connection, ids: Sequence[UUID], choose: Callable[[str], R
             "providers": [choice.provider for choice in chosen],
             "reasons": [choice.reason for choice in chosen],
         }
-        routed |= set(connection.scalars(_ROUTE, values))
+        moved = set(connection.scalars(_ROUTE, values))
+        routed |= moved | _processing(connection, routes.keys() - moved)
     known = {row.id for row in found}
     return Routed([id for id in ids if id in routed], [id for id in ids if id not in known])

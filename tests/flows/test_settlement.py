@@ -185,6 +185,15 @@ def test_routing_twice_hands_the_same_ids_on_and_changes_nothing() -> None:
     assert count("transactions", "routing_reason IS NOT NULL AND status = 'processing'") == 3
 
 
+def test_a_transaction_that_two_workers_route_at_once_is_handed_on_by_both() -> None:
+    ids = [accept_payment(merchant_id) for merchant_id in [make_merchant()] for _ in range(20)]
+    for _ in range(10):
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: routing.route(ids).routed, range(4)))
+        assert results == [ids] * 4
+        execute("UPDATE transactions SET status = 'pending', provider = NULL, routing_reason = NULL")
+
+
 def test_routing_leaves_finished_transactions_alone() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     settle([id], "task-1")
