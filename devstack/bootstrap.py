@@ -104,8 +104,10 @@ def _fetch_uv(python: str) -> str | None:
 
 
 def _run(command: list[str]) -> bool:
+    # uv trusts its own list of authorities unless told to ask the system, as pip does: a company's proxy has its own.
+    env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | os.environ
     try:
-        return subprocess.run(command, check=False, cwd=ROOT, timeout=_INSTALL_LIMIT_SECONDS).returncode == 0
+        return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_INSTALL_LIMIT_SECONDS).returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
         say(f"{command[0]}: {error}")
         return False

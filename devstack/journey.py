@@ -18,6 +18,7 @@ _PAYMENTS = (
 )
 _FINAL = frozenset({"completed", "failed", "dead_lettered", "canceled"})
 _LIMIT_SECONDS = 90
+_EAGER_SECONDS, _EAGER_LIMIT_SECONDS, _PATIENT_SECONDS = 0.1, 3.0, 1.0
 _REQUEST_LIMIT_SECONDS = 5
 
 
@@ -41,6 +42,7 @@ class Journey:
         self._url = f"{api_url}/v1/transactions"
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {token}"
+        self._next = 0.0
         self._started = time.monotonic()
         write("\ndemo payments through the public API:")
         self._payments = [self._post(*payment) for payment in _PAYMENTS]
@@ -75,7 +77,11 @@ class Journey:
         return time.monotonic() - self._started
 
     def step(self) -> None:
-        """Ask once for each payment that is still under way."""
+        """Ask for each payment that is still under way, at first often, then once a second."""
+        now = self.age
+        if now < self._next:
+            return
+        self._next = now + (_EAGER_SECONDS if now < _EAGER_LIMIT_SECONDS else _PATIENT_SECONDS)
         for payment in self._payments:
             if not payment.final:
                 try:
@@ -93,4 +99,4 @@ class Journey:
         failure = found.get("failure")
         reason = f": {failure['code']}" if isinstance(failure, dict) else ""
         tried = f", attempt {attempts}" if attempts else ""
-        write(f"  {self.age:5.1f} s  {payment.label}  {status}{tried}{reason}")
+        write(f"  demo {self.age:5.1f} s  {payment.label}  {status}{tried}{reason}")

@@ -1,10 +1,12 @@
 """Starting processes, remembering them in pid files, and ending them: this start's own and leftovers of the last."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ CLOCK_TOLERANCE_SECONDS = 2.0
 """psutil derives start times from the boot time, which moves a little when the clock is set."""
 STRAY_LIMIT_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,22 @@ def belongs(stack: Layout, process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return str(stack.postgres_data) in process.cmdline()
     return False
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever loses its own below this process (Linux; see PR_SET_CHILD_SUBREAPER, prctl(2)).
+
+    In a container without a reaping init they would stay in the process table as zombies.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans() -> None:
+    """Take the exit statuses of adopted processes; to be called when this start's own children have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
 
 
 def strays(stack: Layout) -> list[psutil.Process]:

@@ -81,6 +81,7 @@ def supervised(layout: Layout) -> Iterator[None]:
     with file_lock(layout.lock_file, limit_seconds=5):
         layout.stack_file.unlink(missing_ok=True)
         services.end_leftovers(layout)
+        processes.adopt_orphans()
         own = psutil.Process()
         record = {"pid": own.pid, "started": own.create_time()}
         secretfile.write_private(layout.supervisor_file, json.dumps(record))
@@ -88,6 +89,7 @@ def supervised(layout: Layout) -> Iterator[None]:
             yield
         finally:
             processes.kill_strays(layout)
+            processes.reap_orphans()
             layout.supervisor_file.unlink(missing_ok=True)
 
 
