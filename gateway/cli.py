@@ -15,8 +15,9 @@ from uuid import UUID
 import click
 from flask import Flask
 
-from gateway import db
+from gateway import cli_reconciliation, db
 from gateway.api.auth import normalised_email
+from gateway.console import alert_receiver
 from gateway.domain import dead_letters, merchants
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import parse_id
@@ -236,3 +237,5 @@ def register(app: Flask) -> None:
     """Add the commands to `app`: one line per group."""
     app.cli.add_command(users)
     app.cli.add_command(dead_letter_commands)
+    app.cli.add_command(cli_reconciliation.command)
+    app.cli.add_command(alert_receiver.command)

@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     )
     reconciliation_hour: int = Field(default=2, ge=0, le=23, description="Hour of the nightly reconciliation")
     reconciliation_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    reconciliation_timeout_seconds: int = Field(
+        default=900,
+        ge=1,
+        le=1_500,
+        description="The longest that a reconciliation may take; RabbitMQ takes a message back after half an hour",
+    )
 
     alert_webhook_url: WebUrl | None = Field(default=None, description="Receiver of alerts; without it they are logged")
     alert_timeout_seconds: int = Field(default=10, ge=1, le=30, description="The longest that the receiver may take")

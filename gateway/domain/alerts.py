@@ -1,17 +1,22 @@
 """Raising alerts: a row in the commit of its cause, delivered afterwards (gateway.flows.alerts)."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from loguru import logger
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, text, update
 
 from gateway.domain import outbox
 from gateway.domain.ids import new_id, utc_now
 from gateway.models.operations import Alert
 
 Severity = Literal["critical", "error", "warning", "info"]
+
+ATTEMPTS_MAX = 4
+"""Tries at delivering one alert: the first one and three retries, whichever messages brought it."""
 
 
 def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> None:
@@ -34,3 +39,54 @@ def overdue(connection: Connection, seconds: int, limit: int) -> list[UUID]:
     since = utc_now() - timedelta(seconds=seconds)
     query = select(Alert.id).where(Alert.status == "pending", Alert.created_at < since).order_by(Alert.id).limit(limit)
     return list(connection.scalars(query))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An alert that is about to be delivered; `attempts` counts this one."""
+
+    id: UUID
+    severity: str
+    message: str
+    details: dict[str, Any]
+    created_at: datetime
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a try at delivering came to: `pending` is one that is to be tried again."""
+
+    id: UUID
+    status: Literal["delivered", "logged", "failed", "pending"]
+    error: str | None = None
+
+
+def claim(connection: Connection, ids: Sequence[UUID]) -> list[Claim]:
+    """Count a try at each of `ids` that still waits to be delivered, oldest first."""
+    columns = (Alert.id, Alert.severity, Alert.message, Alert.details, Alert.created_at, Alert.attempts)
+    rows = connection.execute(
+        update(Alert)
+        .where(Alert.id.in_(ids), Alert.status == "pending")
+        .values(attempts=Alert.attempts + 1)
+        .returning(*columns)
+    )
+    return sorted((Claim(*row) for row in rows), key=lambda claim: claim.id)
+
+
+_RECORD = text("""
+    UPDATE alerts a
+    SET status = r.status, last_error = r.error, finished_at = CASE WHEN r.status <> 'pending' THEN now() END
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:errors AS text[])) AS r (id, status, error)
+    WHERE a.id = r.id AND a.status = 'pending'
+""")
+
+
+def record(connection: Connection, results: Sequence[Result]) -> None:
+    """Write what the tries came to; an alert that another worker delivered meanwhile stays delivered."""
+    values = {
+        "ids": [result.id for result in results],
+        "statuses": [result.status for result in results],
+        "errors": [result.error for result in results],
+    }
+    connection.execute(_RECORD, values)

@@ -1,0 +1,1 @@
+"""The operators' and merchants' web pages, and the pages that help in development."""

@@ -1,0 +1,145 @@
+"""Delivering alerts to the operators' receiver: claim (commit), POST, record (commit).
+
+At least once: a worker that dies between the call and the recording delivers again.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+import requests
+import urllib3
+from loguru import logger
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import alerts
+from gateway.domain.alerts import Claim, Result
+from gateway.domain.ids import rfc3339
+from gateway.errors import TransientError
+from gateway.telemetry import ALERTS
+
+CALLS_AT_ONCE = 10
+ERROR_BODY_MAX_BYTES = 300
+"""How much of a refusing answer is read and kept; of an accepting one nothing is read."""
+NO_ANSWER = "no answer within {} s"
+NOT_TRIED = "not tried: none of the alerts before it got an answer"
+
+
+class AlertNotDelivered(TransientError):
+    """The receiver of alerts did not take an alert."""
+
+    code = "alert_not_delivered"
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="alert")
+
+
+def deliver(ids: Sequence[UUID]) -> list[UUID]:
+    """Deliver those of `ids` that are not delivered yet; return those to be tried again.
+
+    An alert that failed `ATTEMPTS_MAX` times is given up: it keeps its last error, and the log tells.
+    Without a receiver alerts go to the log instead.
+    """
+    with db.autocommit() as connection:
+        claims = alerts.claim(connection, ids)
+    if not claims:
+        return []
+    url = settings().alert_webhook_url
+    if url is None:
+        results = [_log_instead(claim) for claim in claims]
+    else:
+        results = [_result(claim, error) for claim, error in _post_all(url, claims)]
+    with db.autocommit() as connection:
+        alerts.record(connection, results)
+    severities = {claim.id: claim.severity for claim in claims}
+    for result in results:
+        if result.status != "pending":
+            ALERTS.labels(severities[result.id], result.status).inc()
+    return [result.id for result in results if result.status == "pending"]
+
+
+def _log_instead(claim: Claim) -> Result:
+    logger.log(claim.severity.upper(), "alert (ALERT_WEBHOOK_URL is not set): {} {}", claim.message, claim.details)
+    return Result(claim.id, "logged")
+
+
+def _result(claim: Claim, error: str | None) -> Result:
+    if error is None:
+        return Result(claim.id, "delivered")
+    if claim.attempts < alerts.ATTEMPTS_MAX:
+        logger.warning("alert {} was not delivered, try {}: {}", claim.id, claim.attempts, error)
+        return Result(claim.id, "pending", error)
+    logger.error("alert {} is given up after {} tries ({}): {}", claim.id, claim.attempts, error, claim.message)
+    return Result(claim.id, "failed", error)
+
+
+def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | None]]:
+    """POST `claims`, some at a time. A receiver that answers none of them is not asked any further this time.
+
+    So a dead receiver holds up the queue's other work for one timeout, however many alerts wait for it.
+    """
+    limit = settings().alert_timeout_seconds
+    answers = True
+    for start in range(0, len(claims), CALLS_AT_ONCE):
+        group = claims[start : start + CALLS_AT_ONCE]
+        if not answers:
+            yield from ((claim, NOT_TRIED) for claim in group)
+            continue
+        calls: dict[Future[tuple[bool, str | None]], Claim] = {
+            _threads().submit(_post, url, claim, limit): claim for claim in group
+        }
+        ended, late = wait(calls, timeout=limit)
+        for call in late:
+            call.cancel()  # one that has not begun; the others end by their own timeouts
+        outcomes = [(calls[call], *call.result()) for call in ended]
+        outcomes += [(calls[call], False, NO_ANSWER.format(limit)) for call in late]
+        answers = any(answered for _, answered, _ in outcomes)
+        yield from ((claim, error) for claim, _, error in outcomes)
+
+
+def _post(url: str, claim: Claim, timeout_seconds: int) -> tuple[bool, str | None]:
+    """POST one alert. Whether the receiver answered, and why it did not take the alert, if so."""
+    try:
+        with requests.post(
+            url, json=_body(claim), timeout=timeout_seconds, allow_redirects=False, stream=True
+        ) as answer:
+            if HTTPStatus.OK <= answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
+                return True, None
+            return True, _refusal(answer)
+    except requests.Timeout:
+        return False, NO_ANSWER.format(timeout_seconds)
+    except (requests.RequestException, OSError) as exc:
+        return False, _cause(exc)
+
+
+def _body(claim: Claim) -> dict[str, Any]:
+    return {
+        "service": settings().log_service_name,
+        "severity": claim.severity,
+        "message": claim.message,
+        "details": claim.details,
+        "timestamp": rfc3339(claim.created_at),
+    }
+
+
+def _refusal(answer: requests.Response) -> str:
+    try:
+        body = answer.raw.read(ERROR_BODY_MAX_BYTES, decode_content=True)
+    except (urllib3.exceptions.HTTPError, OSError):
+        body = b""
+    shown = " ".join(body.decode("utf-8", "replace").replace("\x00", "").split())
+    return f"HTTP {answer.status_code}: {shown}" if shown else f"HTTP {answer.status_code}"
+
+
+def _cause(exc: BaseException) -> str:
+    """What went wrong, without the URL, which may hold the receiver's secret."""
+    root = exc
+    while root.__context__ is not None:
+        root = root.__context__
+    return f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__

@@ -1,0 +1,69 @@
+"""Running a reconciliation from beginning to end."""
+
+from datetime import datetime
+from uuid import UUID
+
+from loguru import logger
+from psycopg.errors import QueryCanceled
+from sqlalchemy.exc import OperationalError
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import reconciliation
+from gateway.domain.reconciliation import Run
+from gateway.errors import PermanentError
+
+
+class ReconciliationCanceled(PermanentError):
+    """PostgreSQL canceled the reconciliation."""
+
+    code = "reconciliation_canceled"
+
+
+def reconcile(period_from: datetime | None = None, period_to: datetime | None = None) -> Run:
+    """Compare everything that completed or settled in the period; log what came of it.
+
+    By default the period is everything up to now, and so it is every night: beat does not catch up after an outage,
+    so a run must also cover what a missed one left, and a payment whose commit came later than its completion time
+    would fall between two adjacent periods. Rows that agreed last night may disagree today, too.
+
+    Raises:
+        ReconciliationRunning: another one is under way.
+        ReconciliationCanceled: it took longer than `RECONCILIATION_TIMEOUT_SECONDS`; nothing of it is stored.
+        ValidationFailed: the period ends before it begins.
+    """
+    with db.begin() as connection:
+        run_id = reconciliation.open_run(connection, period_from, period_to)
+    limit = settings().reconciliation_timeout_seconds
+    try:
+        with db.begin() as connection:
+            run = reconciliation.carry_out(
+                connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
+            )
+    except Exception as exc:
+        _close(run_id, exc)
+        if isinstance(exc, OperationalError) and isinstance(exc.orig, QueryCanceled):
+            raise ReconciliationCanceled(
+                f"PostgreSQL ended the reconciliation (RECONCILIATION_TIMEOUT_SECONDS is {limit}): {exc.orig}"
+            ) from exc
+        raise
+    _log(run)
+    return run
+
+
+def _close(run_id: UUID, exc: Exception) -> None:
+    reason = str(getattr(exc, "orig", None) or exc).partition("\n")[0]
+    try:
+        with db.begin() as connection:
+            reconciliation.fail(connection, run_id, reason)
+    except db.UNAVAILABLE as away:
+        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, away)
+
+
+def _log(run: Run) -> None:
+    found = ", ".join(f"{count} {kind}" for kind, count in run.discrepancies.items()) or "no discrepancy"
+    logger.log(
+        "WARNING" if run.discrepancies else "INFO",
+        "reconciliation {}: compared {} transactions, {} settlements and {} ledger entries in {:.1f} s; found {}",
+        run.id, run.counts["transactions"], run.counts["settlements"], run.counts["ledger_entries"], run.seconds, found,
+    )  # fmt: skip
