@@ -90,7 +90,7 @@ class _Trust:
 
 _trust = _Trust()
 _verified: dict[bytes, tuple[Caller, float]] = {}
-"""By the digest of the Authorization header: whom it speaks for, and until when (monotonic) that is taken for granted."""
+"""By the digest of an Authorization header: whom it speaks for, and until when (monotonic) that needs no new look."""
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:

@@ -73,7 +73,7 @@ class Login(RequestModel):
     ]
 
 
-class UserAnswer(AnswerModel):
+class User(AnswerModel):
     """A person who acts for a merchant."""
 
     id: str
@@ -83,7 +83,7 @@ class UserAnswer(AnswerModel):
     created_at: Time
 
 
-class MerchantAnswer(AnswerModel):
+class Merchant(AnswerModel):
     """A business that takes payments."""
 
     id: str
@@ -92,23 +92,23 @@ class MerchantAnswer(AnswerModel):
     created_at: Time
 
 
-class ClientSecretAnswer(AnswerModel):
+class ClientCredentials(AnswerModel):
     """The credentials of an API client. The secret is shown this once."""
 
     client_id: str
     client_secret: str
 
 
-class RegistrationAnswer(AnswerModel):
+class RegisteredMerchant(AnswerModel):
     """A new merchant, its owner with an access token, and its first API client."""
 
-    user: UserAnswer
-    merchant: MerchantAnswer
+    user: User
+    merchant: Merchant
     access_token: str
-    client: ClientSecretAnswer
+    client: ClientCredentials
 
 
-class LoginAnswer(AnswerModel):
+class UserToken(AnswerModel):
     """An access token for a user."""
 
     access_token: str
@@ -116,7 +116,7 @@ class LoginAnswer(AnswerModel):
     expires_in: Annotated[int, Field(description="Seconds until the token expires")]
 
 
-class JwkAnswer(AnswerModel):
+class JsonWebKey(AnswerModel):
     """The public half of a signing key (RFC 7517)."""
 
     kty: Literal["RSA"]
@@ -127,13 +127,13 @@ class JwkAnswer(AnswerModel):
     kid: str
 
 
-class JwksAnswer(AnswerModel):
+class JsonWebKeySet(AnswerModel):
     """The keys that verify access tokens."""
 
-    keys: list[JwkAnswer]
+    keys: list[JsonWebKey]
 
 
-@routes.post("/auth/register", public=True, answers={201: RegistrationAnswer}, errors=(EmailTaken, TooManyLogins))
+@routes.post("/auth/register", public=True, answers={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
 def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
     """Make a merchant, its first user and a first API client."""
     password_hash = hash_password(body.password)  # before the database: it takes a while
@@ -154,7 +154,7 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
     return Reply(answer, 201, access.NO_STORE)
 
 
-@routes.post("/auth/login", public=True, answers={200: LoginAnswer}, errors=(InvalidCredentials, TooManyLogins))
+@routes.post("/auth/login", public=True, answers={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
 def login(call: Call, body: Login) -> Reply:  # noqa: ARG001
     """Get an access token with email and password."""
     with db.autocommit() as connection:
@@ -176,7 +176,7 @@ def logout(call: Call) -> Reply:
     return Reply(status=204)
 
 
-@routes.get("/.well-known/jwks.json", public=True, answers={200: JwksAnswer})
+@routes.get("/.well-known/jwks.json", public=True, answers={200: JsonWebKeySet})
 def jwks(call: Call) -> Reply:  # noqa: ARG001
     """The public keys that verify access tokens (RFC 7517)."""
     return Reply(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})

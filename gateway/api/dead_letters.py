@@ -21,7 +21,7 @@ NOTE_MAX_LENGTH = 500
 routes = Routes("Dead letters")
 
 
-class DeadLetterAnswer(AnswerModel):
+class DeadLetter(AnswerModel):
     """Work that ended outside its normal course and waits for an operator."""
 
     id: Id
@@ -46,7 +46,7 @@ class DeadLetterAnswer(AnswerModel):
 class DeadLetterPage(AnswerModel):
     """Dead letters, newest first."""
 
-    data: list[DeadLetterAnswer]
+    data: list[DeadLetter]
     next_cursor: str | None
 
 
@@ -83,7 +83,7 @@ def list_dead_letters(call: Call, query: DeadLetterQuery) -> Reply:  # noqa: ARG
     return Reply(page)
 
 
-@routes.get("/v1/dead-letters/<id>", scope="operations:read", answers={200: DeadLetterAnswer})
+@routes.get("/v1/dead-letters/<id>", scope="operations:read", answers={200: DeadLetter})
 def get_dead_letter(call: Call, id: Any) -> Reply:  # noqa: ARG001
     """Read a dead letter."""
     with db.autocommit() as connection:
@@ -93,7 +93,7 @@ def get_dead_letter(call: Call, id: Any) -> Reply:  # noqa: ARG001
 @routes.post(
     "/v1/dead-letters/<id>/replay",
     scope="operations:write",
-    answers={200: DeadLetterAnswer},
+    answers={200: DeadLetter},
     errors=(AlreadyResolved, InvalidState),
 )
 def replay_dead_letter(call: Call, id: Any) -> Reply:
@@ -105,7 +105,7 @@ def replay_dead_letter(call: Call, id: Any) -> Reply:
 @routes.post(
     "/v1/dead-letters/<id>/discard",
     scope="operations:write",
-    answers={200: DeadLetterAnswer},
+    answers={200: DeadLetter},
     errors=(AlreadyResolved,),
 )
 def discard_dead_letter(call: Call, id: Any, body: Discard) -> Reply:

@@ -26,13 +26,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 routes = Routes("Service")
 
 
-class LiveAnswer(AnswerModel):
+class Live(AnswerModel):
     """The process answers."""
 
     status: Literal["live"]
 
 
-class ReadyAnswer(AnswerModel):
+class Ready(AnswerModel):
     """The process can serve. The broker is only reported: payments are accepted without it."""
 
     status: Literal["ready"]
@@ -74,13 +74,13 @@ def _broker_state(deadline: float) -> Literal["up", "down", "unknown"]:
         return "down"
 
 
-@routes.get("/health/live", public=True, answers={200: LiveAnswer})
+@routes.get("/health/live", public=True, answers={200: Live})
 def live(call: Call) -> Reply:  # noqa: ARG001
     """Whether the process answers."""
     return Reply({"status": "live"})
 
 
-@routes.get("/health/ready", public=True, answers={200: ReadyAnswer}, errors=(NotReady, DatabaseUnavailable))
+@routes.get("/health/ready", public=True, answers={200: Ready}, errors=(NotReady, DatabaseUnavailable))
 def ready(call: Call) -> Reply:  # noqa: ARG001
     """Whether the database is there with the schema that this version needs; the broker's state is reported."""
     deadline = time.monotonic() + READY_SECONDS

@@ -62,7 +62,7 @@ class TokenForm(AnswerModel):
     scope: Annotated[str | None, Field(description="Space-separated; all of the client's without it")] = None
 
 
-class TokenAnswer(AnswerModel):
+class ClientToken(AnswerModel):
     """An access token for an API client (RFC 6749, section 5.1)."""
 
     access_token: str
@@ -75,7 +75,7 @@ class TokenAnswer(AnswerModel):
     "/oauth/token",
     public=True,
     form=TokenForm,
-    answers={200: TokenAnswer},
+    answers={200: ClientToken},
     errors=(InvalidRequest, InvalidClient, UnsupportedGrantType, InvalidScope, CardNumberRejected),
 )
 def token(call: Call) -> Reply:  # noqa: ARG001

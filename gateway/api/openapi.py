@@ -53,7 +53,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
-class FieldErrorSchema(AnswerModel):
+class FieldError(AnswerModel):
     """What is wrong with one field."""
 
     pointer: str
@@ -75,7 +75,7 @@ class Problem(AnswerModel):
 class ValidationProblem(Problem):
     """A request that is well-formed but not valid."""
 
-    errors: list[FieldErrorSchema]
+    errors: list[FieldError]
 
 
 class OAuthProblem(AnswerModel):

@@ -26,14 +26,15 @@ def _decimal(text: Any) -> Any:
     return text
 
 
-Decimal = Annotated[int, BeforeValidator(_decimal)]
+Decimal = Annotated[int, Field(ge=0), BeforeValidator(_decimal)]
 """A non-negative integer written in decimal digits."""
+Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
 
 
 class Page(QueryModel):
     """The parameters of every list."""
 
-    limit: Annotated[Decimal, Field(ge=1, le=LIMIT_MAX, description="Objects per page")] = LIMIT_DEFAULT
+    limit: Limit = LIMIT_DEFAULT
     cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
 
 

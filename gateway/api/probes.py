@@ -1,9 +1,9 @@
 """Questions with a deadline: the answer comes in time or counts as missing, whatever hangs behind it."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from threading import Lock
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
@@ -20,7 +20,6 @@ class Probe(Generic[Answer]):
         self._ask = ask
         self._lock = Lock()
         self._under_way: Future[Answer] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probe")
 
     def answer(self, within_seconds: float) -> Answer:
         """The answer.
@@ -31,9 +30,21 @@ class Probe(Generic[Answer]):
         """
         with self._lock:
             if self._under_way is None or self._under_way.done():
-                self._under_way = self._thread.submit(self._ask)
+                self._under_way = self._start()
             under_way = self._under_way
         try:
             return under_way.result(within_seconds)
         except FutureTimeout:
             raise ProbeTimeout from None
+
+    def _start(self) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        # a daemon: one that hangs must not keep the process from ending, which an executor's thread would
+        Thread(target=self._run, args=(future,), name="probe", daemon=True).start()
+        return future
+
+    def _run(self, future: Future[Answer]) -> None:
+        try:
+            future.set_result(self._ask())
+        except BaseException as exc:  # noqa: BLE001  # whoever waits gets it
+            future.set_exception(exc)

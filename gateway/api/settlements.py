@@ -16,7 +16,7 @@ MinorUnits = Annotated[int, Field(description="In the currency's minor unit")]
 routes = Routes("Settlements")
 
 
-class SettlementAnswer(AnswerModel):
+class Settlement(AnswerModel):
     """What a completed transaction brought: the amount, less the fee."""
 
     id: Id
@@ -36,7 +36,7 @@ class SettlementAnswer(AnswerModel):
 class SettlementPage(AnswerModel):
     """Settlements, newest first."""
 
-    data: list[SettlementAnswer]
+    data: list[Settlement]
     next_cursor: str | None
 
 
@@ -60,7 +60,7 @@ def list_settlements(call: Call, query: SettlementQuery) -> Reply:
     return Reply(page)
 
 
-@routes.get("/v1/settlements/<id>", scope="settlements:read", answers={200: SettlementAnswer})
+@routes.get("/v1/settlements/<id>", scope="settlements:read", answers={200: Settlement})
 def get_settlement(call: Call, id: Any) -> Reply:
     """Read a settlement."""
     with db.autocommit() as connection:

@@ -75,7 +75,7 @@ class Failure(AnswerModel):
     retryable: bool
 
 
-class TransactionAnswer(AnswerModel):
+class Transaction(AnswerModel):
     """A payment of a merchant's customer."""
 
     id: Id
@@ -102,7 +102,7 @@ class TransactionAnswer(AnswerModel):
 class TransactionPage(AnswerModel):
     """Transactions, newest first."""
 
-    data: list[TransactionAnswer]
+    data: list[Transaction]
     next_cursor: str | None
 
 
@@ -127,7 +127,7 @@ class TransactionQuery(Page):
     "/v1/transactions",
     scope="transactions:write",
     idempotent=True,
-    answers={201: TransactionAnswer},
+    answers={201: Transaction},
     errors=(InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused, UnknownPaymentMethod),
 )
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
@@ -158,7 +158,7 @@ def list_transactions(call: Call, query: TransactionQuery) -> Reply:
     return Reply(page)
 
 
-@routes.get("/v1/transactions/<id>", scope="transactions:read", answers={200: TransactionAnswer})
+@routes.get("/v1/transactions/<id>", scope="transactions:read", answers={200: Transaction})
 def get_transaction(call: Call, id: Any) -> Reply:
     """Read a transaction."""
     with db.autocommit() as connection:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway.api.dead_letters import DeadLetterAnswer, DeadLetterPage
+from gateway.api.dead_letters import DeadLetter, DeadLetterPage
 from gateway.db import begin
 from gateway.domain import dead_letters
 from gateway.domain.dead_letters import DeadMessage
@@ -102,7 +102,7 @@ def test_a_replay_gives_the_transaction_new_attempts_once(operator: Caller, merc
     answer = operator.post(f"/v1/dead-letters/{letter['id']}/replay")
 
     assert answer.status_code == 200, answer.text
-    DeadLetterAnswer.model_validate_json(answer.data)
+    DeadLetter.model_validate_json(answer.data)
     assert answer.json["status"] == "replayed"
     assert answer.json["resolved_by"].startswith("user:")
     assert merchant.get(f"/v1/transactions/{transaction}").json["status"] == "processing"

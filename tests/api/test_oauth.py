@@ -5,17 +5,16 @@ from urllib.parse import quote_plus
 
 import pytest
 from flask import Flask
-from werkzeug.test import TestResponse
 
-from gateway.api.oauth import TokenAnswer
+from gateway.api.oauth import ClientToken
 from gateway.domain.merchants import MERCHANT_SCOPES
-from tests.api.conftest import Caller, expect_problem
+from tests.api.conftest import Answer, Caller, expect_problem
 from tests.factories import execute
 
 GRANT = {"grant_type": "client_credentials"}
 
 
-def ask(merchant: Caller, headers: dict[str, str] | None = None, **fields: str) -> TestResponse:
+def ask(merchant: Caller, headers: dict[str, str] | None = None, **fields: str) -> Answer:
     return Caller(merchant.app).call("POST", "/oauth/token", data=GRANT | fields, headers=headers or {})
 
 
@@ -24,7 +23,7 @@ def basic(client_id: str, client_secret: str) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(joined).decode()}"}
 
 
-def expect_oauth_error(answer: TestResponse, status: int, error: str) -> None:
+def expect_oauth_error(answer: Answer, status: int, error: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.content_type == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -37,7 +36,7 @@ def test_a_client_gets_a_token_with_its_secret_in_the_form(app: Flask, merchant:
 
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
-    TokenAnswer.model_validate_json(answer.data)
+    ClientToken.model_validate_json(answer.data)
     assert answer.json["token_type"] == "Bearer"
     assert answer.json["expires_in"] == 3600
     assert answer.json["scope"] == " ".join(MERCHANT_SCOPES)
@@ -109,8 +108,11 @@ def test_a_revoked_client_gets_no_token(merchant: Caller) -> None:
 
 
 def test_a_secret_that_was_rotated_out_works_for_its_overlap_only(merchant: Caller) -> None:
-    rotate = "UPDATE api_clients SET previous_secret_hash = secret_hash, secret_hash = :new, previous_secret_until = now() + :left"
-    execute(rotate.replace(":left", "interval '1 hour'"), new=b"x" * 32)
+    execute(
+        "UPDATE api_clients SET previous_secret_hash = secret_hash, secret_hash = :new,"
+        " previous_secret_until = now() + interval '1 hour'",
+        new=b"x" * 32,
+    )
     assert ask(merchant, **merchant.facts["client"]).status_code == 200
 
     execute("UPDATE api_clients SET previous_secret_until = now() - interval '1 second'")

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from gateway.api.settlements import SettlementAnswer, SettlementPage
+from gateway.api.settlements import Settlement, SettlementPage
 from gateway.domain.ids import new_id
 from gateway.flows import routing
 from gateway.flows.settlement import settle
@@ -51,7 +51,7 @@ def test_a_settlement_is_read_by_its_id(merchant: Caller) -> None:
 
     answer = merchant.get(f"/v1/settlements/{listed['id']}")
 
-    SettlementAnswer.model_validate_json(answer.data)
+    Settlement.model_validate_json(answer.data)
     assert answer.json == listed
 
 
