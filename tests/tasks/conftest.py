@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from kombu import Connection
+from kombu import Connection, pools
 
 import celeryconfig
 from tasks import app, topology
@@ -13,7 +13,7 @@ from tasks import app, topology
 def _topology() -> Iterator[None]:
     topology.declare()
     yield
-    app.pool.force_close_all()
+    pools.reset()
 
 
 @pytest.fixture

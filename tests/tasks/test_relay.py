@@ -22,7 +22,7 @@ def received(broker: Connection, name: str) -> list[Any]:
     queue = app.amqp.queues[name](broker.default_channel)
     bodies = []
     while (message := queue.get()) is not None:
-        bodies.append(json.loads(message.body))
+        bodies.append(json.loads(str(message.body)))
         message.ack()
     return bodies
 
@@ -58,7 +58,7 @@ def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
 def test_what_the_broker_does_not_take_stays_in_the_outbox(broker: Connection) -> None:
     accept_payment(make_merchant())
     broken = app.amqp.Producer(broker, auto_declare=False)
-    channel = broker.default_channel
+    channel: Any = broker.default_channel
     for key in ("transaction.created", "#.transaction.created"):  # the second one is of the delayed delivery
         channel.queue_unbind("transaction.created", exchange=celeryconfig.PAYMENTS.name, routing_key=key)
     channel.queue_unbind(celeryconfig.UNROUTED_QUEUE.name, exchange=celeryconfig.UNROUTED.name, routing_key="")

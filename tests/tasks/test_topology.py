@@ -29,7 +29,9 @@ def test_a_rejected_message_of_each_work_queue_is_dead_lettered(broker: Connecti
     [dead_queue] = [queue for queue in celeryconfig.DEAD_LETTER_QUEUES if queue.name == f"dlq.{name}"]
     dead = eventually(lambda: dead_queue(broker.default_channel).get(), what="the dead letter")
     assert dead is not None
-    assert (dead.headers["x-death"][0]["queue"], dead.headers["x-death"][0]["reason"]) == (name, "rejected")
+    deaths: Any = dead.headers["x-death"]
+    [death] = deaths
+    assert (death["queue"], death["reason"]) == (name, "rejected")
     dead.ack()
 
 
