@@ -85,7 +85,8 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _print(received: Received) -> None:
+def print_alert(received: Received) -> None:
+    """Show an alert on the terminal."""
     alert = received["alert"]
     severity = str(alert.get("severity", "?"))
     click.secho(f"{severity.upper():<9}", fg=_COLORS.get(severity), bold=True, nl=False)
@@ -108,7 +109,7 @@ def command(*, host: str, port: int, file: Path | None, fail_with: int | None) -
     Start the gateway with ALERT_WEBHOOK_URL=http://127.0.0.1:9000 and open that address in a browser.
     GET /alerts.json lists the alerts as JSON, DELETE / forgets them. Ctrl-C ends it.
     """
-    app = create_receiver(fail_with=fail_with, file=file, tell=_print)
+    app = create_receiver(fail_with=fail_with, file=file, tell=print_alert)
     try:
         server = make_server(host, port, app, threaded=True)
     except (OSError, SystemExit) as exc:

@@ -3,6 +3,7 @@
 At least once: a worker that dies between the call and the recording delivers again.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -23,6 +24,8 @@ from gateway.errors import TransientError
 from gateway.telemetry import ALERTS
 
 CALLS_AT_ONCE = 10
+OVERDUE_SECONDS = 60
+OVERDUE_MAX = 50
 ERROR_BODY_MAX_BYTES = 300
 """How much of a refusing answer is read and kept; of an accepting one nothing is read."""
 NO_ANSWER = "no answer within {} s"
@@ -44,7 +47,7 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
     """Deliver those of `ids` that are not delivered yet; return those to be tried again.
 
     An alert that failed `ATTEMPTS_MAX` times is given up: it keeps its last error, and the log tells.
-    Without a receiver alerts go to the log instead.
+    Without a receiver they are in the log only.
     """
     with db.autocommit() as connection:
         claims = alerts.claim(connection, ids)
@@ -52,11 +55,12 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
         return []
     url = settings().alert_webhook_url
     if url is None:
-        results = [_log_instead(claim) for claim in claims]
+        results = [Result(claim.id, "logged") for claim in claims]  # which happened when they were raised
     else:
         results = [_result(claim, error) for claim, error in _post_all(url, claims)]
     with db.autocommit() as connection:
         alerts.record(connection, results)
+    _tell(results)
     severities = {claim.id: claim.severity for claim in claims}
     for result in results:
         if result.status != "pending":
@@ -64,19 +68,27 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
     return [result.id for result in results if result.status == "pending"]
 
 
-def _log_instead(claim: Claim) -> Result:
-    logger.log(claim.severity.upper(), "alert (ALERT_WEBHOOK_URL is not set): {} {}", claim.message, claim.details)
-    return Result(claim.id, "logged")
+def deliver_overdue() -> None:
+    """Deliver what waits for too long, past broker and relay: they may be what the alerts are about."""
+    with db.autocommit() as connection:
+        ids = alerts.overdue(connection, OVERDUE_SECONDS, OVERDUE_MAX)
+    if ids:
+        deliver(ids)
 
 
 def _result(claim: Claim, error: str | None) -> Result:
     if error is None:
         return Result(claim.id, "delivered")
-    if claim.attempts < alerts.ATTEMPTS_MAX:
-        logger.warning("alert {} was not delivered, try {}: {}", claim.id, claim.attempts, error)
-        return Result(claim.id, "pending", error)
-    logger.error("alert {} is given up after {} tries ({}): {}", claim.id, claim.attempts, error, claim.message)
-    return Result(claim.id, "failed", error)
+    return Result(claim.id, "pending" if claim.attempts < alerts.ATTEMPTS_MAX else "failed", error)
+
+
+def _tell(results: Sequence[Result]) -> None:
+    """A line for each alert that is given up; a line for all that are to be tried again for the same reason."""
+    for result in results:
+        if result.status == "failed":
+            logger.error("alert {} is given up after {} tries: {}", result.id, alerts.ATTEMPTS_MAX, result.error)
+    for error, number in Counter(result.error for result in results if result.status == "pending").items():
+        logger.warning("{} alerts were not delivered and will be tried again: {}", number, error)
 
 
 def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | None]]:
@@ -97,10 +109,9 @@ def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | 
         ended, late = wait(calls, timeout=limit)
         for call in late:
             call.cancel()  # one that has not begun; the others end by their own timeouts
-        outcomes = [(calls[call], *call.result()) for call in ended]
-        outcomes += [(calls[call], False, NO_ANSWER.format(limit)) for call in late]
-        answers = any(answered for _, answered, _ in outcomes)
-        yield from ((claim, error) for claim, _, error in outcomes)
+        answers = any(call.result()[0] for call in ended)
+        for call, claim in calls.items():
+            yield claim, call.result()[1] if call in ended else NO_ANSWER.format(limit)
 
 
 def _post(url: str, claim: Claim, timeout_seconds: int) -> tuple[bool, str | None]:

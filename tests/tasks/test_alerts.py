@@ -1,0 +1,63 @@
+"""Alerts from the outbox to a receiver: relay, broker and a real worker of the operations queue."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from celery.contrib.testing.worker import start_worker
+from kombu import Connection
+from sqlalchemy import text
+
+import celeryconfig
+from gateway.console.alert_receiver import Received
+from gateway.db import begin
+from gateway.domain import alerts
+from gateway.domain.alerts import ATTEMPTS_MAX
+from tasks import app, relay
+from tests.factories import count
+from tests.receivers import alerts_sent_to, receiving
+from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@contextmanager
+def operations_worker() -> Iterator[None]:
+    with start_worker(app, pool="solo", queues=["operations"], perform_ping_check=False, shutdown_timeout=30):
+        yield
+
+
+def publish(broker: Connection) -> None:
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        relay.relay_once(producer)
+
+
+def waiting(broker: Connection, name: str) -> int:
+    """How many messages are ready on this queue."""
+    return int(broker.default_channel.queue_declare(name, passive=True).message_count)
+
+
+def test_raised_alerts_arrive_and_a_refusing_receiver_is_asked_a_bounded_number_of_times(broker: Connection) -> None:
+    received: list[Received] = []
+    with begin() as connection:
+        alerts.raise_alert(connection, "error", "one", {})
+        alerts.raise_alert(connection, "info", "other", {})
+    publish(broker)
+    with receiving(received.append, fail_with=503) as url, alerts_sent_to(url), operations_worker():
+        eventually(lambda: count("alerts", "status = 'failed'") == 2, within=40, what="giving up")
+        assert len(received) == 2 * ATTEMPTS_MAX
+        eventually(lambda: waiting(broker, "operations") == 0, what="the acknowledgement")
+    assert [waiting(broker, queue.name) for queue in celeryconfig.DEAD_LETTER_QUEUES] == [0] * 4
+    assert (count("alerts"), count("dead_letters"), count("outbox")) == (2, 0, 0)
+
+
+def test_the_alerts_that_were_taken_do_not_travel_on(broker: Connection) -> None:
+    received: list[Received] = []
+    with begin() as connection:
+        alerts.raise_alert(connection, "error", "one", {})
+        alerts.raise_alert(connection, "error", "other", {})
+        connection.execute(text("UPDATE alerts SET status = 'delivered' WHERE message = 'one'"))
+    publish(broker)
+    with receiving(received.append) as url, alerts_sent_to(url), operations_worker():
+        eventually(lambda: count("alerts", "status = 'delivered'") == 2, what="the delivery")
+    assert [alert["alert"]["message"] for alert in received] == ["other"]
