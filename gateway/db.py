@@ -38,6 +38,7 @@ def engine() -> Engine:
     }
     pool = create_engine(
         config.database_url,
+        hide_parameters=True,  # an error's text must not carry what a merchant sent, nor a hash, into the logs
         pool_size=config.database_pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_SECONDS,

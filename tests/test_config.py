@@ -52,7 +52,8 @@ def test_the_example_shows_the_defaults() -> None:
 
     for name, field in Settings.model_fields.items():
         if field.default not in (None, PydanticUndefined):
-            assert shown[name.upper()] == str(field.default), name
+            default = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+            assert shown[name.upper()] == default, name
     for name, default in of_procfile.items():
         assert shown[name] == default, name
 

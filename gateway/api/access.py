@@ -23,7 +23,7 @@ from gateway.config import settings
 from gateway.domain import merchants
 from gateway.domain.ids import parse_id
 from gateway.domain.merchants import Identity, Revocations
-from gateway.errors import AuthenticationRequired, InsufficientScope, InvalidToken
+from gateway.errors import AuthenticationRequired, DatabaseUnavailable, InsufficientScope, InvalidToken
 from gateway.keys import key_ring
 
 ALGORITHM = "RS256"
@@ -56,7 +56,7 @@ class _Trust:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read_at = -REVOCATIONS_SECONDS
+        self._read_at = self._failed_at = -REVOCATIONS_SECONDS
         self._stored = Revocations(frozenset(), frozenset())
         self._own: dict[str, datetime] = {}
 
@@ -80,12 +80,19 @@ class _Trust:
         if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
             return
         with self._lock:  # one thread reads for all; without an answer from the database nobody is let in
-            if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
+            now = time.monotonic()
+            if now - self._read_at < REVOCATIONS_SECONDS:
                 return
-            with db.autocommit() as connection:
-                longest = timedelta(seconds=settings().access_token_seconds)
-                self._stored = merchants.revocations(connection, longest)
-            self._read_at = time.monotonic()
+            if now - self._failed_at < REVOCATIONS_SECONDS:
+                raise DatabaseUnavailable  # who waited for the lock does not wait for a second failure
+            try:
+                with db.autocommit() as connection:
+                    longest = timedelta(seconds=settings().access_token_seconds)
+                    self._stored = merchants.revocations(connection, longest)
+            except db.UNAVAILABLE:
+                self._failed_at = time.monotonic()
+                raise
+            self._read_at = now
 
 
 _trust = _Trust()

@@ -119,6 +119,12 @@ class Endpoint:
         """A name that no other call has."""
         return self.view.__name__
 
+    @property
+    def needs_body(self) -> bool:
+        """Whether the call cannot be made without a body."""
+        models = [model for model in (self.body, self.form) if model is not None]
+        return any(field.is_required() for model in models for field in model.model_fields.values())
+
     def serve(self, **path: str) -> Response:
         """Answer the current request."""
         caller = None if self.public else access.authenticate()
@@ -130,7 +136,8 @@ class Endpoint:
         elif self.query is not None:
             arguments["query"] = parse_parameters(self.query, request.args.items(multi=True))
         if self.body is not None:
-            arguments["body"] = parse_json(self.body, _body_of_type(JSON))
+            absent = not self.needs_body and not request.get_data()
+            arguments["body"] = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
         reply = self.view(Call(caller), **arguments)
         return self._respond(reply)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote_plus
 
 from flask import request
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from gateway import db
 from gateway.api import access
@@ -53,13 +53,13 @@ class InvalidScope(OAuthError):
     code = "invalid_scope"
 
 
-class TokenForm(AnswerModel):
+class TokenForm(BaseModel):
     """A token request. The credentials may come as HTTP Basic instead."""
 
     grant_type: Literal["client_credentials"]
-    client_id: str | None = None
-    client_secret: str | None = None
-    scope: Annotated[str | None, Field(description="Space-separated; all of the client's without it")] = None
+    client_id: str = ""
+    client_secret: str = ""
+    scope: Annotated[str, Field(description="Space-separated; all of the client's without it")] = ""
 
 
 class ClientToken(AnswerModel):

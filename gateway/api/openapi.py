@@ -142,7 +142,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         operation["description"] = rest.strip()
     for model, media_type in ((endpoint.body, JSON), (endpoint.form, FORM)):
         if model is not None:
-            operation["requestBody"] = {"required": True, "content": {media_type: {"schema": _reference(model)}}}
+            operation["requestBody"] = {
+                "required": endpoint.needs_body,
+                "content": {media_type: {"schema": _reference(model)}},
+            }
     return operation
 
 

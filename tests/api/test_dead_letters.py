@@ -127,8 +127,8 @@ def test_a_discard_fails_the_transaction_and_keeps_the_note(operator: Caller, me
     expect_problem(operator.post(f"/v1/dead-letters/{letter['id']}/discard", {}), 409, "already_resolved")
 
 
-@pytest.mark.parametrize("body", [{}, {"note": None}])
-def test_a_note_may_be_left_out(operator: Caller, merchant: Caller, body: dict[str, object]) -> None:
+@pytest.mark.parametrize("body", [None, {}, {"note": None}])
+def test_a_note_may_be_left_out(operator: Caller, merchant: Caller, body: dict[str, object] | None) -> None:
     dead_payment(merchant)
     [letter] = listed(operator)
 
