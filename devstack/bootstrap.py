@@ -56,7 +56,7 @@ def file_lock(path: Path, limit_seconds: float) -> Iterator[None]:
 
 def _fingerprint() -> str:
     """What the environment was made from, and where: a changed pin or a copied folder installs anew."""
-    parts = [str(VENV).encode(), *(path.read_bytes() for path in _INPUTS)]
+    parts = [str(VENV).encode(), b"compiled", *(path.read_bytes() for path in _INPUTS)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -79,7 +79,8 @@ def _install() -> None:
     wanted = ["-q", "-c", str(CONSTRAINTS), "-r", str(REQUIREMENTS)]
     uv = uv or _fetch_uv(python)
     # uv reads neither pip's configuration nor PIP_*: behind a mirror only pip may reach the packages.
-    if not (uv and _run([uv, "pip", "install", "--python", python, *wanted])):
+    # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every role would compile it at every start.
+    if not (uv and _run([uv, "pip", "install", "--compile-bytecode", "--python", python, *wanted])):
         say("installing with pip instead of uv")
         if not (bin_folder / "pip").exists():
             _make_venv(uv=None)

@@ -204,4 +204,5 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "check": checks.check,
     "install": install,
     "test": lambda: testing.test([]),
+    "chaos": testing.chaos,
 }

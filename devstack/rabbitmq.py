@@ -19,6 +19,7 @@ _START_LIMIT_SECONDS = 90
 _STOP_LIMIT_SECONDS = 60
 _REPEAT_SECONDS = 3
 _REQUEST_LIMIT_SECONDS = 5
+_CONTROL_LIMIT_SECONDS = 60
 _INSTALLED = (
     "/usr/lib/rabbitmq/bin",  # Debian, Fedora; /usr/sbin holds a wrapper that calls su
     "/opt/homebrew/opt/rabbitmq/sbin",
@@ -80,6 +81,21 @@ def wait_until_ready(stack: Layout, server: Unit, password: str) -> None:
 
     wait_until(ready, _START_LIMIT_SECONDS, lambda: f"RabbitMQ does not answer:\n{tail(log)}")
     say(f"RabbitMQ on 127.0.0.1:{stack.ports.amqp}, management on http://127.0.0.1:{stack.ports.management}")
+
+
+def control(stack: Layout, password: str, env: dict[str, str], *arguments: str) -> None:
+    """Run rabbitmqctl against this stack's server.
+
+    Raises:
+        DevstackError: it refused, or did not end in time.
+    """
+    scripts, erlang = _programs(stack, env)
+    command = [str(scripts / "rabbitmqctl"), *arguments]
+    own = _environment(stack, password, env, erlang)
+    try:
+        subprocess.run(command, check=True, env=own, capture_output=True, text=True, timeout=_CONTROL_LIMIT_SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise DevstackError(f"rabbitmqctl {' '.join(arguments)}: {error}; {error.stderr!r}") from error
 
 
 def url(stack: Layout, password: str) -> str:

@@ -13,10 +13,20 @@ from devstack.console import DevstackError
 
 RUN_DIR, RUN_PORT_BASE = ".dev", 15870
 TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870
+CHAOS_DIR, CHAOS_PORT_BASE = ".dev-chaos", 14870
 MARKER = "DEVSTACK_DIR"
 """Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
 _FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "logs", "pids")
-_FILES = ("secrets.json", "merchant.json", "stack.json", "env", "made-by-make-test")
+_FILES = (
+    "secrets.json",
+    "merchant.json",
+    "stack.json",
+    "env",
+    "made-by-make-test",
+    "acquirer.sqlite",
+    "acquirer.sqlite-wal",
+    "acquirer.sqlite-shm",
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Ports:
     distribution: int
     epmd: int
     receiver: int
+    acquirer: int
 
     @classmethod
     def counted_from(cls, base: int) -> "Ports":
@@ -76,6 +87,10 @@ class Layout:
     @property
     def secrets_file(self) -> Path:
         return self.home / "secrets.json"
+
+    @property
+    def acquirer_file(self) -> Path:
+        return self.home / "acquirer.sqlite"
 
     @property
     def postgres_data(self) -> Path:

@@ -26,6 +26,11 @@ def receiver_url(stack: Layout) -> str:
     return f"http://127.0.0.1:{stack.ports.receiver}/alerts"
 
 
+def acquirer_url(stack: Layout) -> str:
+    """Return where the sandbox acquirer of a chaos run listens; other stacks have none."""
+    return f"http://127.0.0.1:{stack.ports.acquirer}"
+
+
 def contents(
     stack: Layout, endpoints: Endpoints, units: list[Unit], merchant: Merchant, operator: Operator
 ) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def contents(
         "flower_url": flower_url(stack),
         "flower": {"user": FLOWER_USER, "password": flower_password},
         "alert_receiver_url": receiver_url(stack),
+        "acquirer_url": acquirer_url(stack),
         "merchant": asdict(merchant),
         "operator": asdict(operator),
         "processes": {unit.name: unit.pids() for unit in units},

@@ -110,10 +110,12 @@ def _known_pid(layout: Layout) -> str:
 
 
 @contextmanager
-def running(layout: Layout, caller: dict[str, str], plan: Plan) -> Iterator[Stack]:
+def running(
+    layout: Layout, caller: dict[str, str], plan: Plan, further_roles: dict[str, str] | None = None
+) -> Iterator[Stack]:
     """Bring a whole stack up, yield it, and stop it in order; the caller holds ``supervised``."""
     _check_semaphores()
-    commands = procfile.roles()
+    commands = procfile.roles() | (further_roles or {})
     ports = {"the API": layout.ports.api, "Flower": layout.ports.flower}
     services.refuse_taken_ports(services.needed_ports(layout, plan, ports))
     with services.running(layout, plan, caller) as (endpoints, servers):

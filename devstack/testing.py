@@ -1,6 +1,7 @@
 """``make test``: the suite beside a stack of its own, on fresh data, in its own folder and on its own ports."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,15 @@ from contextlib import suppress
 from devstack import services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
 from devstack.console import DevstackError, say
-from devstack.settings import TEST_DIR, TEST_PORT_BASE, Layout, environment, layout
+from devstack.settings import (
+    CHAOS_DIR,
+    CHAOS_PORT_BASE,
+    TEST_DIR,
+    TEST_PORT_BASE,
+    Layout,
+    environment,
+    layout,
+)
 from devstack.supervisor import Stack
 
 _SUITE_LIMIT_SECONDS = 40 * 60
@@ -32,22 +41,47 @@ _NOT_FOR_TESTS = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGE
 """Tests forget data: they never touch the servers of a running gateway, only those of TEST_DATABASE_URL and so on."""
 
 
+CHAOS_SETTINGS = SETTINGS | {
+    "PROVIDERS": "sandbox",
+    "PROVIDER_TIMEOUT_SECONDS": "3",
+    "SWEEP_INTERVAL_SECONDS": "5",
+    "STUCK_AFTER_SECONDS": "30",
+    "LOG_FORMAT": "json",
+}
+CHAOS_DEFAULTS = {"SEED": "", "PAYMENTS": "2000", "FAULTS": "20"}
+
+
 def test(arguments: list[str]) -> int:
     """Run pytest with these arguments beside a fresh stack; return its exit status."""
     own = layout(TEST_DIR, TEST_PORT_BASE)
+    return _beside_fresh_stack(own, SETTINGS, {}, ["-m", "pytest", *arguments])
+
+
+def chaos() -> int:
+    """Let faults loose on a fresh stack with a sandbox acquirer, and judge what is left of the payments."""
+    own = layout(CHAOS_DIR, CHAOS_PORT_BASE)
+    acquirer = f"python -m gateway.sandbox --port {own.ports.acquirer} --file {shlex.quote(str(own.acquirer_file))}"
+    told = CHAOS_SETTINGS | {"SANDBOX_ACQUIRER_URL": stackfile.acquirer_url(own)}
+    options = [(name, os.environ.get(name) or default) for name, default in CHAOS_DEFAULTS.items()]
+    arguments = [f"--{name.lower()}={value}" for name, value in options if value]
+    return _beside_fresh_stack(own, told, {"acquirer": acquirer}, ["-m", "tests.chaos", *arguments])
+
+
+def _beside_fresh_stack(own: Layout, told: dict[str, str], further_roles: dict[str, str], command: list[str]) -> int:
+    """Run a Python command beside a stack of its own, and return its exit status."""
     caller = environment(dotenv=False)
     plan = services.Plan.read(caller, prefix="TEST_")
     for name in _NOT_FOR_TESTS:
         if caller.pop(name, None):
             say(f"{name} is not used by the tests; TEST_{name} would be")
-    caller |= SETTINGS | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
+    caller |= told | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
     _take_possession(own)
     with supervisor.supervised(own):
         own.forget()
         own.prepare()
         (own.home / _OWNED).touch()
-        with supervisor.running(own, caller, plan) as stack:
-            return _pytest(stack, arguments)
+        with supervisor.running(own, caller, plan, further_roles) as stack:
+            return _run(stack, command)
 
 
 def _take_possession(own: Layout) -> None:
@@ -56,11 +90,12 @@ def _take_possession(own: Layout) -> None:
         raise DevstackError(f"{own.home} holds data that `make test` did not make; set DEV_DIR to another folder")
 
 
-def _pytest(stack: Stack, arguments: list[str]) -> int:
+def _run(stack: Stack, command: list[str]) -> int:
     env = {**stack.env, "GATEWAY_STACK": str(stack.layout.stack_file)}
-    command = [sys.executable, "-m", "pytest", *arguments]
-    say(" ".join(["pytest", *arguments]))
-    suite = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+    say(" ".join(["python", *command]))
+    suite = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
         while suite.poll() is None:
