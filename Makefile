@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEVSTACK := exec $(PYTHON) -m devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check stop wait clean distclean services install lock
+.PHONY: help run test chaos check stop wait clean distclean services install lock
 
 help: ## list the targets and the variables
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,7 @@ help: ## list the targets and the variables
 	'  DEV_RESTART=1    start a role again when it ends, instead of stopping everything' \
 	'  DATABASE_URL     a PostgreSQL of yours instead of the embedded one (TEST_DATABASE_URL for make test)' \
 	'  RABBITMQ_URL     a RabbitMQ of yours, with RABBITMQ_MANAGEMENT_URL (TEST_RABBITMQ_URL for make test)' \
+	'  SEED, PAYMENTS, FAULTS  of make chaos (by the clock, 2000, 20)' \
 	'  ARGS             arguments of pytest, such as ARGS="-k refund -x"' \
 	'  PYTHON           the interpreter that .venv is made with (python3)' \
 	'  WAIT_SECONDS     how long make wait waits (300)' \
@@ -27,6 +28,9 @@ run: ## start everything, send demo payments, print the URLs; Ctrl-C stops
 
 test: ## run all tests on a stack of their own, beside a running gateway
 	@$(DEVSTACK) test $(ARGS)
+
+chaos: ## faults on real processes under load, judged from outside; SEED, PAYMENTS and FAULTS
+	@$(DEVSTACK) chaos
 
 check: ## lint, format, types, import contracts, migrations
 	@$(DEVSTACK) check

@@ -1,0 +1,174 @@
+"""Runs one chaos run against the stack of GATEWAY_STACK; `make chaos` brings that stack up first."""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import requests
+
+from tests.chaos import judge
+from tests.chaos.faults import Episode, happening, schedule, wait
+from tests.chaos.load import Load, Notes, Sent
+from tests.chaos.stack import ChaosStack
+from tests.end_to_end.client import log_in
+
+FINISH_SECONDS = 60.0
+RESUME_LIMIT_SECONDS = 30.0
+P99_LIMIT_SECONDS = 1.0
+UNAVAILABLE_LIMIT_SECONDS = 2.5
+"""503 within 2 s, and half a second for a machine with two busy cores."""
+
+
+def say(text: str) -> None:
+    """Tell what happens, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class Run:
+    """One run: load, faults, drain, verdict."""
+
+    def __init__(self, stack: ChaosStack, seed: int, payments: int, faults: int) -> None:
+        self.stack = stack
+        self.episodes = schedule(seed, faults)
+        self._rng = random.Random(seed)
+        self._began = time.monotonic()
+        self.resumed: list[tuple[str, float]] = []
+        self.windows: list[tuple[float, float, Episode]] = []
+        merchant = stack.found()["merchant"]
+        client = log_in(stack.api_url, merchant["email"], merchant["password"])
+        token = str(client.session.headers["Authorization"]).removeprefix("Bearer ")
+        seconds = sum(episode.seconds + episode.pause for episode in self.episodes) + 5.0
+        self.load = Load(stack.api_url, token, payments, seconds, seed)
+
+    def carry_out(self) -> judge.Verdict:
+        """Everything from the first payment to the verdict."""
+        self.load.start()
+        for number, episode in enumerate(self.episodes, 1):
+            wait(episode.pause)
+            self._hit(number, episode)
+        self.load.finish(FINISH_SECONDS)
+        say(f"all faults are taken back; {len(self.load.notes.accepted)} payments accepted; draining")
+        try:
+            seconds = judge.drain(self.stack)
+        except TimeoutError as exc:
+            verdict = judge.judge(self.stack, self.load.notes)
+            verdict.failures.append(str(exc))
+            return verdict
+        verdict = judge.judge(self.stack, self.load.notes)
+        verdict.drain_seconds = seconds
+        return verdict
+
+    def _hit(self, number: int, episode: Episode) -> None:
+        names = " + ".join(fault.name for fault in episode.faults)
+        elapsed = time.monotonic() - self._began
+        say(f"{elapsed:6.1f} s  {number:3}/{len(self.episodes)}  {names} for {episode.seconds:.1f} s")
+        began = time.monotonic()
+        with happening(self.stack, episode, self._rng):
+            wait(episode.seconds)
+        self.windows.append((began, time.monotonic(), episode))
+        self.resumed.append((names, self._seconds_until_settling()))
+
+    def _seconds_until_settling(self) -> float:
+        """How long after a fault was taken back the next payment was settled (there is always one to settle)."""
+        began = time.monotonic()
+        before: int | None = None
+        while (waited := time.monotonic() - began) < 2 * RESUME_LIMIT_SECONDS:
+            try:
+                with self.stack.database() as connection:
+                    [[settled]] = connection.execute("SELECT count(*) FROM settlements").fetchall()
+            except psycopg.Error:
+                settled = None
+            if before is not None and settled is not None and settled > before:
+                return waited
+            before = before if before is not None else settled
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def latencies(self) -> tuple[float, float, float]:
+        """Of requests that no database fault touched: p50 and p99. Of 503s: the longest. All in seconds."""
+        untouched = sorted(sent.seconds for sent in self.load.notes.requests if not self._excused(sent))
+        refused = [sent.seconds for sent in self.load.notes.requests if sent.status == 503]
+        if not untouched:
+            return 0.0, 0.0, max(refused, default=0.0)
+        return (
+            untouched[len(untouched) // 2],
+            untouched[int(len(untouched) * 0.99)],
+            max(refused, default=0.0),
+        )
+
+    def _excused(self, sent: Sent) -> bool:
+        """Whether a fault of the database or of the API itself overlapped this request."""
+        return sent.status in {0, 503} or any(
+            sent.at <= end + 1.0 and sent.at + sent.seconds >= begin
+            for begin, end, episode in self.windows
+            if any(fault.database for fault in episode.faults)
+        )
+
+
+def report(run: Run, verdict: judge.Verdict, seed: int) -> None:
+    """Print the table."""
+    notes: Notes = run.load.notes
+    kinds = Counter(fault.name for episode in run.episodes for fault in episode.faults)
+    p50, p99, refused = run.latencies()
+    slowest = max(run.resumed, key=lambda item: item[1], default=("none", 0.0))
+    hanging = sum(sent.status == 0 and sent.seconds >= 9.5 for sent in notes.requests)
+    rows = [
+        ("seed", seed),
+        ("payments accepted (201)", len(notes.accepted)),
+        ("payments never answered", notes.unanswered),
+        ("faults", sum(kinds.values())),
+        ("lost", len(verdict.lost)),
+        ("settled twice", len(verdict.settled_twice)),
+        ("charged twice", len(verdict.charged_twice)),
+        ("charged, not settled", len(verdict.charged_not_settled)),
+        ("settled, not charged", len(verdict.settled_not_charged)),
+        ("dead letters, expected", verdict.dead_expected),
+        ("dead letters, unexpected", verdict.dead_unexpected),
+        ("statuses", ", ".join(f"{name} {number}" for name, number in sorted(verdict.statuses.items()))),
+        ("longest outage until settling resumed", f"{slowest[1]:.1f} s after: {slowest[0]}"),
+        ("POST p50 / p99, database up", f"{p50 * 1000:.0f} ms / {p99 * 1000:.0f} ms"),
+        ("longest 503", f"{refused:.1f} s"),
+        ("requests that hung (10 s)", hanging),
+        ("drained in", f"{verdict.drain_seconds:.0f} s"),
+    ]
+    say("\n" + "\n".join(f"  {name:<40}{value}" for name, value in rows))
+    say("\n  faults by kind: " + ", ".join(f"{name} {number}" for name, number in sorted(kinds.items())))
+    if slowest[1] > RESUME_LIMIT_SECONDS:
+        verdict.failures.append(f"settling resumed only {slowest[1]:.1f} s after: {slowest[0]}")
+    if p99 > P99_LIMIT_SECONDS:
+        verdict.failures.append(f"p99 of POST was {p99:.2f} s while the database was up")
+    if hanging:
+        verdict.failures.append(f"{hanging} requests got no answer within 10 s")
+
+
+def main() -> int:
+    """Run, report, and say by the exit status whether every promise was kept."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=None, help="of the schedule and the load; default: by the clock")
+    parser.add_argument("--payments", type=int, default=2_000, help="payments to post (2000)")
+    parser.add_argument("--faults", type=int, default=20, help="faults to inject (20)")
+    given = parser.parse_args()
+    seed = given.seed if given.seed is not None else int(time.time())
+    stack = ChaosStack(Path(os.environ["GATEWAY_STACK"]))
+    run = Run(stack, seed, given.payments, given.faults)
+    say(f"seed {seed}: {given.payments} payments, {given.faults} faults in {len(run.episodes)} episodes")
+    verdict = run.carry_out()
+    report(run, verdict, seed)
+    for failure in verdict.failures:
+        say(f"\n  BROKEN: {failure}")
+    say("\n  every promise was kept" if not verdict.failures else f"\n  repeat it with SEED={seed}")
+    return 1 if verdict.failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (requests.RequestException, psycopg.Error) as error:
+        say(f"the run could not be judged: {type(error).__name__}: {error}")
+        sys.exit(2)

@@ -1,0 +1,179 @@
+"""The faults: each hits real processes or servers, lasts a while, and is taken back."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import psycopg
+import requests
+
+from tests.chaos.stack import ChaosStack
+
+WORKERS = ("worker-route", "worker-settle", "worker-operations")
+CONNECTIONS_MAX = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A kind of fault. `database` and `acquirer` ones excuse refusals and delays that others do not."""
+
+    name: str
+    begin: Callable[[ChaosStack, random.Random, ExitStack], None]
+    """Does the harm, and leaves what takes it back on the stack."""
+    seconds: tuple[float, float]
+    database: bool = False
+    broker: bool = False
+
+
+def _kill_child(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+    children = stack.children(rng.choice(WORKERS[:2]))
+    if children:
+        _kill(rng.choice(children))
+
+
+def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _kill_parent(role: str | None = None) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
+    def begin(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+        _kill(stack.leader(role or rng.choice(WORKERS[:2])))
+
+    return begin
+
+
+def _kill_group(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+    role = rng.choice(WORKERS)
+    for pid in (stack.leader(role), *stack.children(role)):
+        _kill(pid)
+
+
+def _kill_api(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+    _kill(rng.choice([stack.leader("api"), *stack.children("api")]))
+
+
+def _terminate(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+    _kill(stack.leader(rng.choice((*WORKERS, "relay", "api", "beat"))), signal.SIGTERM)
+
+
+def _close_connections(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
+    for connection in stack.management("GET", "connections").json():
+        with suppress(requests.RequestException):
+            stack.management("DELETE", f"connections/{quote(connection['name'], safe='')}")
+
+
+def _down(role: str, number: signal.Signals) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
+    def begin(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
+        undo.enter_context(stack.held(role))
+        _kill(stack.leader(role), number)
+
+    return begin
+
+
+def _frozen(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
+    def begin(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
+        pids = [stack.leader(role), *stack.children(role)]
+        for pid in pids:
+            undo.callback(_kill, pid, signal.SIGCONT)
+            _kill(pid, signal.SIGSTOP)
+
+    return begin
+
+
+def _memory_alarm(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
+    undo.callback(stack.rabbitmqctl, "set_vm_memory_high_watermark", "absolute", "1GB")
+    stack.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+
+
+def _terminate_backends(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
+    with suppress(psycopg.Error), stack.database() as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+
+
+def _take_all_connections(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
+    for _ in range(CONNECTIONS_MAX):
+        try:
+            undo.enter_context(stack.database())
+        except psycopg.Error:
+            return
+
+
+def _acquirer(mode: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
+    def begin(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
+        undo.callback(stack.control_acquirer, {"mode": "normal"})
+        stack.control_acquirer({"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
+
+    return begin
+
+
+FAULTS = (
+    Fault("kill a pool child", _kill_child, (0, 2)),
+    Fault("kill a worker's parent", _kill_parent(), (0, 2)),
+    Fault("kill a worker's group", _kill_group, (0, 2)),
+    Fault("kill the relay", _kill_parent("relay"), (0, 2)),
+    Fault("kill the monitor", _kill_parent("worker-operations"), (0, 2)),
+    Fault("kill beat", _kill_parent("beat"), (0, 2)),
+    Fault("kill an API process", _kill_api, (0, 2)),
+    Fault("stop a role gracefully", _terminate, (0, 2)),
+    Fault("broker closes connections", _close_connections, (0, 1), broker=True),
+    Fault("broker stopped", _down("rabbitmq", signal.SIGTERM), (1, 6), broker=True),
+    Fault("broker killed", _down("rabbitmq", signal.SIGKILL), (1, 6), broker=True),
+    Fault("broker memory alarm", _memory_alarm, (3, 10), broker=True),
+    Fault("broker frozen", _frozen("rabbitmq"), (3, 12), broker=True),
+    Fault("database restarted", _down("postgresql", signal.SIGINT), (0, 4), database=True),
+    Fault("database crashed", _down("postgresql", signal.SIGQUIT), (0, 4), database=True),
+    Fault("database frozen", _frozen("postgresql"), (2, 8), database=True),
+    Fault("database connections ended", _terminate_backends, (0, 1), database=True),
+    Fault("database out of connections", _take_all_connections, (2, 6), database=True),
+    Fault("acquirer drops answers", _acquirer("drop_after"), (2, 6)),
+    Fault("acquirer errs after charging", _acquirer("error_after"), (2, 6)),
+    Fault("acquirer refuses", _acquirer("error_before"), (2, 6)),
+    Fault("acquirer answers garbage", _acquirer("garbage"), (2, 6)),
+    Fault("acquirer flaps", _acquirer("flap"), (2, 6)),
+    Fault("acquirer killed", _down("acquirer", signal.SIGKILL), (1, 4)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Faults that begin together, and how long they last."""
+
+    faults: tuple[Fault, ...]
+    seconds: float
+    pause: float
+    """Quiet seconds before."""
+
+
+def schedule(seed: int, number: int) -> list[Episode]:
+    """`number` faults in a random order in which every kind comes before any comes again; now and then two at once."""
+    rng = random.Random(seed)
+    kinds: list[Fault] = []
+    while len(kinds) < number:
+        kinds += rng.sample(FAULTS, len(FAULTS))
+    kinds = kinds[:number]
+    episodes = []
+    while kinds:
+        together = tuple(kinds.pop() for _ in range(2 if len(kinds) > 1 and rng.random() < 0.25 else 1))
+        seconds = max(rng.uniform(*fault.seconds) for fault in together)
+        episodes.append(Episode(together, seconds, rng.uniform(1.0, 5.0)))
+    return episodes
+
+
+@contextmanager
+def happening(stack: ChaosStack, episode: Episode, rng: random.Random) -> Iterator[None]:
+    """The faults of `episode` have begun; they are taken back when the block ends."""
+    with ExitStack() as undo:
+        for fault in episode.faults:
+            fault.begin(stack, rng, undo)
+        yield
+
+
+def wait(seconds: float) -> None:
+    """Let a fault last."""
+    time.sleep(seconds)

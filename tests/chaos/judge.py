@@ -1,0 +1,133 @@
+"""The verdict: what clients were promised, what the gateway says, and what the acquirer charged must agree."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+import requests
+
+from tests.chaos.load import Notes
+from tests.chaos.stack import ChaosStack
+
+DRAIN_SECONDS = 240
+POLL_SECONDS = 1.0
+ALWAYS_DEAD = frozenset({"tok_error_always"})
+PAGE_SECONDS = 30
+INVARIANTS_SECONDS = 120
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Everything that was found; `failures` are broken promises."""
+
+    lost: list[UUID] = field(default_factory=list)
+    settled_twice: list[UUID] = field(default_factory=list)
+    charged_twice: list[str] = field(default_factory=list)
+    charged_not_settled: list[str] = field(default_factory=list)
+    settled_not_charged: list[str] = field(default_factory=list)
+    dead_expected: int = 0
+    dead_unexpected: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    drain_seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+def drain(stack: ChaosStack) -> float:
+    """Wait until no transaction is unfinished and no message waits; the seconds that it took.
+
+    Raises:
+        TimeoutError: it never came to that.
+    """
+    began = time.monotonic()
+    left: object = None
+    while time.monotonic() - began < DRAIN_SECONDS:
+        try:
+            left = _left(stack)
+        except (psycopg.Error, requests.RequestException) as exc:
+            left = exc
+        if left == {}:
+            return time.monotonic() - began
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"not drained after {DRAIN_SECONDS} s: {left!r}")
+
+
+def _left(stack: ChaosStack) -> dict[str, int]:
+    with stack.database() as connection:
+        counts = connection.execute(
+            "SELECT status, count(*) FROM transactions WHERE status IN ('pending', 'processing') GROUP BY status"
+            " UNION ALL SELECT 'outbox', count(*) FROM outbox"
+        ).fetchall()
+    queues = {
+        queue["name"]: queue.get("messages", 1)
+        for queue in stack.management("GET", "queues").json()
+        if not queue["name"].startswith(("celery_delayed_", "celeryev", "celery@")) and "pidbox" not in queue["name"]
+    }
+    return {name: number for name, number in [*counts, *queues.items()] if number}
+
+
+def judge(stack: ChaosStack, notes: Notes) -> Verdict:
+    """Compare everything; call it after `drain`."""
+    verdict = Verdict()
+    with stack.database() as connection:
+        rows = connection.execute("SELECT id, status, payment_method, amount FROM transactions").fetchall()
+        letters = {
+            row[0] for row in connection.execute("SELECT transaction_id FROM dead_letters WHERE status = 'open'")
+        }
+        settlements = connection.execute("SELECT transaction_id, amount FROM settlements").fetchall()
+    status_of = {row[0]: row[1] for row in rows}
+    verdict.statuses = Counter(status_of.values())
+    for id in notes.accepted:
+        status = status_of.get(id)
+        if status not in {"completed", "failed"} and not (status == "dead_lettered" and id in letters):
+            verdict.lost.append(id)
+    for id, status, token, _ in rows:
+        if status == "dead_lettered" or id in letters:
+            verdict.dead_expected += token in ALWAYS_DEAD
+            verdict.dead_unexpected += token not in ALWAYS_DEAD
+    times = Counter(row[0] for row in settlements)
+    verdict.settled_twice = [id for id, number in times.items() if number > 1]
+    _compare_with_acquirer(stack, verdict, {str(id): amount for id, amount in settlements}, status_of)
+    _check_processes_and_invariants(stack, verdict)
+    for name in ("lost", "settled_twice", "charged_twice", "settled_not_charged", "charged_not_settled"):
+        found = getattr(verdict, name)
+        if found:
+            verdict.failures.append(f"{name.replace('_', ' ')}: {', '.join(map(str, found[:10]))}")
+    verdict.failures += notes.problems[:10]
+    return verdict
+
+
+def _charges(stack: ChaosStack) -> list[dict[str, object]]:
+    answer = requests.get(f"{stack.acquirer_url}/charges", timeout=PAGE_SECONDS)
+    answer.raise_for_status()
+    return [json.loads(line) for line in answer.text.splitlines() if line]
+
+
+def _compare_with_acquirer(
+    stack: ChaosStack, verdict: Verdict, settled: dict[str, int], status_of: dict[UUID, str]
+) -> None:
+    """The acquirer's approved charges are the gateway's settlements, one to one.
+
+    A charge whose transaction is an open dead letter (in doubt) is not lost: an operator's replay will find it.
+    """
+    approved = [charge for charge in _charges(stack) if charge["status"] == "approved"]
+    times = Counter(str(charge["idempotency_key"]) for charge in approved)
+    verdict.charged_twice = [key for key, number in times.items() if number > 1]
+    amounts = {str(charge["idempotency_key"]): charge["amount"] for charge in approved}
+    waiting = {str(id) for id, status in status_of.items() if status == "dead_lettered"}
+    verdict.charged_not_settled = [key for key in amounts.keys() - settled.keys() if key not in waiting]
+    verdict.settled_not_charged = [id for id in settled if amounts.get(id) != settled[id]]
+
+
+def _check_processes_and_invariants(stack: ChaosStack, verdict: Verdict) -> None:
+    dead = stack.dead()
+    if dead:
+        verdict.failures.append(f"processes that do not run: {', '.join(dead)}")
+    command = [sys.executable, "-m", "flask", "--app", "gateway.app", "invariants"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INVARIANTS_SECONDS)
+    if result.returncode != 0:
+        verdict.failures.append(f"flask invariants ended with {result.returncode}: {result.stdout}{result.stderr}")
