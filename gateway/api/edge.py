@@ -38,7 +38,7 @@ def request_id() -> str:
 
 
 def _chosen_request_id(offered: str) -> str:
-    if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered):
+    if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
         return offered
     return str(new_id())
 

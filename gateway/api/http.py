@@ -83,7 +83,7 @@ class Call:
         key = request.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
             return None
-        refuse_card_number(key, (IDEMPOTENCY_HEADER,))
+        refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
         return IdempotencyKey.of(key, request.method, request.path, request.get_data())
 
 

@@ -146,13 +146,13 @@ def refuse(errors: list[FieldError]) -> NoReturn:
     )
 
 
-def refuse_card_number(text: str, place: Place) -> None:
-    """Refuse a request whose string at `place` holds a card number.
+def refuse_card_number(text: str, place: Place, *, issued_only: bool = False) -> None:
+    """Refuse a request whose string at `place` holds a card number; see `holds_card_number` for `issued_only`.
 
     Raises:
         CardNumberRejected: it does.
     """
-    if holds_card_number(text):
+    if holds_card_number(text, issued_only=issued_only):
         error = FieldError(pointer=pointer_to(place), code=CardNumberRejected.code, detail=CardNumberRejected.title())
         raise CardNumberRejected(errors=[error])
 

@@ -72,6 +72,27 @@ def test_no_uuid_is_taken_for_a_card_number() -> None:
         assert not holds_card_number(made.hex) or made.hex.isdigit()
 
 
+def test_no_random_hexadecimal_id_is_taken_for_a_card_number() -> None:
+    generator = random.Random(2)  # noqa: S311
+    for size in (16, 20, 24, 32, 40, 64):
+        for _ in range(10_000):
+            made = f"{generator.getrandbits(size * 4):0{size}x}"
+            assert not holds_card_number(made) or made.isdigit()
+
+
+@pytest.mark.parametrize("number", CARDS)
+def test_a_number_that_could_have_been_issued_is_found_among_ids_too(number: str) -> None:
+    assert holds_card_number(number, issued_only=True)
+    assert holds_card_number(f"pay-{number}", issued_only=True)
+
+
+@pytest.mark.parametrize("number", ["1234567812345670", "1700000000004", "0000000000000000", "9999999999999995"])
+def test_a_number_that_nobody_issued_counts_in_text_but_not_in_an_id(number: str) -> None:
+    assert passes_luhn(number)
+    assert holds_card_number(number)
+    assert not holds_card_number(number, issued_only=True)
+
+
 @pytest.mark.parametrize(
     "text", ["0 " * 32_000, "4 " * 32_000, "1" * 64_000, "4444444444444444 " * 3_800, "4-" * 32_000]
 )
