@@ -8,9 +8,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
+from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, TimeoutError
 
@@ -24,6 +27,35 @@ LOCK_TIMEOUT_MS = 1_000
 AVAILABILITY_POLL_SECONDS = 0.5
 IDLE_CHECK_SECONDS = 2.0
 """A pooled connection that rested longer is tested before use; under load none is."""
+IDLE_CHECK_PATIENCE_SECONDS = 1.0
+PATIENCE_MARGIN_SECONDS = 1.0
+"""PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
+
+_T = TypeVar("_T")
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that does not wait for ever for a server that hangs: libpq has no timeout for that."""
+
+    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+        patience = _patience.get()
+        limit = settings().database_timeout_seconds + PATIENCE_MARGIN_SECONDS if patience is None else patience
+        try:
+            return super().wait(gen, interval, limit if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as exc:
+            self.pgconn.finish()  # what the server makes of the statement is not known
+            raise psycopg.OperationalError(f"PostgreSQL did not answer within {limit:g} s") from exc
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within the block, wait so long for an answer of PostgreSQL before the connection is given up."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @cache
@@ -53,9 +85,14 @@ def engine() -> Engine:
             "tcp_user_timeout": config.database_timeout_seconds * 1000,
         },
     )
+    event.listen(pool, "do_connect", _connect)
     event.listen(pool, "checkin", _note_rest)
     event.listen(pool, "checkout", _test_after_rest)
     return pool
+
+
+def _connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> _Connection:
+    return _Connection.connect(*arguments, **options)
 
 
 def _note_rest(_connection: Any, record: Any) -> None:
@@ -66,10 +103,14 @@ def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
     rests_since = record.info.get("rests_since")
     if rests_since is None or time.monotonic() - rests_since < IDLE_CHECK_SECONDS:
         return
+    began = time.monotonic()
     try:
-        connection.execute("SELECT 1")
-        connection.rollback()
+        with patience(IDLE_CHECK_PATIENCE_SECONDS):
+            connection.execute("SELECT 1")
+            connection.rollback()
     except Exception as exc:
+        if time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
+            raise OperationalError("SELECT 1", {}, exc) from exc  # a server that hangs would hang again
         raise DisconnectionError from exc  # the pool replaces the connection and tries again
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, g, request
 from loguru import logger
 
+from gateway import db
 from gateway.api.card_numbers import holds_card_number
 from gateway.domain.ids import new_id
 from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DATABASE_PATIENCE_SECONDS = 2.0
+"""The longest that a request waits for PostgreSQL; its own lock timeout is shorter."""
 _ENVIRON_KEY = "gateway.request_id"
 _UNMATCHED = "unmatched"
 _QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -70,7 +73,7 @@ class _Edge:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ[_ENVIRON_KEY] = _chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        with log_context(request_id=environ[_ENVIRON_KEY]):
+        with log_context(request_id=environ[_ENVIRON_KEY]), db.patience(DATABASE_PATIENCE_SECONDS):
             chunks = self._inner(environ, start_response)
             with _closing(chunks):
                 return [b"".join(chunks)]

@@ -36,7 +36,7 @@ def reconcile(period_from: datetime | None = None, period_to: datetime | None = 
         run_id = reconciliation.open_run(connection, period_from, period_to)
     limit = settings().reconciliation_timeout_seconds
     try:
-        with db.begin() as connection:
+        with db.patience(limit + db.PATIENCE_MARGIN_SECONDS), db.begin() as connection:
             run = reconciliation.carry_out(
                 connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
             )

@@ -1,0 +1,57 @@
+"""The database engine against servers that hang."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from gateway import db
+from gateway.config import settings
+
+
+@contextmanager
+def engine_on(url: str) -> Iterator[None]:
+    """A database engine of the test's own at this URL."""
+    db.engine().dispose()
+    own = pytest.MonkeyPatch()
+    own.setenv("DATABASE_URL", url)
+    settings.cache_clear()
+    db.engine.cache_clear()
+    try:
+        yield
+    finally:
+        db.engine().dispose()
+        own.undo()
+        settings.cache_clear()
+        db.engine.cache_clear()
+
+
+def test_a_statement_that_the_server_does_not_answer_is_given_up_and_its_connection_with_it() -> None:
+    with pytest.raises(OperationalError) as caught, db.patience(0.3), db.autocommit() as connection:
+        connection.execute(text("SELECT pg_sleep(5)"))
+    assert "did not answer within 0.3 s" in str(caught.value)
+    assert caught.value.connection_invalidated
+    with db.autocommit() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_server_that_accepts_connections_and_says_nothing_is_given_up_within_the_connect_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with (
+            engine_on(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"),
+            pytest.raises(db.UNAVAILABLE),
+            db.autocommit() as connection,
+        ):
+            connection.execute(text("SELECT 1"))
+        assert time.monotonic() - began < 2 * db.CONNECT_TIMEOUT_SECONDS + 1
+
+
+def test_waiting_for_the_database_ends_when_it_answers_and_when_the_time_is_up() -> None:
+    assert db.wait_until_available(5)
+    with engine_on("postgresql://nobody@127.0.0.1:9/none"):
+        assert not db.wait_until_available(0.1)
