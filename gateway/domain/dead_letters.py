@@ -25,6 +25,11 @@ from gateway.states import UNFINISHED, DeadLetterStatus, TransactionStatus
 
 RESCUE_LIMIT = 10
 """A transaction that was enqueued again so often without an attempt being counted is dead after all."""
+IN_DOUBT = "in_doubt"
+"""The reason of a payment whose last attempt has no known outcome: the provider may have charged.
+
+A replay queries the charge's status before it charges again.
+"""
 ALERT_IDS_MAX = 20
 
 
@@ -55,10 +60,11 @@ class Stored:
 
 _STATE = text("""
     SELECT t.id, t.status, t.merchant_id, t.attempt_limit, t.rescues, t.request_id, t.created_at,
-           a.attempts, a.leased, a.first_failed_at, coalesce(t.last_error, e.error) AS error
+           a.attempts, a.in_doubt, a.leased, a.first_failed_at, coalesce(t.last_error, e.error) AS error
     FROM transactions t
     CROSS JOIN LATERAL (
         SELECT coalesce(max(number), 0) AS attempts, min(started_at) AS first_failed_at,
+               count(*) > 0 AND coalesce((array_agg(outcome ORDER BY number DESC))[1], 'unknown') = 'unknown' AS in_doubt,
                coalesce(bool_or(outcome IS NULL AND lease_until > now()), false) AS leased
         FROM attempts WHERE transaction_id = t.id
     ) a
@@ -125,7 +131,7 @@ def _letter(message: DeadMessage, transaction_id: UUID | None, state: Row[*tuple
         "merchant_id": state.merchant_id if state else None,
         "queue": message.queue,
         "task": message.task,
-        "reason": message.reason,
+        "reason": IN_DOUBT if state and state.in_doubt else message.reason,
         "exception": state.error if state else "No transaction has this id." if transaction_id else None,
         "attempts": state.attempts if state else 0,
         "payload": message.payload,
@@ -137,18 +143,18 @@ def _letter(message: DeadMessage, transaction_id: UUID | None, state: Row[*tuple
 
 def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> None:
     subjects = [str(letter["transaction_id"]) for letter in letters if letter["transaction_id"]]
-    first = letters[0]
+    first, reason = letters[0], letters[0]["reason"]
     what = f"transaction {subjects[0]}" if len(letters) == 1 and subjects else f"{len(letters)} dead letters"
     alerts.raise_alert(
         connection,
         "error",
-        f"Dead-lettered: {what} on {first['queue']} ({first['reason']})",
+        f"Dead-lettered: {what} on {first['queue']} ({reason})",
         {
             "count": len(letters),
             "dead_letter_ids": [str(letter["id"]) for letter in letters[:ALERT_IDS_MAX]],
             "transaction_ids": subjects[:ALERT_IDS_MAX],
             "queue": first["queue"],
-            "reason": first["reason"],
+            "reason": reason,
             "exception": first["exception"],
             "what_to_do": "flask dead-letters show ID, then replay or discard it",
         },

@@ -49,6 +49,18 @@ def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_ale
     assert count("alerts", "severity = 'error'") == 1
 
 
+def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_before_it_charges() -> None:
+    id = exhausted_payment()
+    execute("UPDATE attempts SET outcome = 'unknown' WHERE number = 4")
+    assert store(dead_message(id)).dead == [("settlement.requested", "in_doubt")]
+    with begin() as connection:
+        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(reason="in_doubt"), None, 10)
+        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+    with autocommit() as connection:
+        [claim] = settlements.claim(connection, [id], "task-2", lease_seconds=30).claims
+    assert claim.in_doubt
+
+
 def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
     id = exhausted_payment()
     assert len(store(dead_message(id)).dead) == 1
