@@ -73,9 +73,9 @@ class Load:
             thread.start()
 
     @property
-    def progress(self) -> int:
-        """How many payments were begun."""
-        return self._next
+    def ended(self) -> bool:
+        """Whether every payment was begun."""
+        return self._next >= len(self._tokens)
 
     def finish(self, within: float) -> None:
         """Wait until all are posted; what has no answer after `within` seconds is given up by its client."""
