@@ -21,6 +21,7 @@ from devstack.settings import MARKER, Layout
 CLOCK_TOLERANCE_SECONDS = 2.0
 """psutil derives start times from the boot time, which moves a little when the clock is set."""
 STRAY_LIMIT_SECONDS = 5.0
+REAP_LIMIT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -174,11 +175,17 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_orphans() -> None:
-    """Take the exit statuses of adopted processes; to be called when this start's own children have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):
-            pass
+def reap_orphans(own: Iterable[int] = (), limit_seconds: float = 0.0) -> None:
+    """Take the exit statuses of adopted processes that ended, for that long; ``own`` are children awaited elsewhere."""
+    kept = set(own)
+    deadline = time.monotonic() + limit_seconds
+    while orphans := [child for child in psutil.Process().children() if child.pid not in kept]:
+        for orphan in orphans:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan.pid, os.WNOHANG)
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def strays(stack: Layout) -> list[psutil.Process]:

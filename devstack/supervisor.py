@@ -39,6 +39,8 @@ class Stack:
     units: list[Unit]
     merchant: accounts.Merchant
     operator: accounts.Operator
+    helpers: set[int] = field(default_factory=set)
+    """Pids of further children of this process, such as pytest."""
     _ended: dict[str, float] = field(default_factory=dict)
 
     def publish(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Stack:
                 del self._ended[unit.name]
                 say(f"{unit.name} started again")
                 self.publish()
+                processes.reap_orphans({*self.helpers, *(other.managed.pid for other in self.units)})
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def supervised(layout: Layout) -> Iterator[None]:
             yield
         finally:
             processes.kill_strays(layout)
-            processes.reap_orphans()
+            processes.reap_orphans(limit_seconds=processes.REAP_LIMIT_SECONDS)
             layout.supervisor_file.unlink(missing_ok=True)
 
 

@@ -96,6 +96,7 @@ def _run(stack: Stack, command: list[str]) -> int:
     suite = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True
     )
+    stack.helpers.add(suite.pid)
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
         while suite.poll() is None:
