@@ -11,8 +11,17 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, AliasChoices, Field, HttpUrl, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BROKER_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 
@@ -55,6 +64,26 @@ def _web_url(url: str) -> str:
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
+def _provider_names(value: object) -> object:
+    """The names of a comma-separated list, in order."""
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+def _listed_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names a provider twice")
+    return names
+
+
+ProviderName = Literal["simulated", "sandbox"]
+ProviderNames = Annotated[
+    tuple[ProviderName, ...],
+    NoDecode,
+    BeforeValidator(_provider_names),
+    AfterValidator(_listed_once),
+]
 
 
 class Settings(BaseSettings):
@@ -103,6 +132,16 @@ class Settings(BaseSettings):
     )
     retry_backoff_seconds: int = Field(default=2, ge=1, le=60, description="First retry delay; it doubles each time")
     retry_backoff_max_seconds: int = Field(default=60, ge=1, le=3600, description="Longest retry delay")
+    providers: ProviderNames = Field(
+        default=("simulated",),
+        description="Where payments go, in order of preference, separated by commas: simulated, sandbox",
+    )
+    sandbox_acquirer_url: WebUrl | None = Field(
+        default=None,
+        validate_default=True,
+        description="Of a running `python -m gateway.sandbox`, such as http://127.0.0.1:9400. Keep it for as long as a "
+        "payment that went there is open, even when PROVIDERS lists sandbox no longer",
+    )
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
     provider_threads: int = Field(default=50, ge=1, le=200, description="Provider calls at once per worker process")
 
@@ -126,6 +165,13 @@ class Settings(BaseSettings):
 
     alert_webhook_url: WebUrl | None = Field(default=None, description="Receiver of alerts; without it they are logged")
     alert_timeout_seconds: int = Field(default=10, ge=1, le=30, description="The longest that the receiver may take")
+
+    @field_validator("sandbox_acquirer_url")
+    @classmethod
+    def _sandbox_has_a_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None and "sandbox" in info.data.get("providers", ()):
+            raise ValueError("must be set, because PROVIDERS lists sandbox")
+        return url
 
     @property
     def claim_lease_seconds(self) -> int:

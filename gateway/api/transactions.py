@@ -15,7 +15,7 @@ from gateway.domain import transactions
 from gateway.domain.transactions import NewTransaction, TransactionFilter
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey, UnknownPaymentMethod
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers import registry
 from gateway.states import TransactionStatus
 from gateway.telemetry import TRANSACTIONS_CREATED
 
@@ -31,7 +31,7 @@ routes = Routes("Transactions")
 
 
 def _known_payment_method(payment_method: str) -> str:
-    if payment_method not in SANDBOX_TOKENS:
+    if not registry.accepts(payment_method):
         raise PydanticCustomError(
             UnknownPaymentMethod.code, "No provider knows this payment method; in the sandbox, tok_approve works."
         )

@@ -6,7 +6,7 @@ from uuid import UUID
 from gateway import db
 from gateway.domain import routing
 from gateway.errors import PermanentError
-from gateway.providers.registry import PROVIDERS
+from gateway.providers import registry
 
 
 class NoProvider(PermanentError):
@@ -16,7 +16,7 @@ class NoProvider(PermanentError):
 
 
 def _choose(currency: str) -> routing.Route:
-    candidates = [provider.name for provider in PROVIDERS.values() if provider.supports(currency)]
+    candidates = [provider.name for provider in registry.preferred() if provider.supports(currency)]
     if not candidates:
         raise NoProvider(f"no provider takes payments in {currency}")
     return routing.Route(candidates[0], f"first of {len(candidates)} that take {currency}")

@@ -14,7 +14,7 @@ from gateway.config import settings
 from gateway.domain import settlements
 from gateway.domain.settlements import Claim
 from gateway.outcomes import Outcome, Unavailable, Unknown
-from gateway.providers.registry import PROVIDERS
+from gateway.providers import registry
 from gateway.states import TransactionStatus
 from gateway.telemetry import PROCESSING_SECONDS, PROVIDER_SECONDS, SETTLEMENTS, log_context
 
@@ -63,6 +63,8 @@ def _call_and_record(claims: Sequence[Claim], result: Settled) -> None:
     if waiting:
         limit = 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
         answered, silent = wait(waiting, timeout=limit)
+        for call in silent:
+            call.cancel()  # one that still waits for a thread must not charge after its lease
         late = Unknown("provider_timeout", f"No answer within {limit} s.")
         outcomes = [(calls[call], call.result()) for call in answered] + [(calls[call], late) for call in silent]
         _record(outcomes, result)
@@ -72,7 +74,7 @@ def _ask_provider(claim: Claim) -> Outcome:
     """The outcome of one attempt. A lost answer is followed by a status query before anything else."""
     started = time.perf_counter()
     try:
-        provider = PROVIDERS[claim.provider]
+        provider = registry.provider(claim.provider)
         if claim.in_doubt:
             known = provider.status(replace(claim.charge, attempt=claim.charge.attempt - 1))
             if not isinstance(known, Unavailable):

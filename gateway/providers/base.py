@@ -17,6 +17,10 @@ class Provider(Protocol):
         """Whether this provider takes payments in `currency` (ISO 4217)."""
         ...
 
+    def accepts(self, payment_method: str) -> bool:
+        """Whether `payment_method` is one of its tokens, as far as can be told without asking it."""
+        ...
+
     def charge(self, charge: Charge) -> Outcome:
         """Charge, at most once per `charge.idempotency_key` however often it is called."""
         ...

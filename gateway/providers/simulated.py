@@ -7,6 +7,7 @@ any host gives the same answer, and a repeated call can never charge twice.
 import time
 
 from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
+from gateway.providers import poison
 
 SLOW_SECONDS = 2.0
 
@@ -37,8 +38,13 @@ class Simulated:
         """Every currency."""
         return bool(currency)
 
+    def accepts(self, payment_method: str) -> bool:
+        """See `gateway.providers.base.Provider`."""
+        return payment_method in SANDBOX_TOKENS or poison.is_poison(payment_method)
+
     def charge(self, charge: Charge) -> Outcome:
         """See `gateway.providers.base.Provider`."""
+        poison.take(charge.payment_method)
         if charge.payment_method == "tok_slow":
             time.sleep(SLOW_SECONDS)
         answer = self._processed(charge, charge.attempt)
@@ -47,6 +53,8 @@ class Simulated:
 
     def status(self, charge: Charge) -> Outcome:
         """See `gateway.providers.base.Provider`."""
+        if poison.is_poison(charge.payment_method):
+            return _NO_SUCH_CHARGE
         for attempt in range(1, charge.attempt + 1):
             answer = self._processed(charge, attempt)
             if isinstance(answer, Approved | Declined):

@@ -1,0 +1,241 @@
+"""What the acquirer has charged and refunded: one SQLite file, written by one thread.
+
+A commit reaches the operating system before it is answered, so a SIGKILL of the acquirer loses nothing that it has
+said; only a power failure could (`synchronous=NORMAL`), and no payment of a sandbox is worth an fsync.
+"""
+
+import asyncio
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.sandbox.wire import Refused
+
+FEE_BASIS_POINTS = 180
+"""The acquirer's own fee, which has nothing to do with what the gateway takes from its merchants."""
+BUSY_MS = 5_000
+PAGE_ROWS = 1_000
+
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS charges (
+        sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, idempotency_key TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL CHECK (status IN ('approved', 'declined')), amount INTEGER NOT NULL CHECK (amount > 0),
+        currency TEXT NOT NULL, payment_method TEXT NOT NULL, decline_code TEXT, created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS refunds (
+        sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, idempotency_key TEXT NOT NULL UNIQUE,
+        charge_id TEXT NOT NULL REFERENCES charges (id), amount INTEGER NOT NULL CHECK (amount > 0),
+        created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS refunds_charge_id ON refunds (charge_id);
+    CREATE TABLE IF NOT EXISTS faulty_calls (idempotency_key TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+"""
+_REFUND = """
+    SELECT r.sequence, r.id, r.idempotency_key, r.charge_id, r.amount, c.currency, r.created_at
+    FROM refunds r JOIN charges c ON c.id = r.charge_id
+"""
+_STATEMENT = """
+    SELECT id, idempotency_key, 'charge' AS type, amount, currency, created_at
+    FROM charges WHERE status = 'approved' AND created_at >= :start AND created_at < :end
+    UNION ALL
+    SELECT r.charge_id, r.idempotency_key, 'refund', r.amount, c.currency, r.created_at
+    FROM refunds r JOIN charges c ON c.id = r.charge_id WHERE r.created_at >= :start AND r.created_at < :end
+    ORDER BY created_at
+"""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One charge, approved or declined; `sequence` counts all charges."""
+
+    sequence: int
+    id: str
+    idempotency_key: str
+    status: str
+    amount: int
+    currency: str
+    payment_method: str
+    decline_code: str | None
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """One refund; `sequence` counts all refunds."""
+
+    sequence: int
+    id: str
+    idempotency_key: str
+    charge_id: str
+    amount: int
+    currency: str
+    created_at: str
+
+
+def rfc3339(moment: datetime) -> str:
+    """A UTC time in the one form that is stored, so that comparing texts compares times."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _now() -> str:
+    return rfc3339(datetime.now(UTC))
+
+
+def _fee(amount: int) -> int:
+    return (amount * FEE_BASIS_POINTS + 5_000) // 10_000
+
+
+class Store:
+    """The file. Its methods belong to one event loop; what `durably` returns has been committed."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._connection = sqlite3.connect(file, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self._connection.executescript(_SCHEMA)
+        self._batch: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Close the file; what is not committed was not answered."""
+        self._connection.close()
+
+    async def durably(self, work: Callable[[], T]) -> T:
+        """The answer of `work`, once everything that it wrote or saw is committed.
+
+        All calls of one turn of the event loop share a commit.
+        """
+        if self._batch is None:
+            self._connection.execute("BEGIN IMMEDIATE")
+            loop = asyncio.get_running_loop()
+            self._batch = loop.create_future()
+            loop.call_soon(self._commit, self._batch)
+        batch = self._batch
+        result = work()
+        await batch
+        return result
+
+    def _commit(self, batch: asyncio.Future[None]) -> None:
+        self._batch = None
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as exc:
+            self._connection.rollback()
+            batch.set_exception(exc)
+        else:
+            batch.set_result(None)
+
+    def charge(
+        self, key: str, amount: int, currency: str, payment_method: str, decline_code: str | None
+    ) -> tuple[Charge, bool]:
+        """The charge of `key`, and whether this call made it.
+
+        Raises:
+            Refused: the key belongs to a charge with other parameters.
+        """
+        status = "approved" if decline_code is None else "declined"
+        row = (f"ch_{uuid.uuid4().hex}", key, status, amount, currency, payment_method, decline_code, _now())
+        made = self._connection.execute(
+            "INSERT INTO charges (id, idempotency_key, status, amount, currency, payment_method, decline_code,"
+            " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idempotency_key) DO NOTHING",
+            row,
+        )
+        if made.rowcount:
+            return Charge(int(made.lastrowid or 0), *row), True
+        charge = self.find_charge(key)
+        if charge is None or (charge.amount, charge.currency, charge.payment_method) != (
+            amount,
+            currency,
+            payment_method,
+        ):
+            raise Refused(409, "idempotency_conflict", "This key belongs to a charge with other parameters.")
+        return charge, False
+
+    def refund(self, key: str, charge_id: str, amount: int) -> tuple[Refund, bool]:
+        """The refund of `key`, and whether this call made it.
+
+        Raises:
+            Refused: no such charge, it was declined, too much, or the key belongs to another refund.
+        """
+        known = self.find_refund(key)
+        if known is not None:
+            if (known.charge_id, known.amount) != (charge_id, amount):
+                raise Refused(409, "idempotency_conflict", "This key belongs to a refund with other parameters.")
+            return known, False
+        charge = self._connection.execute(
+            "SELECT status, amount, currency FROM charges WHERE id = ?", (charge_id,)
+        ).fetchone()
+        if charge is None:
+            raise Refused(404, "unknown_charge", "There is no such charge.")
+        status, charged, currency = charge
+        if status != "approved":
+            raise Refused(422, "not_refundable", "This charge was declined.")
+        refunded = "SELECT coalesce(sum(amount), 0) FROM refunds WHERE charge_id = ?"
+        left = charged - self._connection.execute(refunded, (charge_id,)).fetchone()[0]
+        if amount > left:
+            raise Refused(422, "amount_exceeds_charge", f"{left} of this charge is left to be refunded.")
+        row = (f"re_{uuid.uuid4().hex}", key, charge_id, amount, _now())
+        insert = "INSERT INTO refunds (id, idempotency_key, charge_id, amount, created_at) VALUES (?, ?, ?, ?, ?)"
+        sequence = int(self._connection.execute(insert, row).lastrowid or 0)
+        return Refund(sequence, *row[:4], currency, row[4]), True
+
+    def count_faulty_call(self, key: str) -> int:
+        """How often a payment method that misbehaves was used with `key`, this time included."""
+        count = self._connection.execute(
+            "INSERT INTO faulty_calls VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1 RETURNING number",
+            (key,),
+        )
+        return int(count.fetchall()[0][0])
+
+    def find_charge(self, key: str) -> Charge | None:
+        """The charge of an idempotency key."""
+        row = self._connection.execute("SELECT * FROM charges WHERE idempotency_key = ?", (key,)).fetchone()
+        return None if row is None else Charge(*row)
+
+    def find_refund(self, key: str) -> Refund | None:
+        """The refund of an idempotency key."""
+        row = self._connection.execute(f"{_REFUND} WHERE r.idempotency_key = ?", (key,)).fetchone()
+        return None if row is None else Refund(*row)
+
+    def all_charges(self, after: int) -> Iterator[Sequence[Charge]]:
+        """Pages of all charges above the sequence `after`, oldest first."""
+        for page in self._pages("SELECT * FROM charges WHERE sequence > :after ORDER BY sequence", {"after": after}):
+            yield [Charge(*row) for row in page]
+
+    def all_refunds(self, after: int) -> Iterator[Sequence[Refund]]:
+        """Pages of all refunds above the sequence `after`, oldest first."""
+        for page in self._pages(f"{_REFUND} WHERE r.sequence > :after ORDER BY r.sequence", {"after": after}):
+            yield [Refund(*row) for row in page]
+
+    def statement(self, start: str, end: str) -> Iterator[Sequence[tuple[object, ...]]]:
+        """Pages of the statement's lines for `start` <= time < `end`, in the order of their time."""
+        for page in self._pages(_STATEMENT, {"start": start, "end": end}):
+            yield [
+                (charge_id, key, kind, amount, _fee(amount) if kind == "charge" else 0, currency, created_at)
+                for charge_id, key, kind, amount, currency, created_at in page
+            ]
+
+    def _pages(self, query: str, values: dict[str, object]) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """The rows of `query` as one snapshot of what is committed, on a connection of its own."""
+        connection = sqlite3.connect(self._file, isolation_level=None)
+        try:
+            cursor = connection.execute(query, values)
+            while page := cursor.fetchmany(PAGE_ROWS):
+                yield page
+        finally:
+            connection.close()
+
+
+def as_json(entry: Charge | Refund) -> dict[str, Any]:
+    """The entry as answers show it."""
+    value = asdict(entry)
+    if isinstance(entry, Refund):
+        value["status"] = "succeeded"
+    return value
