@@ -13,7 +13,7 @@ import requests
 from psycopg.rows import TupleRow
 
 from devstack import rabbitmq
-from devstack.settings import layout
+from devstack.settings import CHAOS_DIR, CHAOS_PORT_BASE, layout
 
 TIMEOUT_SECONDS = 10
 
@@ -73,7 +73,8 @@ class ChaosStack:
 
     def rabbitmqctl(self, *arguments: str) -> None:
         """Run rabbitmqctl against the stack's broker."""
-        rabbitmq.control(layout(), self.found()["management"]["password"], dict(os.environ), *arguments)
+        own = layout(CHAOS_DIR, CHAOS_PORT_BASE)
+        rabbitmq.control(own, self.found()["management"]["password"], dict(os.environ), *arguments)
 
     def control_acquirer(self, how: dict[str, Any]) -> None:
         """Tell the acquirer how to behave from now on."""
