@@ -17,8 +17,8 @@ from kombu.message import Message
 
 import celeryconfig
 from gateway import db
-from gateway.domain import dead_letters
-from gateway.domain.dead_letters import DeadMessage
+from gateway.domain import dead_letter_intake
+from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.ids import parse_id, utc_now
 from gateway.telemetry import DEAD_LETTERS, RESCUED
 from tasks import app
@@ -150,7 +150,7 @@ def store_dead(messages: list[DeadMessage]) -> None:
     """Store a batch in one commit, and count it."""
     kept = [message for message in messages if not (message.reason == "expired" and message.task in SCHEDULED)]
     with db.begin() as connection:
-        stored = dead_letters.store(connection, kept)
+        stored = dead_letter_intake.store(connection, kept)
     for queue, reason in stored.dead:
         DEAD_LETTERS.labels(queue, reason).inc()
     RESCUED.labels("monitor").inc(len(stored.rescued))

@@ -13,8 +13,8 @@ from flask.testing import FlaskCliRunner
 
 from gateway.app import create_app
 from gateway.db import begin
-from gateway.domain import dead_letters, merchants
-from gateway.domain.dead_letters import DeadMessage
+from gateway.domain import dead_letter_intake, dead_letters, merchants
+from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.ids import new_id, utc_now
 from gateway.flows.settlement import settle
 from gateway.passwords import verify_password
@@ -39,7 +39,7 @@ def dead_payment() -> tuple[UUID, str]:
         settle([id], "task-1")
     message = DeadMessage("m", "settlement.requested", "rejected", "payments.settle", "[]", {}, utc_now(), (id,))
     with begin() as connection:
-        dead_letters.store(connection, [message])
+        dead_letter_intake.store(connection, [message])
         [letter] = dead_letters.list_newest(connection, dead_letters.DeadLetterFilter(), None, 1)
     return id, letter["id"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.api.dead_letters import DeadLetter, DeadLetterPage
 from gateway.db import begin
-from gateway.domain import dead_letters
-from gateway.domain.dead_letters import DeadMessage
+from gateway.domain import dead_letter_intake
+from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.flows import routing
 from gateway.flows.settlement import settle
@@ -27,7 +27,7 @@ def dead_payment(merchant: Caller, queue: str = SETTLE, reason: str = "rejected"
         settle([made], "task-1")
     message = DeadMessage(f"task-{made}", queue, reason, "payments.settle", "[]", {"x": 1}, utc_now(), (made,))
     with begin() as connection:
-        dead_letters.store(connection, [message])
+        dead_letter_intake.store(connection, [message])
     return str(made)
 
 
@@ -154,7 +154,7 @@ def test_what_never_died_is_not_found(operator: Caller, id: str) -> None:
 def test_what_names_no_transaction_can_only_be_discarded(operator: Caller) -> None:
     with begin() as connection:
         message = DeadMessage("m-1", SETTLE, "rejected", None, "\ufffdnot json", {}, utc_now())
-        dead_letters.store(connection, [message])
+        dead_letter_intake.store(connection, [message])
     [letter] = listed(operator)
 
     expect_problem(operator.post(f"/v1/dead-letters/{letter['id']}/replay"), 409, "invalid_state")

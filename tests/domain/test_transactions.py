@@ -97,9 +97,14 @@ def test_rows_taken_from_the_outbox_come_back_when_publishing_fails() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         accept(connection, merchant_id, PAYMENT, "req-1", None)
-    with pytest.raises(RuntimeError), begin() as connection:
-        assert len(outbox.take(connection, 10)) == 1
-        raise RuntimeError
+
+    def relay() -> None:
+        with begin() as connection:
+            assert len(outbox.take(connection, 10)) == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        relay()
     assert count("outbox") == 1
 
 
