@@ -33,7 +33,8 @@ SETTINGS = {
     "MESSAGE_TTL_MS": "20000",
     "SWEEP_INTERVAL_SECONDS": "2",
     "STUCK_AFTER_SECONDS": "25",
-    "PROVIDER_TIMEOUT_SECONDS": "5",
+    "PROVIDER_TIMEOUT_SECONDS": "3",
+    "DATABASE_TIMEOUT_SECONDS": "4",
     "LOG_LEVEL": "INFO",
 }
 """What the roles of a test stack are told, all of it here: short delays, so that a test waits for no clock."""

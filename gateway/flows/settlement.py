@@ -63,6 +63,8 @@ def _call_and_record(claims: Sequence[Claim], result: Settled) -> None:
     if waiting:
         limit = 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
         answered, silent = wait(waiting, timeout=limit)
+        if silent:
+            _threads.cache_clear()  # a call that never returns keeps its thread, but not the next payment's
         for call in silent:
             call.cancel()  # one that still waits for a thread must not charge after its lease
         late = Unknown("provider_timeout", f"No answer within {limit} s.")

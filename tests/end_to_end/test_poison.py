@@ -1,6 +1,7 @@
 """Messages that no publisher of ours would send: recorded, alerted, acknowledged; no worker dies of them or loops."""
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from kombu import Connection
 from celeryconfig import DEAD_LETTERS, PAYMENTS, WORK_QUEUE_NAMES
 from gateway.domain.ids import new_id
 from tests.end_to_end.client import Client
+from tests.end_to_end.conftest import Processes
 from tests.support import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
@@ -121,3 +123,30 @@ def test_an_id_named_twice_settles_once(merchant: Client, send: Callable[[str, P
         send(queue, Poison(arguments([payment, payment])), uuid4().hex)
     eventually(lambda: merchant.transaction(payment)["status"] == "completed", within=60, what="the payment")
     assert len(merchant.get("/v1/settlements", transaction_id=payment)["data"]) == 1
+
+
+def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_its_neighbours_settle(
+    merchant: Client, operator: Client, processes: Processes
+) -> None:
+    with processes.down("relay", signal.SIGTERM):  # so that all of them travel in one message
+        killer = merchant.pay("tok_test_kill_worker")["id"]
+        neighbours = [merchant.pay()["id"] for _ in range(49)]
+
+    def ended() -> bool:
+        statuses = {payment["id"]: payment["status"] for payment in merchant.all_transactions()}
+        return statuses[killer] == "dead_lettered" and {statuses[id] for id in neighbours} == {"completed"}
+
+    eventually(ended, within=150, what="the end of the list")
+    assert merchant.transaction(killer)["attempts"] == 4
+    letters = operator.get("/v1/dead-letters", status="open", limit=100)["data"]
+    [letter] = [letter for letter in letters if letter["transaction_id"] == killer]
+    assert letter["reason"] == "in_doubt"
+    for id in neighbours:
+        assert len(merchant.get("/v1/settlements", transaction_id=id)["data"]) == 1
+
+
+def test_a_provider_call_that_never_returns_is_given_up_and_its_neighbour_settles(merchant: Client) -> None:
+    hanging, neighbour = merchant.pay("tok_test_hang")["id"], merchant.pay()["id"]
+    eventually(lambda: merchant.transaction(neighbour)["status"] == "completed", within=30, what="the neighbour")
+    eventually(lambda: merchant.transaction(hanging)["status"] == "dead_lettered", within=90, what="the hanging one")
+    assert merchant.transaction(hanging)["attempts"] == 4
