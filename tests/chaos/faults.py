@@ -12,6 +12,7 @@ from urllib.parse import quote
 import psycopg
 import requests
 
+from devstack.console import DevstackError
 from tests.chaos.stack import ChaosStack
 
 WORKERS = ("worker-route", "worker-settle", "worker-operations")
@@ -62,9 +63,13 @@ def _terminate(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
     _kill(stack.leader(rng.choice((*WORKERS, "relay", "api", "beat"))), signal.SIGTERM)
 
 
+UNREACHABLE = (requests.RequestException, psycopg.Error, DevstackError)
+"""A server that another fault has taken away cannot be told anything; its restart takes everything back."""
+
+
 def _close_connections(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
-    for connection in stack.management("GET", "connections").json():
-        with suppress(requests.RequestException):
+    with suppress(*UNREACHABLE):
+        for connection in stack.management("GET", "connections").json():
             stack.management("DELETE", f"connections/{quote(connection['name'], safe='')}")
 
 
@@ -87,8 +92,12 @@ def _frozen(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]
 
 
 def _memory_alarm(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
-    undo.callback(stack.rabbitmqctl, "set_vm_memory_high_watermark", "absolute", "1GB")
-    stack.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    def watermark(size: str) -> None:
+        with suppress(*UNREACHABLE):
+            stack.rabbitmqctl("set_vm_memory_high_watermark", "absolute", size)
+
+    undo.callback(watermark, "1GB")
+    watermark("1MB")
 
 
 def _terminate_backends(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
@@ -106,8 +115,12 @@ def _take_all_connections(stack: ChaosStack, _rng: random.Random, undo: ExitStac
 
 def _acquirer(mode: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
-        undo.callback(stack.control_acquirer, {"mode": "normal"})
-        stack.control_acquirer({"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
+        def tell(how: dict[str, object]) -> None:
+            with suppress(*UNREACHABLE):
+                stack.control_acquirer(how)
+
+        undo.callback(tell, {"mode": "normal"})
+        tell({"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
 
     return begin
 

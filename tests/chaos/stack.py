@@ -58,7 +58,7 @@ class ChaosStack:
         try:
             yield
         finally:
-            hold.unlink()
+            hold.unlink(missing_ok=True)  # two faults at once may hold the same role
 
     def database(self) -> psycopg.Connection[TupleRow]:
         """A new connection to the gateway's database."""
