@@ -1,5 +1,6 @@
 """What becomes of dead messages, and what an operator can do with them."""
 
+from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
@@ -167,9 +168,12 @@ def test_a_dead_letter_is_resolved_once(action: str) -> None:
     _, letter_id = open_letter()
     with begin() as connection:
         dead_letters.discard(connection, letter_id, "operator@example.com", None)
-    resolve = {"replay": dead_letters.replay, "discard": partial(dead_letters.discard, note=None)}[action]
+    actions: dict[str, Callable[..., object]] = {
+        "replay": dead_letters.replay,
+        "discard": partial(dead_letters.discard, note=None),
+    }
     with begin() as connection, pytest.raises(AlreadyResolved):
-        resolve(connection, letter_id, actor="operator@example.com")
+        actions[action](connection, letter_id, actor="operator@example.com")
     assert count("audit_log") == 1
 
 
