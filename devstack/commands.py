@@ -105,7 +105,8 @@ def _summarise(stack: Stack) -> None:
         f'curl -i {api}/v1/transactions -H "Authorization: Bearer {token}" -H "Content-Type: application/json"'
         f""" -H "Idempotency-Key: order-1001-$(date +%s)" -d '{body}'"""
     )
-    rabbitmq = f"{found['management_url']}   {management['user']} / {management['password']}" if management else "yours"
+    url = found["management_url"]
+    rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "yours"
     write(
         f"""
   API         {api}

@@ -20,6 +20,7 @@ _FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "
 _FILES = (
     "secrets.json",
     "merchant.json",
+    "operator.json",
     "stack.json",
     "env",
     "made-by-make-test",

@@ -3,8 +3,9 @@
 import json
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from devstack import rabbitmq, secretfile
+from devstack import secretfile
 from devstack.accounts import Merchant, Operator
 from devstack.processes import Unit
 from devstack.services import Endpoints
@@ -35,15 +36,16 @@ def contents(
     stack: Layout, endpoints: Endpoints, units: list[Unit], merchant: Merchant, operator: Operator
 ) -> dict[str, Any]:
     """Return all that a script needs to use the stack."""
-    own_broker = any(unit.name == "rabbitmq" for unit in units)
-    management = f"http://127.0.0.1:{stack.ports.management}" if own_broker else None
+    management = urlsplit(endpoints.management_url or "")
     flower_password = secretfile.password(stack.secrets_file, "flower")
     return {
         "api_url": api_url(stack),
         "database_url": endpoints.database_url,
         "broker_url": endpoints.broker_url,
-        "management_url": management,
-        "management": {"user": rabbitmq.USER, "password": endpoints.password} if own_broker else None,
+        "management_url": f"{management.scheme}://{management.netloc.rpartition('@')[2]}"
+        if management.netloc
+        else None,
+        "management": {"user": unquote(management.username or ""), "password": unquote(management.password or "")},
         "flower_url": flower_url(stack),
         "flower": {"user": FLOWER_USER, "password": flower_password},
         "alert_receiver_url": receiver_url(stack),
