@@ -92,6 +92,11 @@ beat_schedule = {
         "schedule": float(_settings.sweep_interval_seconds),
         "options": {"expires": _settings.sweep_interval_seconds},
     },
+    "check_invariants": {
+        "task": "operations.check_invariants",
+        "schedule": float(_settings.invariants_interval_seconds),
+        "options": {"expires": _settings.invariants_interval_seconds},
+    },
     "reconcile": {
         "task": "operations.reconcile",
         "schedule": crontab(minute=0, hour=_settings.reconciliation_hour),

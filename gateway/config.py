@@ -154,6 +154,9 @@ class Settings(BaseSettings):
         ge=2,
         description="Work that stood still this long is enqueued again; longer than MESSAGE_TTL_MS and than a retry",
     )
+    invariants_interval_seconds: int = Field(
+        default=60, ge=5, le=600, description="Pause between two checks of the invariants"
+    )
     reconciliation_hour: int = Field(default=2, ge=0, le=23, description="Hour of the nightly reconciliation")
     reconciliation_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
     reconciliation_timeout_seconds: int = Field(

@@ -2,7 +2,8 @@
 
 from loguru import logger
 
-from gateway.flows import upkeep
+from gateway import db
+from gateway.flows import invariants, upkeep
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 
@@ -12,3 +13,19 @@ def sweep(_self: GatewayTask) -> None:
     """Enqueue again what stands still, and purge what is kept no longer."""
     result = upkeep.sweep()
     logger.info("sweep: {} enqueued again, {} old rows purged", result.rescued, result.purged)
+
+
+@app.task(
+    name="operations.check_invariants",
+    base=GatewayTask,
+    bind=True,
+    max_retries=0,
+    soft_time_limit=2 * invariants.RECENT_LIMIT_SECONDS,
+    time_limit=3 * invariants.RECENT_LIMIT_SECONDS,
+)
+def check_invariants(_self: GatewayTask) -> None:
+    """Check what can have changed since the last check; the next run does what one left that could not be made."""
+    try:
+        invariants.check()
+    except db.UNAVAILABLE as exc:
+        logger.warning("the invariants could not be checked: {}", exc)

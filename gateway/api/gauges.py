@@ -15,20 +15,31 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway import db
 from gateway.api import broker
 from gateway.api.probes import Probe, ProbeTimeout
-from gateway.domain import backlog
+from gateway.domain import backlog, invariants
 from gateway.domain.backlog import Backlog
+from gateway.domain.invariants import Latest
 
 DATABASE_SECONDS = 2
 """The longest that the counting may take."""
 
 
+_LIMIT = text(f"SET LOCAL statement_timeout = '{DATABASE_SECONDS}s'")
+
+
 def _read_backlog() -> Backlog:
     with db.begin() as connection:
-        connection.execute(text(f"SET LOCAL statement_timeout = '{DATABASE_SECONDS}s'"))
+        connection.execute(_LIMIT)
         return backlog.read(connection)
 
 
+def _read_invariants() -> list[Latest]:
+    with db.begin() as connection:
+        connection.execute(_LIMIT)
+        return invariants.latest(connection)
+
+
 _backlog = Probe(_read_backlog)
+_invariants = Probe(_read_invariants)
 
 
 def _age(since: datetime | None) -> float:
@@ -48,6 +59,7 @@ class Momentary(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Measure now."""
         yield from _of_database()
+        yield from _of_invariants()
         if broker.is_configured():
             yield from _of_broker()
 
@@ -68,6 +80,27 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
     ages = [(status, _age(waiting.since)) for status, waiting in unfinished]
     yield _gauge("transactions_unfinished", "Transactions without an outcome", *counts, label="status")
     yield _gauge("transactions_oldest_unfinished_seconds", "Age of the oldest of them", *ages, label="status")
+
+
+def _of_invariants() -> Iterator[GaugeMetricFamily]:
+    """What the last check found, wherever it ran. Nothing before the first one: 0 would be a claim."""
+    try:
+        found = _invariants.answer(DATABASE_SECONDS)
+    except (ProbeTimeout, SQLAlchemyError) as exc:
+        logger.warning("The last check of the invariants cannot be read: {}", type(exc).__name__)
+        return
+    if not found:
+        return
+    counts = [(latest.invariant.name, latest.violations) for latest in found]
+    yield _gauge("invariant_violations", "Rows that break an invariant, by the last check", *counts, label="invariant")
+    for name, help_text in (
+        ("payments_unaccounted", "Transactions neither final nor scheduled nor in one open dead letter, or in several"),
+        ("ledger_imbalance", "Currencies, postings and settlements that do not add up"),
+    ):
+        total = sum(latest.violations for latest in found if latest.invariant.metric == name)
+        yield GaugeMetricFamily(name, help_text, total)
+    oldest = min(latest.checked_at for latest in found)
+    yield GaugeMetricFamily("invariants_age_seconds", "Time since the invariants were last checked", _age(oldest))
 
 
 def _of_broker() -> Iterator[GaugeMetricFamily]:

@@ -80,6 +80,19 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'open' AND transaction_id IS NOT NULL"),
     )
     op.create_table(
+        "invariant_checks",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("violations", sa.Integer(), nullable=False),
+        sa.Column("sample", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("broken_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("alerted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("violations >= 0", name=op.f("ck_invariant_checks_violations")),
+        sa.CheckConstraint("(violations > 0) = (broken_since IS NOT NULL)", name=op.f("ck_invariant_checks_broken")),
+        sa.CheckConstraint("alerted_at IS NULL OR violations > 0", name=op.f("ck_invariant_checks_alerted")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_invariant_checks")),
+    )
+    op.create_table(
         "ledger_entries",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("source_id", sa.Uuid(), nullable=False),
@@ -208,6 +221,7 @@ def upgrade() -> None:
         ["created_at"],
         unique=False,
         postgresql_using="brin",
+        postgresql_with={"autosummarize": "on", "pages_per_range": 32},
     )
     op.create_table(
         "transactions",
@@ -258,6 +272,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_transactions_merchant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transactions")),
     )
+    op.create_index(
+        "ix_transactions_dead_lettered",
+        "transactions",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'dead_lettered'"),
+    )
     op.create_index(op.f("ix_transactions_merchant_id_id"), "transactions", ["merchant_id", "id"], unique=False)
     op.create_index(
         "ix_transactions_unfinished",
@@ -265,6 +286,14 @@ def upgrade() -> None:
         ["id"],
         unique=False,
         postgresql_where=sa.text("status IN ('pending', 'processing')"),
+    )
+    op.create_index(
+        op.f("ix_transactions_updated_at"),
+        "transactions",
+        ["updated_at"],
+        unique=False,
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on", "pages_per_range": 32},
     )
     op.create_table(
         "users",
@@ -337,12 +366,18 @@ def downgrade() -> None:
     op.drop_table("settlements")
     op.drop_table("attempts")
     op.drop_table("users")
+    op.drop_index(op.f("ix_transactions_updated_at"), table_name="transactions", postgresql_using="brin")
     op.drop_index(
         "ix_transactions_unfinished",
         table_name="transactions",
         postgresql_where=sa.text("status IN ('pending', 'processing')"),
     )
     op.drop_index(op.f("ix_transactions_merchant_id_id"), table_name="transactions")
+    op.drop_index(
+        "ix_transactions_dead_lettered",
+        table_name="transactions",
+        postgresql_where=sa.text("status = 'dead_lettered'"),
+    )
     op.drop_table("transactions")
     op.drop_index(op.f("ix_idempotency_records_created_at"), table_name="idempotency_records", postgresql_using="brin")
     op.drop_table("idempotency_records")
@@ -358,6 +393,7 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("merchants")
     op.drop_table("ledger_entries")
+    op.drop_table("invariant_checks")
     op.drop_index(
         "uq_dead_letters_open_transaction",
         table_name="dead_letters",

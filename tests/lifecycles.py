@@ -1,0 +1,129 @@
+"""Payments in every state that one can be in, and rows broken on purpose that no rule of the gateway would make."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from sqlalchemy import text
+
+from gateway.db import autocommit, begin
+from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements
+from gateway.domain.dead_letter_intake import DeadMessage
+from gateway.domain.dead_letters import DeadLetterFilter
+from gateway.domain.idempotency import IdempotencyKey
+from gateway.domain.ids import new_id, utc_now
+from gateway.domain.transactions import ATTEMPT_LIMIT, NewTransaction, accept
+from gateway.flows.settlement import settle
+from tests.factories import accept_payment, execute, make_merchant, route_payments
+
+ACTOR = "operator@example.com"
+
+
+def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
+    """A transaction out of attempts, and its open dead letter."""
+    [id] = route_payments(merchant_id, "tok_error_always")
+    for _ in range(ATTEMPT_LIMIT):
+        settle([id], "task-1")
+    message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, utc_now(), (id,))
+    with begin() as connection:
+        dead_letter_intake.store(connection, [message])
+        letters = dead_letters.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
+    return id, next(UUID(letter["id"]) for letter in letters if letter["transaction_id"] == str(id))
+
+
+def replayed(merchant_id: UUID) -> UUID:
+    """A transaction that an operator gave fresh attempts."""
+    id, letter_id = dead_lettered(merchant_id)
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, ACTOR)
+    return id
+
+
+def completed(merchant_id: UUID) -> UUID:
+    """A settled transaction."""
+    [id] = route_payments(merchant_id, "tok_approve")
+    settle([id], "task-1")
+    return id
+
+
+def one_of_each() -> dict[str, UUID]:
+    """Transactions by the name of their lifecycle; besides them a dead letter that names none."""
+    merchant_id = make_merchant()
+    ids = {"pending": accept_payment(merchant_id), "canceled": accept_payment(merchant_id)}
+    execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=ids["canceled"])
+    ids["idempotent"] = _with_key(merchant_id)
+    tokens = ("tok_approve", "tok_approve", "tok_approve", "tok_error_once", "tok_decline_fraud")
+    names = ("processing", "leased", "rescued", "retried", "failed")
+    ids |= zip(names, route_payments(merchant_id, *tokens), strict=True)
+    settle([ids["retried"], ids["failed"]], "task-1")
+    _stood_still(ids["leased"], ids["rescued"])
+    with autocommit() as connection:
+        settlements.claim(connection, [ids["leased"]], "task-1", lease_seconds=600)
+    with begin() as connection:
+        rescue.enqueue_again(connection, [ids["rescued"]])
+    execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
+    _stood_still(ids["pending"])
+    ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}
+    execute(_REFUND, part=ids["partially_refunded"], all=ids["refunded"])
+    ids |= {"without_fee": completed(make_merchant(0)), "without_net": completed(make_merchant(10_000))}
+    ids["dead_lettered"], _ = dead_lettered(merchant_id)
+    ids |= {name: replayed(merchant_id) for name in ("replayed", "replayed_and_completed")}
+    execute("UPDATE transactions SET payment_method = 'tok_approve' WHERE id = :id", id=ids["replayed_and_completed"])
+    settle([ids["replayed_and_completed"]], "task-2")
+    ids["discarded"], letter_id = dead_lettered(merchant_id)
+    with begin() as connection:
+        dead_letters.discard(connection, letter_id, ACTOR, None)
+        garbage = DeadMessage("garbage", "operations", "rejected", None, "", {}, utc_now())
+        stranger = DeadMessage("stranger", "operations", "rejected", None, "", {}, utc_now(), (new_id(),))
+        dead_letter_intake.store(connection, [garbage, stranger])
+    return ids
+
+
+_REFUND = """
+    UPDATE transactions SET status = CASE WHEN id = :all THEN 'refunded' ELSE 'partially_refunded' END,
+        amount_refunded = CASE WHEN id = :all THEN amount ELSE 1 END
+    WHERE id IN (:all, :part)
+"""
+
+
+def _with_key(merchant_id: UUID) -> UUID:
+    key = IdempotencyKey.of("key-1", "POST", "/v1/transactions", b"{}")
+    with autocommit() as connection:
+        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).answer
+    return UUID(str(answer.location).rpartition("/")[2])
+
+
+def _stood_still(*ids: UUID) -> None:
+    execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id = ANY(:ids)", ids=list(ids))
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Take constraints and unique indexes away, and restore them once their tables are empty."""
+    with begin() as connection:
+        taken = [_take(connection.execute(_DEFINITIONS, {"name": name}).one()) for name in names]
+        for drop, _, _ in taken:
+            connection.execute(text(drop))
+    try:
+        yield
+    finally:
+        with begin() as connection:
+            for _, table, restore in taken:
+                connection.execute(text(f"TRUNCATE {table} CASCADE"))
+                connection.execute(text(restore))
+
+
+def _take(found: Sequence[str]) -> tuple[str, str, str]:
+    name, table, constraint, index = found
+    if constraint:
+        drop, restore = f"DROP CONSTRAINT {name}", f"ADD CONSTRAINT {name} {constraint}"
+        return f"ALTER TABLE {table} {drop}", table, f"ALTER TABLE {table} {restore}"
+    return f"DROP INDEX {name}", table, index
+
+
+_DEFINITIONS = text("""
+    SELECT conname, conrelid::regclass::text, pg_get_constraintdef(oid), NULL FROM pg_constraint WHERE conname = :name
+    UNION ALL
+    SELECT indexname, tablename, NULL, indexdef FROM pg_indexes
+    WHERE indexname = :name AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = :name)
+""")
