@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway.config import settings
 
-UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
-"""What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later."""
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
+"""What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later.
+
+An InternalError (SQLSTATE class 25) is what a session ended while idle raises, and a standby that does not write.
+"""
 
 CONNECT_TIMEOUT_SECONDS = 2
 LOCK_TIMEOUT_MS = 1_000

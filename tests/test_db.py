@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import db
 from gateway.config import settings
+from tests.support import eventually
 
 
 @contextmanager
@@ -55,3 +56,24 @@ def test_waiting_for_the_database_ends_when_it_answers_and_when_the_time_is_up()
     assert db.wait_until_available(5)
     with engine_on("postgresql://nobody@127.0.0.1:9/none"):
         assert not db.wait_until_available(0.1)
+
+
+def test_a_session_that_was_ended_while_it_idled_counts_as_an_outage() -> None:
+    def idle() -> None:
+        with db.begin() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 50"))
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            with db.autocommit() as other:
+                eventually(lambda: other.execute(query, {"pid": pid}).scalar_one() == 0, what="the end of the session")
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(db.UNAVAILABLE):
+        idle()
+
+
+def test_a_server_that_only_reads_counts_as_an_outage() -> None:
+    with db.begin() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(db.UNAVAILABLE):
+            connection.execute(text("DELETE FROM outbox"))
