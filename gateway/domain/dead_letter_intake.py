@@ -96,13 +96,12 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
                 result.ignored.append(id)
             else:
                 result.rescued.append(id)
-    if letters:
-        _give_up(connection, [states[letter["transaction_id"]] for letter in letters if letter["merchant_id"]])
-        insert_new = insert(DeadLetter).on_conflict_do_nothing().returning(DeadLetter.queue, DeadLetter.reason)
-        result.dead = [(row.queue, row.reason) for row in connection.execute(insert_new, letters)]
+    new = _insert(connection, letters)
+    result.dead = [(letter["queue"], letter["reason"]) for letter in new]
+    _give_up(connection, [states[letter["transaction_id"]] for letter in new if letter["merchant_id"]])
     result.rescued = rescue.enqueue_again(connection, result.rescued)
-    if result.dead:
-        _alert_dead(connection, letters)
+    if new:
+        _alert_dead(connection, new)
     if result.rescued:
         _alert_rescued(connection, messages, result.rescued)
     return result
@@ -111,6 +110,19 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
 def _is_dead(state: Row[*tuple[Any, ...]]) -> bool:
     spent = state.attempts >= state.attempt_limit or state.rescues >= RESCUE_LIMIT
     return state.status in UNFINISHED and spent and not state.leased
+
+
+def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Store those of `letters` that are new, and return them.
+
+    One stored before came again because the monitor died before it acknowledged: it says nothing about what a replay
+    has made of the transaction since.
+    """
+    if not letters:
+        return []
+    insert_new = insert(DeadLetter).on_conflict_do_nothing().returning(DeadLetter.id)
+    stored = set(connection.scalars(insert_new, letters))
+    return [letter for letter in letters if letter["id"] in stored]
 
 
 def _give_up(connection: Connection, states: Iterable[Row[*tuple[Any, ...]]]) -> None:

@@ -141,6 +141,18 @@ def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
     assert (count("dead_letters"), count("attempts"), status_of(id)) == (2, 8, "dead_lettered")
 
 
+def test_a_dead_message_delivered_again_after_its_replay_says_nothing_about_the_replay() -> None:
+    id, letter_id = open_letter()
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, "operator@example.com")
+    for _ in range(4):
+        settle([id], "task-2")
+    assert store(dead_message(id)).dead == []
+    assert status_of(id) == "processing"
+    assert len(store(dead_message(id, key="task-2")).dead) == 1
+    assert (status_of(id), count("dead_letters", "status = 'open'")) == ("dead_lettered", 1)
+
+
 def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
     id = accept_payment(make_merchant())
     execute("DELETE FROM outbox")
