@@ -3,15 +3,16 @@
 from loguru import logger
 
 from gateway import db
-from gateway.flows import invariants, upkeep
+from gateway.flows import alerts, invariants, upkeep
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 
 
 @app.task(name="operations.sweep", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def sweep(_self: GatewayTask) -> None:
-    """Enqueue again what stands still, and purge what is kept no longer."""
+    """Enqueue again what stands still, purge what is kept no longer, deliver alerts that nobody delivered."""
     result = upkeep.sweep()
+    alerts.deliver_overdue()
     logger.info("sweep: {} enqueued again, {} old rows purged", result.rescued, result.purged)
 
 

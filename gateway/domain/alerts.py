@@ -24,7 +24,7 @@ def raise_alert(connection: Connection, severity: Severity, message: str, detail
     alert_id = new_id()
     connection.execute(insert(Alert).values(id=alert_id, severity=severity, message=message, details=details))
     outbox.enqueue(connection, outbox.Topic.ALERT_RAISED, [alert_id])
-    logger.log(severity.upper(), "alert: {}", message)
+    logger.log(severity.upper(), "alert: {} {}", message, details)
 
 
 def raised_within(connection: Connection, seconds: int, kind: str) -> bool:
