@@ -45,6 +45,13 @@ def assert_all_settled_once(merchant: Client, truth: Truth, ids: list[str], with
     assert statuses.keys() == set(ids), "a payment exists that was never answered with 201"
 
 
+def rescued(truth: Truth, ids: list[str]) -> int:
+    """How many of the payments were enqueued again because their message was gone."""
+    query = "SELECT count(*) AS number FROM transactions WHERE id = ANY(%s::uuid[]) AND rescues > 0"
+    number: int = (truth.execute(query, [ids]).fetchone() or {})["number"]
+    return number
+
+
 @contextmanager
 def paying(merchant: Client) -> Iterator[list[str]]:
     """Payments are made one after the other while the block runs; the list grows by each that got its 201."""
@@ -97,6 +104,20 @@ def test_a_killed_process_loses_nothing_and_doubles_nothing(
             before = len(accepted)
             eventually(lambda: len(accepted) > before + 20, what="payments while the process is down")
     assert_all_settled_once(merchant, truth, accepted, within=90)
+    assert rescued(truth, accepted) == 0, "a message was lost: the sweep brought its payment back"
+
+
+def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
+    merchant: Client, truth: Truth, processes: Processes, stack: dict[str, Any]
+) -> None:
+    management = (stack["management"]["user"], stack["management"]["password"])
+    queue = f"{stack['management_url']}/api/queues/payments/transaction.created"
+    with processes.down("worker-route", signal.SIGTERM):
+        id = merchant.pay()["id"]
+        eventually(lambda: requests.get(queue, auth=management, timeout=10).json().get("messages"), what="its message")
+        requests.delete(f"{queue}/contents", auth=management, timeout=10).raise_for_status()
+    assert_all_settled_once(merchant, truth, [id], within=90)
+    assert rescued(truth, [id]) == 1
 
 
 def test_with_the_database_away_the_api_says_so_and_goes_on_afterwards(merchant: Client, processes: Processes) -> None:
