@@ -1,6 +1,4 @@
 """The rules. Functions take a `Connection`, never commit, never publish, never call a network.
 
-They may import each other only downwards in this order (import-linter checks it):
-reconciliation, operations > dead_letters > rescue > settlements > routing > transactions > idempotency
-> merchants > alerts > audit > outbox > ids.
+They import each other only downwards in the order that pyproject.toml declares for import-linter.
 """
