@@ -9,7 +9,9 @@ import argparse
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby, islice
 
 from amqp.exceptions import AMQPError
@@ -22,6 +24,8 @@ from gateway import db
 from gateway.config import settings
 from gateway.domain import outbox
 from gateway.domain.outbox import Topic, Waiting
+from gateway.flows import alerts as delivery
+from gateway.flows import upkeep
 from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, transactions
 
@@ -29,6 +33,7 @@ LISTS_AT_ONCE = 20
 CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
+OUTAGE_LOOK_SECONDS = 10.0
 
 PUBLISH_ERRORS = (OperationalError, AMQPError, OSError)
 
@@ -79,9 +84,25 @@ def broker_connection() -> Connection:
     return connection
 
 
+class Outage:
+    """What the relay does while the broker is away: alerts, which then cannot travel by the broker."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Raise and deliver the alert that is due, if one is; not at every try."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + OUTAGE_LOOK_SECONDS
+        upkeep.alert_lagging_outbox()
+        delivery.deliver_overdue()
+
+
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; an outage of broker or database is waited out."""
     pause = settings().outbox_poll_ms / 1000
+    outage = Outage()
     while not stop.is_set():
         try:
             with broker_connection() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
@@ -91,6 +112,8 @@ def run(stop: threading.Event) -> None:
                         stop.wait(pause)
         except PUBLISH_ERRORS as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
+            with suppress(*db.UNAVAILABLE):
+                outage.look()
             stop.wait(RETRY_PAUSE_SECONDS)
         except db.UNAVAILABLE as exc:
             logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)

@@ -38,14 +38,17 @@ def sweep() -> Swept:
         if len(ids) < BATCH:
             break
     RESCUED.labels("sweep").inc(rescued)
-    _alert_lagging_outbox()
+    alert_lagging_outbox()
     with db.begin() as connection:
         purged = housekeeping.purge(connection, BATCH)
     return Swept(rescued, purged)
 
 
-def _alert_lagging_outbox() -> None:
-    """Rows left over mean that no relay runs, or that the broker takes nothing: the relay itself cannot tell."""
+def alert_lagging_outbox() -> None:
+    """Tell, at most every `ALERT_PAUSE_SECONDS`, that messages wait: no relay runs, or the broker takes none.
+
+    The sweep asks this in case that the relay is gone, the relay in case that the broker is, and with it the sweep.
+    """
     with db.begin() as connection:
         waiting, oldest = outbox.backlog(connection)
         lag = (utc_now() - oldest).total_seconds() if oldest else 0.0

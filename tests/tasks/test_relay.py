@@ -10,8 +10,10 @@ from kombu import Connection
 
 import celeryconfig
 from gateway.config import settings
+from gateway.console.alert_receiver import Received
 from tasks import app, relay, topology
-from tests.factories import accept_payment, count, make_merchant
+from tests.factories import accept_payment, count, execute, make_merchant
+from tests.receivers import alerts_sent_to, receiving
 from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -83,3 +85,18 @@ def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection
         thread.join(10)
     assert not thread.is_alive()
     assert {id for args, *_ in received(broker, "transaction.created") for id in args[0]} == ids
+
+
+def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers_it() -> None:
+    id = accept_payment(make_merchant())
+    execute("UPDATE outbox SET created_at = now() - interval '2 minutes' WHERE subject_id = :id", id=id)
+    received: list[Received] = []
+    with receiving(received.append) as url, alerts_sent_to(url):
+        outage = relay.Outage()
+        outage.look()
+        assert count("alerts", "severity = 'critical' AND status = 'pending'") == 1
+        execute("UPDATE alerts SET created_at = now() - interval '2 minutes'")
+        relay.Outage().look()
+        outage.look()  # too soon
+    assert count("alerts", "status = 'delivered'") == 1
+    assert "wait in the outbox" in received[0]["alert"]["message"]
