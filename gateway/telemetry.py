@@ -7,6 +7,8 @@ of this host (https://prometheus.github.io/client_python/multiprocess/).
 
 import json
 import logging
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import values as metric_values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -22,6 +25,12 @@ from gateway.config import settings
 
 if TYPE_CHECKING:
     from loguru import Record
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # Containers that share the folder share process ids too: by these alone, two processes would write one file.
+    metric_values.ValueClass = metric_values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        lambda: f"{socket.gethostname()}-{os.getpid()}"
+    )
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
