@@ -53,6 +53,16 @@ def expected_version() -> str | None:
     return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
+@cache
+def _older_versions() -> frozenset[str | None]:
+    """The versions that lack something that this code needs: every known one but its own, and no schema at all.
+
+    An unknown one is newer: in a rolling deploy the old processes serve on until they are replaced.
+    """
+    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    return frozenset({None, *known} - {expected_version()})
+
+
 def _found_version() -> str | None:
     with db.autocommit() as connection:
         try:
@@ -89,7 +99,7 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
     except (ProbeTimeout, SQLAlchemyError) as exc:
         logger.warning("Not ready: the database does not answer: {}", type(exc).__name__)
         raise DatabaseUnavailable from None
-    if found != expected_version():
+    if found is None or found in _older_versions():
         raise NotReady(
             f"The database has schema version {found or 'none'}, this gateway needs {expected_version()}; "
             "run `alembic upgrade head`."
