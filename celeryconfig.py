@@ -3,6 +3,8 @@
 https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
 
+import ssl
+
 from celery.schedules import crontab
 from kombu import Exchange, Queue
 
@@ -55,6 +57,8 @@ imports = ("tasks.transactions", "tasks.upkeep", "tasks.alerts", "tasks.reconcil
 
 # --- Broker
 broker_url = _settings.rabbitmq_url
+if "amqps://" in broker_url:  # the default checks the certificate's chain, but not that it is this host's
+    broker_use_ssl = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_channel_error_retry = True

@@ -5,10 +5,12 @@ for a queue that is not bound would be lost in silence, publisher confirms or no
 """
 
 import argparse
+import json
 import sys
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
+from amqp.exceptions import AMQPError
 from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
@@ -56,10 +58,10 @@ def set_message_ttl() -> None:
     if config.rabbitmq_management_url is None:
         logger.warning(
             "RABBITMQ_MANAGEMENT_URL is not set, so MESSAGE_TTL_MS is not applied; set it, or run: "
-            "rabbitmqctl set_policy -p VHOST --apply-to queues {} '^({})$' '{}'", POLICY, names, definition
+            "rabbitmqctl set_policy -p VHOST --apply-to queues {} '^({})$' '{}'", POLICY, names, json.dumps(definition)
         )  # fmt: skip
         return
-    vhost = urlsplit(config.rabbitmq_url.split(";")[0]).path.removeprefix("/") or "/"
+    vhost = unquote(urlsplit(config.rabbitmq_url.split(";")[0]).path.removeprefix("/")) or "/"
     url = f"{config.rabbitmq_management_url}/api/policies/{quote(vhost, safe='')}/{POLICY}"
     if config.message_ttl_ms == 0:
         answer = requests.delete(url, timeout=MANAGEMENT_TIMEOUT_SECONDS)
@@ -77,8 +79,12 @@ def main() -> int:
     try:
         declare()
         set_message_ttl()
-    except (OperationalError, OSError, requests.RequestException) as exc:
-        logger.error("the broker's topology could not be declared: {}", exc)
+    except requests.RequestException as exc:  # its text would hold the URL with the password
+        status = exc.response.status_code if exc.response is not None else type(exc).__name__
+        logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
+        return 1
+    except (OperationalError, AMQPError, OSError) as exc:
+        logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", exc)
         return 1
     logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))
     return 0
