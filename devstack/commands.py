@@ -1,6 +1,5 @@
 """The commands of ``python -m devstack``."""
 
-import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -57,9 +56,8 @@ def serve() -> None:
         services.refuse_taken_ports(services.needed_ports(own, plan, {}))
         with services.running(own, plan, caller) as (endpoints, units):
             services.wait_for_broker(own, endpoints, units)
-            lines = [f"export {name}={shlex.quote(value)}" for name, value in endpoints.variables().items()]
-            secretfile.write_private(own.env_file, "\n".join(lines) + "\n")
-            write("\n".join(lines))
+            stackfile.write_env(own, endpoints.variables())
+            write(own.env_file.read_text().rstrip())
             say(f"ready; in another terminal: . {own.env_file}")
             try:
                 while True:

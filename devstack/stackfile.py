@@ -1,6 +1,7 @@
 """stack.json: how scripts and tests find a stack that is up."""
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -58,3 +59,9 @@ def contents(
 
 def write(stack: Layout, found: dict[str, Any]) -> None:
     secretfile.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")
+
+
+def write_env(stack: Layout, variables: dict[str, str]) -> None:
+    """Write what a shell sources to reach the servers; the passwords in it are for this user only."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    secretfile.write_private(stack.env_file, "\n".join(lines) + "\n")

@@ -136,9 +136,11 @@ def running(
             operator = accounts.operator(layout, where.api_url, env)
             stack = Stack(layout, endpoints, env, [*servers, *units], merchant, operator)
             stack.publish()
+            stackfile.write_env(layout, endpoints.variables() | {"KEYS_DIR": env["KEYS_DIR"]})
             yield stack
         finally:
-            layout.stack_file.unlink(missing_ok=True)
+            for file in (layout.stack_file, layout.env_file):
+                file.unlink(missing_ok=True)
             _stop_roles(layout, units)
 
 
