@@ -64,7 +64,8 @@ broker_connection_max_retries = None
 broker_channel_error_retry = True
 broker_heartbeat = 10
 broker_transport_options = {"confirm_publish": True}
-task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+# Five seconds in all: while a cluster elects a queue's new leader, a second or two, it refuses messages.
+task_publish_retry_policy = {"max_retries": 8, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 
 # --- A message is acknowledged when its task has ended; what fails for good is rejected, so that it is dead-lettered
 task_acks_late = True

@@ -1,11 +1,14 @@
 """What every task of the gateway shares: retries in whole seconds, lists of ids, and splitting them."""
 
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+from amqp.exceptions import MessageNacked
 from celery import Task
+from kombu.exceptions import OperationalError
 from loguru import logger
 
 from gateway import db
@@ -18,6 +21,8 @@ TRANSIENT = (TransientError, *db.UNAVAILABLE, OSError)
 """What fails a list as a whole for a passing reason: `autoretry_for` of every task."""
 
 WORKER_LOST_DELAY_SECONDS = 5
+ELECTION_SECONDS = 5.0
+REFUSED_PAUSE_SECONDS = 0.2
 
 
 def retry_delay(retries: int) -> int:
@@ -53,6 +58,21 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     mandatory = True
     max_retries = MAX_RETRIES
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
+
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's, but a message that the broker refuses is sent again and again for a while.
+
+        While a cluster elects a queue's new leader, a second or two, it refuses all messages. Celery repeats at once,
+        and waits in between for the next task of a chain only.
+        """
+        deadline = time.monotonic() + ELECTION_SECONDS
+        while True:
+            try:
+                return super().apply_async(*args, **kwargs)
+            except OperationalError as exc:
+                if not isinstance(exc.__cause__, MessageNacked) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(REFUSED_PAUSE_SECONDS)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's retry, with our own delays. The database gets a while to come back first.

@@ -106,6 +106,8 @@ def run(stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with broker_connection() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
+                # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
+                connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     if relay_once(producer) == 0:

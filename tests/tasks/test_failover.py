@@ -1,0 +1,119 @@
+"""Several broker URLs, one of which does not answer; and a broker that refuses messages for a while."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+from amqp.exceptions import MessageNacked
+from kombu import Connection
+
+from celeryconfig import PAYMENTS
+from gateway.config import settings
+from tasks import relay, transactions
+from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
+from tests.factories import accept_payment, count, make_merchant
+from tests.support import eventually
+
+AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
+REFUSED_SECONDS = 2.0
+WORKER_SECONDS = 60.0
+
+
+@contextmanager
+def relaying() -> Iterator[None]:
+    """A relay runs within the block, and ends soon after it is told to."""
+    stop = threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive(), "the relay does not end"
+
+
+@pytest.mark.usefixtures("database", "broker")
+def test_the_relay_takes_the_next_node_when_the_first_one_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{AWAY};{settings().rabbitmq_url}")
+    accept_payment(make_merchant())
+    with relaying():
+        eventually(lambda: count("outbox") == 0, what="an empty outbox")
+
+
+@pytest.mark.usefixtures("database", "broker")
+def test_the_relay_keeps_what_it_cannot_publish_and_still_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{AWAY};{AWAY}")
+    accept_payment(make_merchant())
+    tries = 0
+    connect = relay.broker_connection
+
+    def counted() -> Connection:
+        nonlocal tries
+        tries += 1
+        return connect()
+
+    monkeypatch.setattr(relay, "broker_connection", counted)
+    with relaying():
+        eventually(lambda: tries >= 3, what="three tries, a second apart")
+    assert count("outbox") == 1
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_worker_works_at_once_although_one_node_is_away(tmp_path: Path) -> None:
+    env = os.environ | {"RABBITMQ_URL": f"{AWAY};{settings().rabbitmq_url}"}
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", "settlement.completed", "-P", "solo"]
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen([*command, "-n", f"{uuid4()}@%h"], env=env, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        transactions.announce.delay([str(uuid4())])
+        eventually(lambda: "succeeded" in log.read_text(), within=WORKER_SECONDS, what="the first task")
+        assert "delayed delivery" not in log.read_text(), "it waited for the node that is away"
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(WORKER_SECONDS)
+
+
+@pytest.fixture
+def end_election(stack: dict[str, Any], broker: Connection) -> Iterator[Callable[[], object]]:
+    """The broker refuses messages for `settlement.completed`, as during an election, until this is called."""
+    api = f"{stack['management_url']}/api"
+    auth = (stack["management"]["user"], stack["management"]["password"])
+    body = {"pattern": "^settlement.completed$", "definition": {"max-length": 0}, "apply-to": "queues"}
+
+    def call(method: str, path: str, json: object = None) -> requests.Response:
+        return requests.request(method, f"{api}/{path}", json=json, auth=auth, timeout=MANAGEMENT_TIMEOUT_SECONDS)
+
+    def refused() -> bool:
+        try:
+            broker.Producer(exchange=PAYMENTS, routing_key="settlement.completed").publish("fills the queue")
+        except MessageNacked:
+            return True
+        return False
+
+    call("PUT", f"policies/{NAME}/full", body).raise_for_status()
+    eventually(refused, what="a refusal")
+    yield lambda: call("DELETE", f"policies/{NAME}/full")
+    call("DELETE", f"policies/{NAME}/full")
+
+
+def test_a_message_that_is_refused_during_an_election_is_published_after_it(
+    end_election: Callable[[], object],
+) -> None:
+    timer = threading.Timer(REFUSED_SECONDS, end_election)
+    timer.start()
+    began = time.monotonic()
+    transactions.announce.delay([str(uuid4())])
+    assert time.monotonic() - began >= REFUSED_SECONDS, "the broker did not refuse it"
+    timer.join()
