@@ -34,7 +34,17 @@ def _postgresql_url(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
         raise ValueError("must look like postgresql://user:password@host:5432/database")
-    return f"postgresql+psycopg://{rest}"
+    return f"postgresql+psycopg://{_hosts_apart(rest)}"
+
+
+def _hosts_apart(rest: str) -> str:
+    """What stands behind the scheme, several hosts as SQLAlchemy takes them: `user@/database?host=a:1&host=b:2`."""
+    authority, slash, tail = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return rest
+    query = "&".join(f"host={host}" for host in hosts.split(","))
+    return f"{user}{at}{slash or '/'}{tail}{'&' if '?' in tail else '?'}{query}"
 
 
 def _broker_urls(urls: str) -> str:

@@ -80,6 +80,7 @@ def engine() -> Engine:
         pool_use_lifo=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "target_session_attrs": "read-write",  # after a failover a server that was the primary is a standby
             "application_name": config.log_service_name,
             "options": " ".join(f"-c {name}={value}" for name, value in session_settings.items()),
             "keepalives_idle": 10,

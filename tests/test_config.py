@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
+from sqlalchemy import make_url
 
 from gateway.config import ConfigError, Settings, settings
 
@@ -131,6 +132,23 @@ def test_the_usual_schemes_of_postgresql_are_understood(environment: pytest.Monk
     environment.setenv("DATABASE_URL", f"{scheme}://u:p@localhost/d")
 
     assert Settings().database_url == "postgresql+psycopg://u:p@localhost/d"
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ("", {}),
+        ("?sslmode=verify-full", {"sslmode": "verify-full"}),
+    ],
+)
+def test_several_postgresql_hosts_are_given_as_in_a_libpq_url(
+    environment: pytest.MonkeyPatch, tail: str, expected: dict[str, str]
+) -> None:
+    environment.setenv("DATABASE_URL", f"postgresql://u:p%40@db1:5432,db2:5433/d{tail}")
+    url = make_url(Settings().database_url)
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    hosts = {"user": "u", "password": "p@", "host": "db1,db2", "port": "5432,5433", "dbname": "d"}
+    assert arguments == hosts | expected
 
 
 def test_the_broker_may_be_named_by_either_variable(environment: pytest.MonkeyPatch) -> None:

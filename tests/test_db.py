@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -77,3 +78,26 @@ def test_a_server_that_only_reads_counts_as_an_outage() -> None:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         with pytest.raises(db.UNAVAILABLE):
             connection.execute(text("DELETE FROM outbox"))
+
+
+def test_of_several_hosts_the_one_that_answers_is_taken() -> None:
+    url = settings().database_url
+    userinfo, at, rest = url.rpartition("@")
+    with engine_on(f"{userinfo}{at}127.0.0.1:9,{rest}"), db.autocommit() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+@pytest.fixture
+def _read_only() -> Iterator[None]:
+    """New sessions of the test's database only read, as on a standby."""
+    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
+        yield
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET default_transaction_read_only")
+
+
+@pytest.mark.usefixtures("_read_only")
+def test_a_server_that_only_reads_is_not_connected_to() -> None:
+    with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
+        db.engine().connect()
