@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
+from typing import Any
 
 from amqp.exceptions import AMQPError
 from celery.canvas import Signature
@@ -34,6 +35,11 @@ CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
 OUTAGE_LOOK_SECONDS = 10.0
+FED_QUEUES = ("transaction.created", "settlement.requested")
+READY_MAX = 8
+"""Messages that wait for a worker; with more, its processes are all busy."""
+HOLD_SECONDS = 0.5
+HOLD_POLL_SECONDS = 0.02
 
 PUBLISH_ERRORS = (OperationalError, AMQPError, OSError)
 
@@ -70,6 +76,21 @@ def relay_once(producer: Producer) -> int:
         rows = outbox.take(connection, LISTS_AT_ONCE * settings().chunk_max)
         _publish(producer, rows)
     return len(rows)
+
+
+def _workers_are_busy(producer: Producer) -> bool:
+    channel: Any = producer.channel
+    return any(channel.queue_declare(name, passive=True).message_count > READY_MAX for name in FED_QUEUES)
+
+
+def _hold(producer: Producer, stop: threading.Event) -> None:
+    """While the workers have enough to do, let the outbox gather: a backlog is better served by longer lists.
+
+    The calls of one list run concurrently, so a queue full of lone payments would be worked off at a provider's pace.
+    """
+    until = time.monotonic() + HOLD_SECONDS
+    while time.monotonic() < until and not stop.is_set() and _workers_are_busy(producer):
+        stop.wait(HOLD_POLL_SECONDS)
 
 
 def broker_connection() -> Connection:
@@ -112,6 +133,8 @@ def run(stop: threading.Event) -> None:
                 while not stop.is_set():
                     if relay_once(producer) == 0:
                         stop.wait(pause)
+                    else:
+                        _hold(producer, stop)
         except PUBLISH_ERRORS as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
             with suppress(*db.UNAVAILABLE):
