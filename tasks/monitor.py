@@ -34,8 +34,7 @@ IDS_MAX = 1_000
 
 PAYMENT_QUEUES = frozenset({"transaction.created", "settlement.requested"})
 """Queues whose messages carry the ids of transactions that still need an outcome."""
-SCHEDULED = frozenset({"operations.sweep", "operations.reconcile"})
-"""Beat sends these again by itself, so that an expired one is no loss."""
+"""An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts."""
 
 
 def parse(message: Message) -> DeadMessage:
@@ -148,7 +147,7 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
 
 def store_dead(messages: list[DeadMessage]) -> None:
     """Store a batch in one commit, and count it."""
-    kept = [message for message in messages if not (message.reason == "expired" and message.task in SCHEDULED)]
+    kept = [message for message in messages if message.reason != "expired" or message.queue in PAYMENT_QUEUES]
     with db.begin() as connection:
         stored = dead_letter_intake.store(connection, kept)
     for queue, reason in stored.dead:

@@ -27,11 +27,11 @@ def raise_alert(connection: Connection, severity: Severity, message: str, detail
     logger.log(severity.upper(), "alert: {} {}", message, details)
 
 
-def raised_within(connection: Connection, seconds: int, kind: str) -> bool:
-    """Whether an alert whose details name this `kind` was raised lately."""
+def raised_within(connection: Connection, seconds: int, kind: str, times: int = 1) -> bool:
+    """Whether so many alerts whose details name this `kind` were raised lately."""
     since = utc_now() - timedelta(seconds=seconds)
-    query = select(Alert.id).where(Alert.created_at > since, Alert.details["kind"].astext == kind).limit(1)
-    return connection.scalar(query) is not None
+    query = select(Alert.id).where(Alert.created_at > since, Alert.details["kind"].astext == kind).limit(times)
+    return len(connection.scalars(query).all()) >= times
 
 
 def overdue(connection: Connection, seconds: int, limit: int) -> list[UUID]:

@@ -18,8 +18,12 @@ from gateway.domain.ids import new_id
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import UNFINISHED
 
+EXPIRED = "expired"
 RESCUE_LIMIT = 10
-"""A transaction that was enqueued again so often without an attempt being counted is dead after all."""
+"""A transaction that was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
+ALERTS_MAX = 30
+ALERT_SECONDS = 60
+"""So many alerts about dead letters in so many seconds; what comes on top is told in one."""
 IN_DOUBT = "in_doubt"
 """The reason of a payment whose last attempt has no known outcome: the provider may have charged.
 
@@ -90,7 +94,7 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
             letters.append(_letter(message, None, None))
         for id in message.transaction_ids:
             state = states.get(id)
-            if state is None or _is_dead(state):
+            if state is None or _is_dead(state, message.reason):
                 letters.append(_letter(message, id, state))
             elif state.status not in UNFINISHED or state.leased:
                 result.ignored.append(id)
@@ -107,8 +111,9 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
     return result
 
 
-def _is_dead(state: Row[*tuple[Any, ...]]) -> bool:
-    spent = state.attempts >= state.attempt_limit or state.rescues >= RESCUE_LIMIT
+def _is_dead(state: Row[*tuple[Any, ...]], reason: str) -> bool:
+    """A message that expired only waited too long: that says nothing against its transactions, however often."""
+    spent = state.attempts >= state.attempt_limit or (state.rescues >= RESCUE_LIMIT and reason != EXPIRED)
     return state.status in UNFINISHED and spent and not state.leased
 
 
@@ -150,6 +155,9 @@ def _letter(message: DeadMessage, transaction_id: UUID | None, state: Row[*tuple
 
 
 def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> None:
+    if alerts.raised_within(connection, ALERT_SECONDS, "dead_letter", ALERTS_MAX):
+        _alert_flood(connection)
+        return
     subjects = [str(letter["transaction_id"]) for letter in letters if letter["transaction_id"]]
     first, reason = letters[0], letters[0]["reason"]
     what = f"transaction {subjects[0]}" if len(letters) == 1 and subjects else f"{len(letters)} dead letters"
@@ -158,6 +166,7 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
         "error",
         f"Dead-lettered: {what} on {first['queue']} ({reason})",
         {
+            "kind": "dead_letter",
             "count": len(letters),
             "dead_letter_ids": [str(letter["id"]) for letter in letters[:ALERT_IDS_MAX]],
             "transaction_ids": subjects[:ALERT_IDS_MAX],
@@ -169,12 +178,23 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
     )
 
 
+def _alert_flood(connection: Connection) -> None:
+    """Whoever is paged by the first thirty has nothing from the next thousand, but must know that they come."""
+    if not alerts.raised_within(connection, ALERT_SECONDS, "dead_letter_flood"):
+        message = f"Over {ALERTS_MAX} alerts about dead letters within {ALERT_SECONDS} s; no more of them for now"
+        details = {"kind": "dead_letter_flood", "what_to_do": "flask dead-letters list; is a provider away?"}
+        alerts.raise_alert(connection, "critical", message, details)
+
+
 def _alert_rescued(connection: Connection, messages: Sequence[DeadMessage], rescued: Sequence[UUID]) -> None:
+    if alerts.raised_within(connection, ALERT_SECONDS, "rescued"):
+        return
     alerts.raise_alert(
         connection,
         "warning",
         f"{len(rescued)} transactions left their queue untried and were enqueued again",
         {
+            "kind": "rescued",
             "count": len(rescued),
             "transaction_ids": [str(id) for id in rescued[:ALERT_IDS_MAX]],
             "queues": sorted({message.queue for message in messages}),

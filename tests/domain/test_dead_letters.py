@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from gateway.db import autocommit, begin
 from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements
-from gateway.domain.dead_letter_intake import RESCUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letter_intake import ALERTS_MAX, RESCUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import new_id, utc_now
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
@@ -95,6 +95,22 @@ def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
         assert store(dead_message(id, key=f"task-{number}")).rescued == [id]
     assert len(store(dead_message(id, key="task-last")).dead) == 1
     assert status_of(id) == "dead_lettered"
+
+
+def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
+    id = accept_payment(make_merchant())
+    for number in range(RESCUE_LIMIT + 5):
+        assert store(dead_message(id, key=f"task-{number}", reason="expired")).rescued == [id]
+    assert (status_of(id), count("dead_letters")) == ("pending", 0)
+    assert count("alerts") == 1, "one alert a minute says it"
+
+
+def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() -> None:
+    for number in range(ALERTS_MAX + 5):
+        store(dead_message(key=f"garbage-{number}"))
+    assert count("dead_letters") == ALERTS_MAX + 5
+    assert count("alerts", "severity = 'error'") == ALERTS_MAX
+    assert count("alerts", "severity = 'critical'") == 1
 
 
 def test_a_payment_in_the_hands_of_a_live_worker_is_left_to_it() -> None:
