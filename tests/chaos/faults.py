@@ -17,6 +17,7 @@ from tests.chaos.stack import ChaosStack
 
 WORKERS = ("worker-route", "worker-settle", "worker-operations")
 CONNECTIONS_MAX = 250
+REACH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,20 @@ def _take_all_connections(stack: ChaosStack, _rng: random.Random, undo: ExitStac
             return
 
 
+def _tell(stack: ChaosStack, how: dict[str, object]) -> None:
+    """Control the acquirer, which cannot be reached while it is away or flaps: again until it hears."""
+    deadline = time.monotonic() + REACH_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(*UNREACHABLE):
+            stack.control_acquirer(how)
+            return
+        time.sleep(0.05)
+
+
 def _acquirer(mode: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
-        def tell(how: dict[str, object]) -> None:
-            with suppress(*UNREACHABLE):
-                stack.control_acquirer(how)
-
-        undo.callback(tell, {"mode": "normal"})
-        tell({"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
+        undo.callback(_tell, stack, {"mode": "normal"})
+        _tell(stack, {"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
 
     return begin
 
