@@ -112,13 +112,8 @@ def command(*, host: str, port: int, file: Path | None, fail_with: int | None) -
     app = create_receiver(fail_with=fail_with, file=file, tell=print_alert)
     try:
         server = make_server(host, port, app, threaded=True)
-    except (OSError, SystemExit) as exc:
-        raise click.ClickException(f"Cannot listen on {host}:{port}; choose another --port.") from exc
+    except OSError as exc:
+        raise click.ClickException(f"Cannot listen on {host}:{port}: {exc.strerror}") from exc
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # alerts are to be seen here, not requests
     click.echo(f"Waiting for alerts: ALERT_WEBHOOK_URL=http://{host}:{server.server_port}")
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        click.echo("Stopped.")
-    finally:
-        server.server_close()
+    server.serve_forever()

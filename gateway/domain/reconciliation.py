@@ -23,6 +23,8 @@ ADVISORY_LOCK = 7_205_002
 """Held by the database transaction that compares, so that there is one at a time."""
 SORT_MEMORY = "64MB"
 """`work_mem` of a run: what each hash table or sort may take before PostgreSQL turns to temporary files."""
+NEVER_SPLIT = "5TB"
+"""PostgreSQL reads a table in parallel from this size on; its largest value."""
 CLIENT_CHECK_INTERVAL = "1s"
 """How soon PostgreSQL notices that the process which asked for the comparison has died, and stops comparing."""
 LISTED_MAX = 1_000
@@ -108,6 +110,7 @@ def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int,
     run = find(connection, run_id)
     period = {"period_from": run.period_from, "period_to": run.period_to}
     connection.execute(sql.COMPARE, period | {"stuck_after_seconds": stuck_after_seconds})
+    connection.execute(sql.ANALYZE)
     connection.execute(sql.DESCRIBE_DUPLICATES, period)
     connection.execute(sql.DESCRIBE_LEDGER)
     connection.execute(sql.RECORD, {"run_id": run_id})
@@ -174,6 +177,12 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
         "work_mem": SORT_MEMORY,
         "jit": "off",  # compiling takes longer than it saves
         "random_page_cost": "1.1",  # the indexes are in the order of their tables
+        # Deal whole comparisons out to the parallel workers: cheaper than splitting each of them. What they find is
+        # little, but PostgreSQL expects millions of rows, and would shun workers for the price of handing them over.
+        "min_parallel_table_scan_size": NEVER_SPLIT,
+        "min_parallel_index_scan_size": NEVER_SPLIT,
+        "parallel_setup_cost": "0",
+        "parallel_tuple_cost": "0",
     }
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})

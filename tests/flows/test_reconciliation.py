@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from gateway.config import settings
 from gateway.db import begin
 from gateway.domain.ids import utc_now
 from gateway.domain.reconciliation import ADVISORY_LOCK, ReconciliationRunning
@@ -163,6 +165,27 @@ def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:
         assert isinstance(canceled.exception(timeout=15), ReconciliationCanceled)
     assert count("discrepancies") == 0
     assert count("reconciliation_runs", "status = 'failed' AND error LIKE 'canceling statement%'") == 1
+
+
+@pytest.fixture
+def slow_to_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Storing takes longer than any other statement may."""
+    monkeypatch.setenv("DATABASE_TIMEOUT_SECONDS", "1")
+    settings.cache_clear()
+    execute("""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+               AS 'BEGIN PERFORM pg_sleep(2.2); RETURN NEW; END'""")
+    execute("CREATE TRIGGER slow BEFORE INSERT ON discrepancies EXECUTE FUNCTION slow()")
+    yield
+    execute("DROP TRIGGER slow ON discrepancies")
+    execute("DROP FUNCTION slow")
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("slow_to_store")
+def test_a_run_may_take_longer_than_other_statements_may() -> None:
+    settled_payment()
+    execute("UPDATE transactions SET amount = 1005")
+    assert reconcile().discrepancies == {"amount_mismatch": 1}
 
 
 def backends_waiting_to_store(action: str = "pid") -> list[Any]:

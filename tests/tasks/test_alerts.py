@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from celery.contrib.testing.worker import start_worker
@@ -34,7 +35,8 @@ def publish(broker: Connection) -> None:
 
 def waiting(broker: Connection, name: str) -> int:
     """How many messages are ready on this queue."""
-    return int(broker.default_channel.queue_declare(name, passive=True).message_count)
+    channel: Any = broker.default_channel
+    return int(channel.queue_declare(name, passive=True).message_count)
 
 
 def test_raised_alerts_arrive_and_a_refusing_receiver_is_asked_a_bounded_number_of_times(broker: Connection) -> None:
