@@ -150,3 +150,22 @@ def test_a_provider_call_that_never_returns_is_given_up_and_its_neighbour_settle
     eventually(lambda: merchant.transaction(neighbour)["status"] == "completed", within=30, what="the neighbour")
     eventually(lambda: merchant.transaction(hanging)["status"] == "dead_lettered", within=90, what="the hanging one")
     assert merchant.transaction(hanging)["attempts"] == 4
+
+
+def test_a_dead_letter_that_arrives_while_the_database_is_away_is_stored_when_it_is_back(
+    merchant: Client, stack: dict[str, Any], send: Callable[[str, Poison, str], None], processes: Processes
+) -> None:
+    marker = uuid4().hex
+    with processes.down("postgresql", signal.SIGINT):
+        eventually(lambda: merchant.call("GET", "/v1/transactions").status_code == 503, what="the outage")
+        send("dlq.operations", POISONS["broken JSON"], marker)
+    url = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
+
+    def recorded() -> bool:
+        try:
+            with psycopg.connect(url, connect_timeout=5) as connection:
+                return connection.execute(RECORDED, [marker]).fetchone() is not None
+        except psycopg.OperationalError:
+            return False
+
+    eventually(recorded, within=60, what="the record of the dead letter")
