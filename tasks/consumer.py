@@ -1,26 +1,77 @@
 """The workers' message consumer, hardened (pipeline.md, Tasks).
 
-Stock Celery acknowledges, and so loses, a message that it cannot decode, dies of a malformed body, and waits up to
-30 s before it connects again.
+Stock Celery acknowledges, and so loses, a message that it cannot decode, dies of a malformed body, waits up to 30 s
+before it connects again, and loses the result of a child that it is just reading when the connection breaks.
 """
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 from celery.utils.log import get_logger
+from celery.worker import loops
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Connection
+from kombu.asynchronous import Hub
 
 logger = get_logger(__name__)
 
 RECONNECT_MAX_SECONDS = 3
 EVENTS_TIMEOUT_SECONDS = 1
+READ_ON_SECONDS = 2.0
+READ_PAUSE_SECONDS = 0.01
+LAST_SECONDS = 90.0
+"""What a worker that cannot go on gets for the tasks in hand; as long as an operator is told to give it."""
+
+
+def reset_between_messages(hub: Hub) -> None:
+    """Reset the event loop once the results that are being read have come to their end.
+
+    A large result arrives in two parts. Were the second one left in the pipe, nothing that this child says would be
+    understood again: its task never ends, its time limit kills it, and the worker dies of the rest in the pipe.
+    """
+    deadline = time.monotonic() + READ_ON_SECONDS
+    readers: dict[int, Any] = dict(hub.readers)
+    for reader, _ in readers.values():
+        if isinstance(reader, Generator):
+            _read_on(reader, deadline)
+    Hub.reset(hub)
+
+
+def _read_on(reader: Generator[object, None, None], deadline: float) -> None:
+    """Have a reader come to the end of its message; the child that should send the rest may have died."""
+    with suppress(StopIteration, Exception):  # whatever it raises, Celery would not have read on at all
+        while time.monotonic() < deadline:
+            next(reader)
+            time.sleep(READ_PAUSE_SECONDS)
+
+
+def run_loop(consumer: Any, connection: Any, tasks: Any, blueprint: Any, hub: Any, *rest: Any) -> None:
+    """Celery's event loop. When it ends for another reason than the connection, so does this process, in bounded time.
+
+    Celery then waits for the tasks in hand, even for one that will never end.
+    """
+    if hub is not None:
+        hub.reset = partial(reset_between_messages, hub)
+    try:
+        (loops.asynloop if hub else loops.synloop)(consumer, connection, tasks, blueprint, hub, *rest)
+    except Exception as exc:
+        if not isinstance(exc, (*consumer.connection_errors, *consumer.channel_errors)):
+            last = threading.Timer(LAST_SECONDS, os._exit, [os.EX_SOFTWARE])
+            last.daemon = True
+            last.start()
+        raise
 
 
 class Consumer(CeleryConsumer):
     """Rejects what it cannot read, so that the broker dead-letters it; reconnects within 3 s."""
 
     connection_errors: tuple[type[Exception], ...]
+    loop = staticmethod(run_loop)
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # a class, say the stubs what they may
         """Celery's steps but for the one that declares the delay queues at every broker URL: `tasks.topology` does.
