@@ -27,10 +27,12 @@ class Waiting:
     subject_id: UUID
 
 
+# An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
+# rows that the one before has locked, and takes the next ones instead.
 _TAKE = text("""
-    DELETE FROM outbox WHERE id IN (
+    DELETE FROM outbox WHERE id = ANY (ARRAY(
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
-    ) RETURNING id, topic, subject_id
+    )) RETURNING id, topic, subject_id
 """)
 
 

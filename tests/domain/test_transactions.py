@@ -148,3 +148,14 @@ def test_money_and_settlements_cannot_be_doubled_in_the_database() -> None:
             "uq_settlements_transaction_id",
             "uq_settlements_provider_provider_reference",
         }
+
+
+def test_a_relay_takes_no_more_than_its_limit_whatever_plan_postgresql_makes() -> None:
+    merchant_id = make_merchant()
+    with autocommit() as connection:
+        for _ in range(20):
+            accept(connection, merchant_id, PAYMENT, "req-1", None)
+    with begin() as connection:
+        for node in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
+            connection.execute(text(f"SET LOCAL enable_{node} = off"))
+        assert len(outbox.take(connection, 2)) == 2
