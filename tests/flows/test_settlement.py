@@ -9,8 +9,10 @@ from sqlalchemy import text
 
 from gateway.config import settings
 from gateway.db import autocommit, begin
+from gateway.domain import routing as domain_routing
 from gateway.domain import settlements
 from gateway.domain.ids import new_id
+from gateway.domain.routing import Route
 from gateway.flows import routing
 from gateway.flows.settlement import Settled, settle
 from gateway.outcomes import Approved
@@ -192,6 +194,18 @@ def test_a_transaction_that_two_workers_route_at_once_is_handed_on_by_both() -> 
             results = list(pool.map(lambda _: routing.route(ids).routed, range(4)))
         assert results == [ids] * 4
         execute("UPDATE transactions SET status = 'pending', provider = NULL, routing_reason = NULL")
+
+
+def test_a_payment_that_is_canceled_while_it_is_being_routed_stays_canceled() -> None:
+    id = accept_payment(make_merchant())
+
+    def choose_and_cancel(_currency: str) -> Route:
+        execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=id)
+        return Route("simulated", "first")
+
+    with begin() as connection:
+        assert domain_routing.route(connection, [id], choose_and_cancel).routed == []
+    assert status_of(id) == "canceled"
 
 
 def test_routing_leaves_finished_transactions_alone() -> None:
