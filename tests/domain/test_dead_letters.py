@@ -250,3 +250,11 @@ def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
     expire_lease([held])
     with begin() as connection:
         assert rescue.stuck(connection, 60, 10) == [held]
+
+
+def test_a_replay_does_not_touch_a_transaction_that_has_ended_otherwise() -> None:
+    id, letter_id = open_letter()
+    execute("UPDATE transactions SET status = 'failed', failure_category = 'declined' WHERE id = :id", id=id)
+    with begin() as connection, pytest.raises(InvalidState):
+        dead_letters.replay(connection, letter_id, "operator@example.com")
+    assert status_of(id) == "failed"
