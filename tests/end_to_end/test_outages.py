@@ -107,6 +107,18 @@ def test_a_killed_process_loses_nothing_and_doubles_nothing(
     assert rescued(truth, accepted) == 0, "a message was lost: the sweep brought its payment back"
 
 
+def test_a_payment_whose_worker_is_killed_in_the_middle_of_it_is_delivered_again(
+    merchant: Client, truth: Truth, processes: Processes
+) -> None:
+    ids = [merchant.pay("tok_slow")["id"] for _ in range(4)]
+    under_way = "SELECT count(*) AS number FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
+    eventually(lambda: (truth.execute(under_way, [ids]).fetchone() or {})["number"], what="a slow call under way")
+    with processes.down("worker-settle"):
+        pass
+    assert_all_settled_once(merchant, truth, ids, within=90)
+    assert rescued(truth, ids) == 0, "its message was acknowledged before its task had ended"
+
+
 def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
     merchant: Client, truth: Truth, processes: Processes, stack: dict[str, Any]
 ) -> None:
