@@ -78,7 +78,8 @@ class Load:
         return self._next >= len(self._tokens)
 
     def finish(self, within: float) -> None:
-        """Wait until all are posted; what has no answer after `within` seconds is given up by its client."""
+        """Post the rest at once; what has no answer after `within` seconds is given up by its client."""
+        self._pause = 0.0
         deadline = time.monotonic() + within
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
