@@ -87,6 +87,29 @@ def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection
     assert {id for args, *_ in received(broker, "transaction.created") for id in args[0]} == ids
 
 
+def test_while_the_workers_are_busy_payments_gather_and_travel_together(
+    broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "HOLD_SECONDS", 10.0)
+    queue = app.amqp.queues["transaction.created"](broker.default_channel)
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        for _ in range(relay.READY_MAX + 1):
+            producer.publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key="transaction.created")
+    merchant_id, stop = make_merchant(), threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        accept_payment(merchant_id)
+        eventually(lambda: count("outbox") == 0, what="the first payment on its way, alone")
+        gathered = [str(accept_payment(merchant_id)) for _ in range(20)]
+        queue.purge()  # the workers have caught up
+        eventually(lambda: count("outbox") == 0, within=5, what="the others on their way")
+    finally:
+        stop.set()
+        thread.join(15)
+    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [gathered]
+
+
 def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers_it() -> None:
     id = accept_payment(make_merchant())
     execute("UPDATE outbox SET created_at = now() - interval '2 minutes' WHERE subject_id = :id", id=id)
