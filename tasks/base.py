@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from amqp.exceptions import MessageNacked
+from amqp.exceptions import AMQPError, MessageNacked
 from celery import Task
 from kombu.exceptions import OperationalError
 from loguru import logger
@@ -17,8 +17,11 @@ from gateway.domain.ids import parse_id
 from gateway.domain.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
 
-TRANSIENT = (TransientError, *db.UNAVAILABLE, OSError)
-"""What fails a list as a whole for a passing reason: `autoretry_for` of every task."""
+TRANSIENT = (TransientError, *db.UNAVAILABLE, OperationalError, AMQPError, OSError)
+"""What fails a list as a whole for a passing reason: `autoretry_for` of every task.
+
+A broker that does not take the next message is one too, and no fault of the payment: its attempts are not used up.
+"""
 
 WORKER_LOST_DELAY_SECONDS = 5
 ELECTION_SECONDS = 5.0

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import requests
-from amqp.exceptions import MessageNacked
+from amqp.exceptions import MessageNacked, RecoverableConnectionError
 from kombu import Connection
+from kombu.exceptions import OperationalError
 
 from celeryconfig import PAYMENTS
 from gateway.config import settings
 from tasks import relay, transactions
+from tasks.base import TRANSIENT
 from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
 from tests.factories import accept_payment, count, make_merchant
 from tests.support import eventually
@@ -117,3 +119,17 @@ def test_a_message_that_is_refused_during_an_election_is_published_after_it(
     transactions.announce.delay([str(uuid4())])
     assert time.monotonic() - began >= REFUSED_SECONDS, "the broker did not refuse it"
     timer.join()
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("error", [OperationalError("refused"), RecoverableConnectionError("closed"), OSError("reset")])
+def test_a_payment_whose_next_message_the_broker_does_not_take_keeps_its_attempts(error: Exception) -> None:
+    id = accept_payment(make_merchant())
+
+    def publish(_ids: list[UUID]) -> list[UUID]:
+        raise error
+
+    with pytest.raises(type(error)):
+        transactions._list_task(transactions.settle, [str(id)], publish)
+    assert count("transactions", "attempts < attempt_limit AND last_error IS NULL") == 1
+    assert isinstance(error, TRANSIENT)
