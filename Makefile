@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEVSTACK := exec $(PYTHON) -m devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos check stop wait clean distclean services install lock
+.PHONY: help run test chaos cluster check stop wait clean distclean services install lock
 
 help: ## list the targets and the variables
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: ## run all tests on a stack of their own, beside a running gateway
 
 chaos: ## faults on real processes under load, judged from outside; SEED, PAYMENTS and FAULTS
 	@$(DEVSTACK) chaos
+
+cluster: ## kill and restart the nodes of a RabbitMQ cluster under load, judged from outside
+	@$(DEVSTACK) cluster
 
 check: ## lint, format, types, import contracts, migrations
 	@$(DEVSTACK) check

@@ -204,4 +204,5 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "install": install,
     "test": lambda: testing.test([]),
     "chaos": testing.chaos,
+    "cluster": testing.cluster,
 }

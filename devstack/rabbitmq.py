@@ -14,7 +14,7 @@ from devstack.settings import Layout
 from devstack.unpack import unpacked
 from devstack.waiting import tail, wait_until
 
-USER = VHOST = "payments"
+USER = VHOST = NODE = "payments"
 _START_LIMIT_SECONDS = 90
 _STOP_LIMIT_SECONDS = 60
 _REPEAT_SECONDS = 3
@@ -40,7 +40,7 @@ default_vhost = {vhost}
 # Queue lengths in Flower and in the metrics are at most this old (milliseconds).
 collect_statistics_interval = 1000
 log.console = false
-log.file = rabbitmq.log
+log.file = {node}.log
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 200MB
 """
@@ -48,31 +48,45 @@ disk_free_limit.absolute = 200MB
 
 def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
     """Start Erlang's port mapper and the server, and return at once; the server boots while PostgreSQL does."""
-    scripts, erlang = _programs(stack, env)
-    own = _environment(stack, password, env, erlang)
+    return [start_port_mapper(stack, password, env), start_node(stack, password, env, "rabbitmq")]
+
+
+def start_port_mapper(stack: Layout, password: str, env: dict[str, str]) -> Unit:
+    """Start Erlang's port mapper, by which nodes find each other."""
+    own = _environment(stack, password, env, _programs(stack, env)[1])
     mapper = shutil.which("epmd", path=own["PATH"])
     if mapper is None:
         raise DevstackError("Erlang's epmd is missing although RabbitMQ is there; reinstall RabbitMQ")
 
-    def launch_epmd() -> Managed:
+    def launch() -> Managed:
         # A child of ours: otherwise Erlang starts a daemon, which listens everywhere and stays behind.
         command = [mapper, "-address", "127.0.0.1", "-port", str(stack.ports.epmd)]
         return spawn(stack, "epmd", command, env=own, stopping=Stopping(limit_seconds=5))
 
-    def launch_server() -> Managed:
+    epmd = Unit.launched("epmd", launch)
+    log = stack.logs / "epmd.log"
+    wait_until(lambda: _listens(stack.ports.epmd), 10, lambda: f"epmd does not answer:\n{tail(log)}")
+    return epmd
+
+
+def start_node(
+    stack: Layout, password: str, env: dict[str, str], name: str, *, node: str = NODE, further: str = ""
+) -> Unit:
+    """Start one server and return at once; `further` is added to its configuration."""
+    scripts, erlang = _programs(stack, env)
+    own = _environment(stack, password, env, erlang, node=node, further=further)
+
+    def launch() -> Managed:
         command = [str(scripts / "rabbitmq-server")]
         stopping = Stopping(limit_seconds=_STOP_LIMIT_SECONDS, repeat_seconds=_REPEAT_SECONDS)
-        return spawn(stack, "rabbitmq", command, env=own, stopping=stopping)
+        return spawn(stack, name, command, env=own, stopping=stopping)
 
-    epmd = Unit.launched("epmd", launch_epmd)
-    epmd_log = stack.logs / "epmd.log"
-    wait_until(lambda: _listens(stack.ports.epmd), 10, lambda: f"epmd does not answer:\n{tail(epmd_log)}")
-    return [epmd, Unit.launched("rabbitmq", launch_server)]
+    return Unit.launched(name, launch)
 
 
 def wait_until_ready(stack: Layout, server: Unit, password: str) -> None:
     """Return when the broker takes AMQP connections and its management interface answers."""
-    log = stack.logs / "rabbitmq.log"
+    log = stack.logs / f"{server.name}.log"
 
     def ready() -> bool:
         if not server.managed.alive():
@@ -146,14 +160,17 @@ def _programs(stack: Layout, env: dict[str, str]) -> tuple[Path, Path | None]:
     return scripts, erlang
 
 
-def _environment(stack: Layout, password: str, env: dict[str, str], erlang: Path | None) -> dict[str, str]:
+def _environment(
+    stack: Layout, password: str, env: dict[str, str], erlang: Path | None, *, node: str = NODE, further: str = ""
+) -> dict[str, str]:
     """Write RabbitMQ's configuration and return the variables that keep all of its files below the data folder."""
     data = stack.rabbitmq_data
     (data / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
     (data / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n")
-    configuration = data / "rabbitmq.conf"
+    configuration = data / f"{node}.conf"
     configuration.touch(mode=0o600)
-    configuration.write_text(_CONFIGURATION.format(ports=stack.ports, user=USER, password=password, vhost=VHOST))
+    text = _CONFIGURATION.format(ports=stack.ports, user=USER, password=password, vhost=VHOST, node=node)
+    configuration.write_text(text + further)
     own = {name: value for name, value in env.items() if not name.startswith(_FOREIGN)}
     own |= {
         "HOME": str(data / "home"),  # the Erlang cookie lies there
@@ -161,19 +178,19 @@ def _environment(stack: Layout, password: str, env: dict[str, str], erlang: Path
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         # Each stack has a port mapper of its own, so the name need not be unique, and the data, which lies in
         # a folder of that name, is still found after DEV_PORT_BASE was changed.
-        "RABBITMQ_NODENAME": "payments@localhost",
+        "RABBITMQ_NODENAME": f"{node}@localhost",
         "RABBITMQ_NODE_PORT": str(stack.ports.amqp),
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_DIST_PORT": str(stack.ports.distribution),
         "RABBITMQ_MNESIA_BASE": str(data / "mnesia"),
         "RABBITMQ_LOG_BASE": str(data / "log"),
-        "RABBITMQ_GENERATED_CONFIG_DIR": str(data / "generated"),
+        "RABBITMQ_GENERATED_CONFIG_DIR": str(data / "generated" / node),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(data / "enabled_plugins"),
         "RABBITMQ_CONFIG_FILE": str(configuration),
         "RABBITMQ_CONFIG_FILES": str(data / "none.d"),
         "RABBITMQ_CONF_ENV_FILE": str(data / "none"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(data / "none.config"),
-        "RABBITMQ_PID_FILE": str(data / "pid"),
+        "RABBITMQ_PID_FILE": str(data / f"{node}.pid"),
         # Makes the script become the server instead of waiting for it as a shell: one pid, and signals reach it.
         "RUNNING_UNDER_SYSTEMD": "true",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import psutil
 
-from devstack import postgres, processes, procfile, rabbitmq, secretfile
+from devstack import cluster, postgres, processes, procfile, rabbitmq, secretfile
 from devstack.console import DevstackError, say
 from devstack.processes import Unit
 from devstack.settings import Layout
 
 _DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _BROKERS = ("amqp://", "amqps://")
-STOP_LAST = ("rabbitmq", "epmd", "postgresql")
+STOP_LAST = ("rabbitmq", *cluster.NODES, "epmd", "postgresql")
 """The servers stop after everything that uses them; the database last of all."""
 
 
@@ -42,6 +42,8 @@ class Plan:
     database_url: str | None
     broker_url: str | None
     management_url: str | None
+    clustered: bool = False
+    """Whether the stack's own broker is a cluster of several nodes."""
 
     @classmethod
     def read(cls, env: dict[str, str], prefix: str = "") -> "Plan":
@@ -72,15 +74,16 @@ def _with_driver(url: str) -> str:
 def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Unit]]]:
     """Start what the plan lacks, yield where it is, stop it in order: RabbitMQ first, PostgreSQL last."""
     password = secretfile.password(stack.secrets_file, "rabbitmq")
+    broker = cluster if plan.clustered else rabbitmq
     try:
-        units = [] if plan.broker_url else rabbitmq.start(stack, password, env)
+        units = [] if plan.broker_url else broker.start(stack, password, env)
         if not plan.database_url:
             units.append(postgres.start(stack, env))
         yield (
             Endpoints(
                 database_url=plan.database_url or postgres.url(stack),
-                broker_url=plan.broker_url or rabbitmq.url(stack, password),
-                management_url=plan.management_url if plan.broker_url else rabbitmq.management_url(stack, password),
+                broker_url=plan.broker_url or broker.url(stack, password),
+                management_url=plan.management_url if plan.broker_url else broker.management_url(stack, password),
                 password=password,
             ),
             units,
@@ -96,6 +99,9 @@ def wait_for_broker(stack: Layout, endpoints: Endpoints, units: list[Unit]) -> N
     for unit in units:
         if unit.name == "rabbitmq":
             rabbitmq.wait_until_ready(stack, unit, endpoints.password)
+    nodes = [unit for unit in units if unit.name in cluster.NODES]
+    if nodes:
+        cluster.wait_until_ready(stack, nodes, endpoints.password)
 
 
 def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str, int]:
@@ -111,6 +117,8 @@ def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str,
             "Erlang's distribution": stack.ports.distribution,
             "Erlang's port mapper": stack.ports.epmd,
         }
+    if plan.clustered:
+        needed |= cluster.needed_ports(stack)
     return needed
 
 

@@ -14,6 +14,7 @@ from devstack.console import DevstackError
 RUN_DIR, RUN_PORT_BASE = ".dev", 15870
 TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870
 CHAOS_DIR, CHAOS_PORT_BASE = ".dev-chaos", 14870
+CLUSTER_DIR, CLUSTER_PORT_BASE = ".dev-cluster", 13870
 MARKER = "DEVSTACK_DIR"
 """Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
 _FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "logs", "pids")

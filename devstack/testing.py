@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from devstack import services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
@@ -14,6 +15,8 @@ from devstack.console import DevstackError, say
 from devstack.settings import (
     CHAOS_DIR,
     CHAOS_PORT_BASE,
+    CLUSTER_DIR,
+    CLUSTER_PORT_BASE,
     TEST_DIR,
     TEST_PORT_BASE,
     Layout,
@@ -60,18 +63,31 @@ def test(arguments: list[str]) -> int:
 
 def chaos() -> int:
     """Let faults loose on a fresh stack with a sandbox acquirer, and judge what is left of the payments."""
-    own = layout(CHAOS_DIR, CHAOS_PORT_BASE)
-    acquirer = f"python -m gateway.sandbox --port {own.ports.acquirer} --file {shlex.quote(str(own.acquirer_file))}"
-    told = CHAOS_SETTINGS | {"SANDBOX_ACQUIRER_URL": stackfile.acquirer_url(own)}
     options = [(name, os.environ.get(name) or default) for name, default in CHAOS_DEFAULTS.items()]
     arguments = [f"--{name.lower()}={value}" for name, value in options if value]
-    return _beside_fresh_stack(own, told, {"acquirer": acquirer}, ["-m", "tests.chaos", *arguments])
+    return _beside_stack_with_acquirer(layout(CHAOS_DIR, CHAOS_PORT_BASE), ["-m", "tests.chaos", *arguments])
 
 
-def _beside_fresh_stack(own: Layout, told: dict[str, str], further_roles: dict[str, str], command: list[str]) -> int:
+def cluster() -> int:
+    """Take the nodes of a RabbitMQ cluster away one after the other, and judge what is left of the payments."""
+    own = layout(CLUSTER_DIR, CLUSTER_PORT_BASE)
+    return _beside_stack_with_acquirer(own, ["-m", "tests.cluster"], clustered=True)
+
+
+def _beside_stack_with_acquirer(own: Layout, command: list[str], *, clustered: bool = False) -> int:
+    acquirer = f"python -m gateway.sandbox --port {own.ports.acquirer} --file {shlex.quote(str(own.acquirer_file))}"
+    told = CHAOS_SETTINGS | {"SANDBOX_ACQUIRER_URL": stackfile.acquirer_url(own)}
+    return _beside_fresh_stack(own, told, {"acquirer": acquirer}, command, clustered=clustered)
+
+
+def _beside_fresh_stack(
+    own: Layout, told: dict[str, str], further_roles: dict[str, str], command: list[str], *, clustered: bool = False
+) -> int:
     """Run a Python command beside a stack of its own, and return its exit status."""
     caller = environment(dotenv=False)
     plan = services.Plan.read(caller, prefix="TEST_")
+    if clustered:
+        plan = replace(plan, broker_url=None, management_url=None, clustered=True)
     for name in _NOT_FOR_TESTS:
         if caller.pop(name, None):
             say(f"{name} is not used by the tests; TEST_{name} would be")
