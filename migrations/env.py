@@ -23,7 +23,11 @@ def _run() -> None:
     if handed_over is not None:
         _migrate(handed_over)
         return
-    engine = create_engine(settings().database_url, poolclass=NullPool)
+    engine = create_engine(
+        settings().database_url,
+        poolclass=NullPool,
+        connect_args={"target_session_attrs": "read-write"},  # of several hosts, the primary
+    )
     with engine.connect() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
