@@ -155,6 +155,8 @@ def test_a_settlement_of_a_transaction_that_did_not_complete_is_an_orphan(change
         "UPDATE ledger_entries SET currency = 'EUR' WHERE account = 'fees' AND source_id = :source",
         "UPDATE ledger_entries SET currency = 'EUR' WHERE source_id = :source",
         "UPDATE ledger_entries SET direction = 'debit' WHERE account = 'fees' AND source_id = :source",
+        "UPDATE ledger_entries SET direction = 'debit' WHERE account = 'merchant_payable' AND source_id = :source",
+        "UPDATE ledger_entries SET direction = 'credit' WHERE account = 'provider_clearing' AND source_id = :source",
         "UPDATE settlements SET fee = fee + 1, net = net - 1 WHERE id = :source",
         """INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,
                                        posted_at)
@@ -168,7 +170,9 @@ def test_a_settlement_of_a_transaction_that_did_not_complete_is_an_orphan(change
         "other amount",
         "two currencies",
         "other currency",
-        "direction",
+        "fee debited",
+        "payable debited",
+        "clearing credited",
         "fee",
         "extra",
     ],
@@ -183,12 +187,23 @@ def test_a_ledger_that_does_not_fit_its_settlement_is_found(damage: str) -> None
 
 
 @pytest.mark.usefixtures("unguarded")
-def test_a_ledger_entry_posted_twice_in_place_of_another_is_found() -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE ledger_entries SET account = 'merchant_payable', amount = 485 WHERE account = 'fees'",
+        """INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,
+                                       posted_at)
+           SELECT source_id, transaction_id, merchant_id, account, direction, amount, currency, posted_at
+           FROM ledger_entries WHERE account = 'merchant_payable'""",
+    ],
+    ids=["in place of another", "besides the others"],
+)
+def test_a_ledger_entry_that_is_there_twice_is_found(damage: str) -> None:
     id = settled_payment(amount=500)
-    execute("UPDATE ledger_entries SET account = 'merchant_payable', amount = 485 WHERE account = 'fees'")
+    execute(damage)
     found = the_only_one(reconcile())
     assert (found["kind"], found["transaction_id"]) == ("ledger_imbalance", str(id))
-    assert found["detail"].count("merchant_payable") == 2
+    assert found["detail"].count("merchant_payable 485") == 2
 
 
 def test_ledger_entries_without_a_settlement_are_found_as_one() -> None:

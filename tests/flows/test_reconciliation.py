@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.config import settings
-from gateway.db import begin
+from gateway.db import begin, engine
 from gateway.domain.ids import utc_now
 from gateway.domain.reconciliation import ADVISORY_LOCK, ReconciliationRunning
 from gateway.errors import ValidationFailed
@@ -142,13 +143,12 @@ def test_only_one_reconciliation_runs_at_a_time() -> None:
 def test_a_run_whose_process_is_killed_midway_leaves_nothing_and_the_next_one_says_so() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
-    with begin() as connection:
-        connection.execute(text("LOCK TABLE discrepancies IN EXCLUSIVE MODE"))  # it gets as far as storing
+    with storing_takes(60):
         command = [sys.executable, "-c", "from gateway.flows.reconciliation import reconcile; reconcile()"]
         with subprocess.Popen(command) as run:
-            eventually(backends_waiting_to_store, what="the run's wait for the lock")
+            eventually(backends_that_store, what="that the run gets as far as storing")
             run.kill()
-        eventually(lambda: not backends_waiting_to_store(), what="the end of its database transaction")
+        eventually(lambda: not backends_that_store(), what="that PostgreSQL notices the death")
     assert (count("discrepancies"), count("alerts"), count("outbox", "topic = 'alert.raised'")) == (0, 0, 0)
     assert count("reconciliation_runs", "status <> 'running'") == 0
     assert reconcile().discrepancies == {"amount_mismatch": 1}
@@ -158,40 +158,68 @@ def test_a_run_whose_process_is_killed_midway_leaves_nothing_and_the_next_one_sa
 def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
-    with begin() as connection:
-        connection.execute(text("LOCK TABLE discrepancies IN EXCLUSIVE MODE"))
-        canceled = ThreadPoolExecutor(1).submit(reconcile)
-        eventually(lambda: backends_waiting_to_store("pg_cancel_backend(pid)"), what="the run's wait for the lock")
+    with storing_takes(60), ThreadPoolExecutor(1) as thread:
+        canceled = thread.submit(reconcile)
+        eventually(lambda: backends_that_store("pg_cancel_backend(pid)"), what="that the run gets as far as storing")
         assert isinstance(canceled.exception(timeout=15), ReconciliationCanceled)
     assert count("discrepancies") == 0
     assert count("reconciliation_runs", "status = 'failed' AND error LIKE 'canceling statement%'") == 1
 
 
 @pytest.fixture
-def slow_to_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Storing takes longer than any other statement may."""
+def impatience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A gateway whose statements may take one second."""
     monkeypatch.setenv("DATABASE_TIMEOUT_SECONDS", "1")
-    settings.cache_clear()
-    execute("""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
-               AS 'BEGIN PERFORM pg_sleep(2.2); RETURN NEW; END'""")
-    execute("CREATE TRIGGER slow BEFORE INSERT ON discrepancies EXECUTE FUNCTION slow()")
+    forget_settings()
     yield
-    execute("DROP TRIGGER slow ON discrepancies")
-    execute("DROP FUNCTION slow")
+    monkeypatch.undo()
+    forget_settings()
+
+
+def forget_settings() -> None:
+    """Have the settings read again, by new connections too."""
     settings.cache_clear()
+    engine().dispose()
+    engine.cache_clear()
 
 
-@pytest.mark.usefixtures("slow_to_store")
+@pytest.mark.usefixtures("impatience")
 def test_a_run_may_take_longer_than_other_statements_may() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
-    assert reconcile().discrepancies == {"amount_mismatch": 1}
+    with storing_takes(2.2):
+        assert reconcile().discrepancies == {"amount_mismatch": 1}
 
 
-def backends_waiting_to_store(action: str = "pid") -> list[Any]:
-    """What `action` gives for each database process that waits to store discrepancies."""
-    query = f"""SELECT {action} FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%discrepancies%'"""  # noqa: S608
+@pytest.mark.usefixtures("impatience")
+def test_a_run_may_not_take_longer_than_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECONCILIATION_TIMEOUT_SECONDS", "2")
+    settings.cache_clear()
+    settled_payment()
+    execute("UPDATE transactions SET amount = 1005")
+    with storing_takes(60), pytest.raises(ReconciliationCanceled, match="RECONCILIATION_TIMEOUT_SECONDS is 2"):
+        reconcile()
+    assert count("discrepancies") == 0
+
+
+@contextmanager
+def storing_takes(seconds: float) -> Iterator[None]:
+    """Within the block a run gets as far as storing what it found, and takes its time there."""
+    execute(
+        f"""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END'"""
+    )
+    execute("CREATE TRIGGER slow BEFORE INSERT ON discrepancies EXECUTE FUNCTION slow()")
+    try:
+        yield
+    finally:
+        execute("DROP TRIGGER slow ON discrepancies")
+        execute("DROP FUNCTION slow")
+
+
+def backends_that_store(action: str = "pid") -> list[Any]:
+    """What `action` gives for each database process that is storing discrepancies."""
+    query = f"SELECT {action} FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"  # noqa: S608
     with begin() as connection:
         return list(connection.scalars(text(query)))
 
