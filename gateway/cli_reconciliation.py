@@ -89,9 +89,9 @@ def _print(run: Run, found: Sequence[dict[str, Any]]) -> None:
     )
     if run.totals:
         click.echo()
-        click.echo("Totals in minor units" + "".join(f"{name.replace('_', ' '):>22}" for name in _TOTALS))
+        click.echo("Totals in minor units" + "".join(f"{name.replace('_', ' '):>20}" for name in _TOTALS))
         for currency, sums in sorted(run.totals.items()):
-            click.echo(f"{currency:<21}" + "".join(f"{sums.get(name, 0):>22,}" for name in _TOTALS))
+            click.echo(f"{currency:<21}" + "".join(f"{sums.get(name, 0):>20,}" for name in _TOTALS))
     click.echo()
     if not run.discrepancies:
         resolved = f" ({counts['resolved']} resolved ones are unchanged)" if counts["resolved"] else ""

@@ -143,13 +143,13 @@ def find(connection: Connection, run_id: UUID) -> Run:
 
 
 def found_by(connection: Connection, run_id: UUID, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` of the open discrepancies that this run was the last to find: first found, first shown."""
+    """At most `limit` of the open discrepancies that this run was the last to find: the new ones first."""
     names = ("id", "kind", "subject_id", "transaction_id", "settlement_id", "currency", "expected_amount",
              "actual_amount", "detail", "status", "first_run_id", "first_seen_at", "last_seen_at")  # fmt: skip
     rows = connection.execute(
         select(*(getattr(_D, name) for name in names))
         .where(_D.last_run_id == run_id, _D.status == "open")
-        .order_by(_D.id)
+        .order_by((_D.first_run_id == run_id).desc(), _D.id)
         .limit(min(limit, LISTED_MAX))
     )
     return [{name: _plain(value) for name, value in row._mapping.items()} for row in rows]
