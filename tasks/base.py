@@ -13,7 +13,7 @@ from loguru import logger
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.ids import parse_id
+from gateway.domain import ids as ids_module
 from gateway.domain.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
 
@@ -45,13 +45,10 @@ def parse_ids(ids: object) -> list[UUID]:
         MalformedMessage: it is not a list of 1 to `CHUNK_MAX` UUIDs in their canonical form.
     """
     limit = settings().chunk_max
-    if not isinstance(ids, list) or not 1 <= len(ids) <= limit:
-        raise MalformedMessage(f"expected a list of 1 to {limit} ids")
-    parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
-    good = [id for id in parsed if id is not None]
-    if len(good) != len(parsed):
-        raise MalformedMessage("expected canonical UUIDs")
-    return list(dict.fromkeys(good))
+    parsed = ids_module.parse_ids(ids, limit)
+    if parsed is None:
+        raise MalformedMessage(f"expected a list of 1 to {limit} canonical UUIDs")
+    return parsed
 
 
 class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time

@@ -18,8 +18,8 @@ from kombu.message import Message
 import celeryconfig
 from gateway import db
 from gateway.domain import dead_letter_intake
-from gateway.domain.dead_letter_intake import DeadMessage
-from gateway.domain.ids import parse_id, utc_now
+from gateway.domain.dead_letter_intake import EXPIRED, DeadMessage
+from gateway.domain.ids import parse_ids, utc_now
 from gateway.telemetry import DEAD_LETTERS, RESCUED
 from tasks import app
 
@@ -34,7 +34,6 @@ IDS_MAX = 1_000
 
 PAYMENT_QUEUES = frozenset({"transaction.created", "settlement.requested"})
 """Queues whose messages carry the ids of transactions that still need an outcome."""
-"""An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts."""
 
 
 def parse(message: Message) -> DeadMessage:
@@ -86,11 +85,7 @@ def _transaction_ids(body: str) -> tuple[UUID, ...]:
         ids = json.loads(body)[0][0]
     except (ValueError, LookupError, TypeError, RecursionError):
         return ()
-    if not isinstance(ids, list) or not 0 < len(ids) <= IDS_MAX:
-        return ()
-    parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
-    good = [id for id in parsed if id is not None]
-    return tuple(dict.fromkeys(good)) if len(good) == len(parsed) else ()
+    return tuple(parse_ids(ids, IDS_MAX) or ())
 
 
 class DeadLetterConsumer(bootsteps.ConsumerStep):
@@ -147,7 +142,8 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
 
 def store_dead(messages: list[DeadMessage]) -> None:
     """Store a batch in one commit, and count it."""
-    kept = [message for message in messages if message.reason != "expired" or message.queue in PAYMENT_QUEUES]
+    # An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts.
+    kept = [message for message in messages if message.reason != EXPIRED or message.queue in PAYMENT_QUEUES]
     with db.begin() as connection:
         stored = dead_letter_intake.store(connection, kept)
     for queue, reason in stored.dead:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-__all__ = ["new_id", "parse_id", "rfc3339", "utc_now"]
+__all__ = ["new_id", "parse_id", "parse_ids", "rfc3339", "utc_now"]
 
 
 def new_id() -> UUID:
@@ -20,6 +20,15 @@ def parse_id(text: str) -> UUID | None:
     except ValueError:
         return None
     return parsed if str(parsed) == text else None
+
+
+def parse_ids(ids: object, limit: int) -> list[UUID] | None:
+    """The ids of a list of 1 to `limit` canonical ids, each once and in order; None when it is anything else."""
+    if not isinstance(ids, list) or not 1 <= len(ids) <= limit:
+        return None
+    parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
+    good = [id for id in parsed if id is not None]
+    return list(dict.fromkeys(good)) if len(good) == len(parsed) else None
 
 
 def utc_now() -> datetime:

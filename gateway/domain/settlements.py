@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from gateway.domain.ids import new_id
 from gateway.money import fee_of
-from gateway.outcomes import Approved, Charge, Declined, Outcome
+from gateway.outcomes import Approved, Charge, Outcome
 from gateway.states import AttemptOutcome, TransactionStatus
 
 
@@ -185,11 +185,6 @@ def record(connection: Connection, results: Sequence[tuple[Claim, Outcome]]) -> 
         "settlement_ids": [new_id() for _ in results],
     }
     return [Recorded(*row) for row in connection.execute(_RECORD, values)]
-
-
-def is_final(outcome: Outcome) -> bool:
-    """Whether no further attempt can change this outcome."""
-    return isinstance(outcome, Approved | Declined)
 
 
 _EXHAUST = text("""
