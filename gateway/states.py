@@ -49,6 +49,43 @@ class DeadLetterStatus(StrEnum):
     DISCARDED = "discarded"
 
 
+class RefundStatus(StrEnum):
+    """Where a refund stands (api.md, Transactions)."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
+
+
+class EventType(StrEnum):
+    """What merchants are told of (api.md, Webhooks to merchants)."""
+
+    TRANSACTION_COMPLETED = "transaction.completed"
+    TRANSACTION_FAILED = "transaction.failed"
+    TRANSACTION_DEAD_LETTERED = "transaction.dead_lettered"
+    TRANSACTION_CANCELED = "transaction.canceled"
+    REFUND_COMPLETED = "refund.completed"
+    REFUND_FAILED = "refund.failed"
+    SETTLEMENT_COMPLETED = "settlement.completed"
+
+
+class EndpointStatus(StrEnum):
+    """Whether events are sent to a webhook endpoint."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+
+
+class DeliveryStatus(StrEnum):
+    """What became of sending one event to one endpoint; canceled: the endpoint was disabled or deleted meanwhile."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    EXHAUSTED = "exhausted"
+    CANCELED = "canceled"
+
+
 class AttemptOutcome(StrEnum):
     """What a provider call came to; an attempt without an outcome is under way or its worker died."""
 

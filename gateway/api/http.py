@@ -1,6 +1,6 @@
 """One declaration per call: what it takes, who may make it, what it answers.
 
-`Routes.get` and `Routes.post` read the parameters of the view: `body` and `query` are pydantic models, every other one
+`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, every other one
 after `call` is an id in the path. The same declaration validates requests and generates /openapi.json.
 """
 
@@ -165,6 +165,14 @@ class Routes:
     def post(self, path: str, **declaration: Any) -> Callable[[View], View]:
         """Declare a POST; see `_declare`."""
         return self._declare("POST", path, **declaration)
+
+    def patch(self, path: str, **declaration: Any) -> Callable[[View], View]:
+        """Declare a PATCH; see `_declare`."""
+        return self._declare("PATCH", path, **declaration)
+
+    def delete(self, path: str, **declaration: Any) -> Callable[[View], View]:
+        """Declare a DELETE; see `_declare`."""
+        return self._declare("DELETE", path, **declaration)
 
     def _declare(
         self,

@@ -17,6 +17,8 @@ class Topic(StrEnum):
     TRANSACTION_CREATED = "transaction.created"
     SETTLEMENT_REQUESTED = "settlement.requested"
     ALERT_RAISED = "alert.raised"
+    REFUND_REQUESTED = "refund.requested"
+    WEBHOOK_DUE = "webhook.due"
 
 
 @dataclass(frozen=True, slots=True)

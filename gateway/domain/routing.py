@@ -28,7 +28,8 @@ class Routed:
 
 _ROUTE = text("""
     UPDATE transactions t
-    SET status = 'processing', provider = r.provider, routing_reason = r.reason, updated_at = now()
+    SET status = 'processing', provider = r.provider, routing_reason = r.reason, routed_at = now(),
+        updated_at = now()
     FROM unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:reasons AS text[])) AS r (id, provider, reason)
     WHERE t.id = r.id AND t.status = 'pending'
     RETURNING t.id

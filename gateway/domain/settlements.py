@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from gateway.domain.events import TELLING
 from gateway.domain.ids import new_id
 from gateway.money import fee_of
 from gateway.outcomes import Approved, Charge, Outcome
@@ -106,7 +107,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
     return result
 
 
-_RECORD = text("""
+_RECORD = text(f"""
     WITH result AS MATERIALIZED (
         SELECT * FROM unnest(
             CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:outcomes AS text[]), CAST(:codes AS text[]),
@@ -148,9 +149,21 @@ _RECORD = text("""
             ('fees', 'credit', m.fee)
         ) AS e (account, direction, amount)
         WHERE m.status = 'completed' AND e.amount > 0
-    )
+    ), balanced AS (
+        INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
+        SELECT merchant_id, currency, sum(amount), 0, sum(fee) FROM moved WHERE status = 'completed'
+        GROUP BY merchant_id, currency
+    ), happened AS (
+        SELECT m.merchant_id, e.type, e.object_id, m.id AS transaction_id, e.state
+        FROM moved m CROSS JOIN LATERAL (VALUES
+            ('completed', 'transaction.completed', m.id, jsonb_build_object('status', m.status, 'amount_refunded', 0)),
+            ('completed', 'settlement.completed', m.settlement_id, NULL),
+            ('failed', 'transaction.failed', m.id, NULL)
+        ) AS e (status, type, object_id, state)
+        WHERE e.status = m.status
+    ), {TELLING}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
-""")
+""")  # noqa: S608  # a constant
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class Settlement(Base):
 class LedgerEntry(Base):
     """One side of a posting. Entries are never changed; a correction is a new posting.
 
-    `source_id` is the settlement that posted it. Of one source, debits equal credits in its currency.
+    `source_id` is the settlement or the refund that posted it. Of one source, debits equal credits in its currency.
     """
 
     __tablename__ = "ledger_entries"
@@ -60,3 +60,32 @@ class LedgerEntry(Base):
     amount: Mapped[MinorUnits]
     currency: Mapped[Currency]
     posted_at: Mapped[datetime]
+
+
+class Balance(Base):
+    """What a merchant's ledger entries in one currency add up to, in minor units: the changes folded in so far.
+
+    What is available to the merchant is `settled - refunded - fees`; it is below zero when refunds exceed it.
+    """
+
+    __tablename__ = "balances"
+
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"), primary_key=True)
+    currency: Mapped[str] = mapped_column(primary_key=True)
+    settled: Mapped[MinorUnits]
+    refunded: Mapped[MinorUnits]
+    fees: Mapped[MinorUnits]
+
+
+class BalanceChange(Base):
+    """What one posting adds to a balance, until it is folded in: postings at once need not wait for one row."""
+
+    __tablename__ = "balance_changes"
+    __table_args__ = (Index(None, "merchant_id"),)
+
+    id: Mapped[Serial]
+    merchant_id: Mapped[UUID]
+    currency: Mapped[Currency]
+    settled: Mapped[MinorUnits]
+    refunded: Mapped[MinorUnits]
+    fees: Mapped[MinorUnits]

@@ -1,0 +1,90 @@
+"""Events, the endpoints that merchants have them sent to, and each delivery."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import LargeBinary, Text
+
+from gateway.models.base import Base, CreatedAt, Id, Json, one_of
+from gateway.states import DeliveryStatus, EndpointStatus, EventType
+
+
+class Event(Base):
+    """Something that happened to an object of a merchant, written in the commit that made it happen.
+
+    The object is not copied: `state` holds only what may have changed since then. The key begins with the merchant,
+    because every reader knows it: one index serves reading and listing.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (one_of("type", EventType),)
+
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    object_id: Mapped[UUID]
+    state: Mapped[Json | None] = mapped_column(JSONB)
+    created_at: Mapped[datetime]
+
+
+class WebhookEndpoint(Base):
+    """Where a merchant wants events sent. Its secrets sign, so they are stored encrypted rather than hashed.
+
+    `consecutive_failures` counts deliveries that failed since the last success.
+    """
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (
+        one_of("status", EndpointStatus),
+        CheckConstraint("(status = 'disabled') = (disabled_reason IS NOT NULL)", name="disabled"),
+        CheckConstraint("consecutive_failures >= 0", name="consecutive_failures"),
+        Index(None, "merchant_id", "id"),
+    )
+
+    id: Mapped[Id]
+    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"))
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    status: Mapped[str] = mapped_column(server_default=EndpointStatus.ENABLED.value)
+    disabled_reason: Mapped[str | None]
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    previous_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+    previous_secret_until: Mapped[datetime | None]
+    consecutive_failures: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[CreatedAt]
+    deleted_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint. `next_attempt_at` is also the lease of the attempt under way."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        one_of("status", DeliveryStatus),
+        CheckConstraint("attempts >= 0", name="attempts"),
+        CheckConstraint("(status = 'pending') = (next_attempt_at IS NOT NULL)", name="scheduled"),
+        Index(None, "endpoint_id", "id"),
+        Index(None, "transaction_id"),
+        Index(
+            "ix_webhook_deliveries_due", "endpoint_id", "next_attempt_at", postgresql_where=text("status = 'pending'")
+        ),
+    )
+
+    id: Mapped[Id]
+    merchant_id: Mapped[UUID]
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id"))
+    event_id: Mapped[UUID]
+    event_type: Mapped[str]
+    transaction_id: Mapped[UUID]
+    status: Mapped[str] = mapped_column(server_default=DeliveryStatus.PENDING.value)
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    last_attempt_at: Mapped[datetime | None]
+    response_status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
