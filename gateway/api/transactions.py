@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
+from gateway.api import idempotency
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Id, Time
 from gateway.api.paging import Decimal, Page, list_page
@@ -13,7 +14,7 @@ from gateway.api.parameters import CurrencyCode, Moment
 from gateway.api.validation import RequestModel
 from gateway.domain import transactions
 from gateway.domain.transactions import NewTransaction, TransactionFilter
-from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey, UnknownPaymentMethod
+from gateway.errors import UnknownPaymentMethod
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
@@ -128,7 +129,7 @@ class TransactionQuery(Page):
     scope="transactions:write",
     idempotent=True,
     answers={201: Transaction},
-    errors=(InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused, UnknownPaymentMethod),
+    errors=(*idempotency.ERRORS, UnknownPaymentMethod),
 )
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
@@ -136,12 +137,9 @@ def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     new = body.as_new()
     with db.autocommit() as connection:
         accepted = transactions.accept(connection, call.merchant_id, new, call.request_id, key)
-    headers = {"Location": accepted.answer.location or ""}
-    if accepted.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    else:
+    if not accepted.replayed:
         TRANSACTIONS_CREATED.labels(new.currency).inc()
-    return Reply(accepted.answer.body, accepted.answer.status, headers)
+    return idempotency.reply(accepted)
 
 
 @routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})

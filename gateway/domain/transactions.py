@@ -8,16 +8,14 @@ from operator import eq, ge, le, lt
 from typing import Any
 from uuid import UUID
 
-from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Row, select, text
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql import ColumnElement
 
-from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer
+from gateway.domain.idempotency import Answer, Given, IdempotencyKey, first_answer, waiting_for_the_first
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.domain.listing import conditions
 from gateway.domain.outbox import Topic
-from gateway.errors import IdempotencyInProgress, NotFound
+from gateway.errors import NotFound
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
 
@@ -37,14 +35,6 @@ class NewTransaction:
     description: str | None = None
     customer_id: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The answer to a merchant, and whether it repeats an earlier one."""
-
-    answer: Answer
-    replayed: bool
 
 
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
@@ -68,7 +58,7 @@ _ACCEPT_ONCE = text(f"""
 
 def accept(
     connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
-) -> Accepted:
+) -> Given:
     """Store a transaction with its outbox row, or give the first answer again when `key` was used before.
 
     `connection` may be in autocommit: a single statement does all of the writing.
@@ -96,7 +86,7 @@ def accept(
     }
     if key is None:
         connection.execute(_ACCEPT, values)
-        return Accepted(answer, replayed=False)
+        return Given(answer, replayed=False)
     values |= {
         "key": key.key,
         "request_hash": key.request_hash,
@@ -104,18 +94,11 @@ def accept(
         "http_status": answer.status,
         "body": answer.body,
     }
-    try:
+    with waiting_for_the_first():
         stored = connection.execute(_ACCEPT_ONCE, values).first()
-    except OperationalError as exc:
-        if isinstance(exc.orig, LockNotAvailable):
-            raise IdempotencyInProgress(headers={"Retry-After": "1"}) from exc
-        raise
     if stored is not None:
-        return Accepted(answer, replayed=False)
-    earlier = first_answer(connection, merchant_id, key)
-    if earlier is None:  # it was purged between the two statements
-        raise IdempotencyInProgress(headers={"Retry-After": "1"})
-    return Accepted(earlier, replayed=True)
+        return Given(answer, replayed=False)
+    return Given(first_answer(connection, merchant_id, key), replayed=True)
 
 
 def location_of(transaction_id: UUID) -> str:

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.db import autocommit, begin
 from gateway.domain import outbox
-from gateway.domain.idempotency import IdempotencyKey
+from gateway.domain.idempotency import Given, IdempotencyKey
 from gateway.domain.ids import new_id
-from gateway.domain.transactions import Accepted, NewTransaction, accept
+from gateway.domain.transactions import NewTransaction, accept
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
 from tests.factories import count, execute, make_merchant
 
@@ -72,7 +72,7 @@ def test_a_key_that_is_not_printable_ascii_of_sane_length_is_refused(name: str) 
 def test_many_posts_at_once_with_one_key_make_one_transaction() -> None:
     merchant_id, start = make_merchant(), threading.Barrier(16)
 
-    def post(_: int) -> Accepted:
+    def post(_: int) -> Given:
         start.wait(timeout=10)
         with autocommit() as connection:
             return accept(connection, merchant_id, PAYMENT, "req-1", key())
