@@ -1,7 +1,8 @@
 """The errors of the gateway: each carries the HTTP status and the stable code that a caller sees.
 
 `TransientError` says "the same call may succeed later"; `PermanentError` says "it never will as it is".
-The first line of a class's docstring is its title in problem documents (RFC 9457).
+The first line of a class's docstring is its title in problem documents (RFC 9457); `remedy` says what whoever gets it
+can do about it. docs/errors.md is made from both (`make docs`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ class GatewayError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    remedy: ClassVar[str] = (
+        "Send the same request again, with the same Idempotency-Key. If it stays, tell us the request id."
+    )
 
     def __init__(
         self, detail: str = "", *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
@@ -41,6 +45,7 @@ class TransientError(GatewayError):
 
     status = 503
     code = "temporarily_unavailable"
+    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key."
 
 
 class PermanentError(GatewayError):
@@ -48,24 +53,28 @@ class PermanentError(GatewayError):
 
     status = 400
     code = "bad_request"
+    remedy = "Compare the request with its description in /openapi.json; it cannot succeed as it is."
 
 
 class MalformedJson(PermanentError):
     """The body is not valid JSON."""
 
     code = "malformed_json"
+    remedy = "Send one JSON text in UTF-8: no name twice in an object, no NaN, no trailing comma."
 
 
 class InvalidCursor(PermanentError):
     """The cursor is not one that this endpoint returned."""
 
     code = "invalid_cursor"
+    remedy = "Pass on `next_cursor` of the page before as it is, to the same list; leave `cursor` out to begin anew."
 
 
 class InvalidIdempotencyKey(PermanentError):
     """The Idempotency-Key header is not 1 to 255 printable ASCII characters."""
 
     code = "invalid_idempotency_key"
+    remedy = "Send a key such as a UUID."
 
 
 class AuthenticationRequired(PermanentError):
@@ -73,18 +82,21 @@ class AuthenticationRequired(PermanentError):
 
     status = 401
     code = "authentication_required"
+    remedy = "Get an access token from /oauth/token or /auth/login, and send `Authorization: Bearer …`."
 
 
 class InvalidToken(AuthenticationRequired):
     """The access token is malformed, expired, revoked or not meant for this API."""
 
     code = "invalid_token"
+    remedy = "Get a new access token, and repeat the request with it."
 
 
 class InvalidCredentials(AuthenticationRequired):
     """Email or password is wrong."""
 
     code = "invalid_credentials"
+    remedy = "Check both. Which of them is wrong is not told."
 
 
 class InsufficientScope(PermanentError):
@@ -92,6 +104,9 @@ class InsufficientScope(PermanentError):
 
     status = 403
     code = "insufficient_scope"
+    remedy = (
+        "Ask /oauth/token for a token with the scope that `WWW-Authenticate` names, from a client that may have it."
+    )
 
 
 class NotFound(PermanentError):
@@ -99,6 +114,7 @@ class NotFound(PermanentError):
 
     status = 404
     code = "not_found"
+    remedy = "Check path and id. What belongs to another merchant is not there for you."
 
 
 class MethodNotAllowed(PermanentError):
@@ -106,6 +122,7 @@ class MethodNotAllowed(PermanentError):
 
     status = 405
     code = "method_not_allowed"
+    remedy = "Use one of the methods that the `Allow` header lists."
 
 
 class Conflict(PermanentError):
@@ -113,30 +130,35 @@ class Conflict(PermanentError):
 
     status = 409
     code = "conflict"
+    remedy = "Read the object again, and decide anew."
 
 
 class EmailTaken(Conflict):
     """A user with this email exists already."""
 
     code = "email_taken"
+    remedy = "Log in with it, or register another one."
 
 
 class InvalidState(Conflict):
     """The object's status does not allow this."""
 
     code = "invalid_state"
+    remedy = "Read the object again: its `status` tells what is possible now."
 
 
 class AlreadyResolved(Conflict):
     """The dead letter was replayed or discarded before."""
 
     code = "already_resolved"
+    remedy = "Nothing is left to do; `resolved_by` tells who did it."
 
 
 class IdempotencyInProgress(Conflict):
     """A request with this Idempotency-Key is still being processed."""
 
     code = "idempotency_in_progress"
+    remedy = "Send the same request again after `Retry-After` seconds; it gets the first one's answer."
 
 
 class BodyTooLarge(PermanentError):
@@ -144,6 +166,7 @@ class BodyTooLarge(PermanentError):
 
     status = 413
     code = "body_too_large"
+    remedy = "Send at most 64 KiB."
 
 
 class UnsupportedMediaType(PermanentError):
@@ -151,6 +174,7 @@ class UnsupportedMediaType(PermanentError):
 
     status = 415
     code = "unsupported_media_type"
+    remedy = "Send what the call takes (mostly `application/json`), with that Content-Type and uncompressed."
 
 
 class ValidationFailed(PermanentError):
@@ -158,45 +182,53 @@ class ValidationFailed(PermanentError):
 
     status = 422
     code = "validation_failed"
+    remedy = "Correct what `errors` lists; each entry has a JSON pointer, a code and a text."
 
 
 class UnknownField(ValidationFailed):
     """The request has a field or parameter that this call does not know."""
 
     code = "unknown_field"
+    remedy = "Remove it, or correct its name."
 
 
 class CardNumberRejected(ValidationFailed):
     """The request holds what looks like a card number; send a provider's token instead."""
 
     code = "card_number_rejected"
+    remedy = "Have the provider's form or library turn the card into a token, and send that. Nothing was stored."
 
 
 class UnknownPaymentMethod(ValidationFailed):
     """No provider knows this payment method."""
 
     code = "unknown_payment_method"
+    remedy = "Send a token of a provider that this gateway uses; docs/testing.md lists those of the sandbox."
 
 
 class IdempotencyKeyReused(ValidationFailed):
     """This Idempotency-Key was used before with a different request."""
 
     code = "idempotency_key_reused"
+    remedy = "Use a new key for another request. To repeat the first one, send exactly its body."
 
 
 class DatabaseUnavailable(TransientError):
     """The database cannot be reached."""
 
     code = "database_unavailable"
+    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key."
 
 
 class MalformedMessage(PermanentError):
     """A task message has arguments that no publisher of ours would send."""
 
     code = "malformed_message"
+    remedy = "Find the publisher by the dead letter's headers; a discard removes it from the open ones."
 
 
 class RetriesExhausted(PermanentError):
     """A payment used up its attempts; an operator decides about it."""
 
     code = "retries_exhausted"
+    remedy = "`flask dead-letters show ID`, then replay or discard it."

@@ -45,6 +45,7 @@ class NotReady(TransientError):
     """This process cannot serve at the moment."""
 
     code = "not_ready"
+    remedy = "Operators: `alembic upgrade head`, or start the code that fits the schema."
 
 
 @cache

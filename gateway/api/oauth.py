@@ -29,6 +29,7 @@ class InvalidRequest(OAuthError):
     """The token request lacks a parameter, or repeats one."""
 
     code = "invalid_request"
+    remedy = "Send each parameter once, and the credentials in one way only."
 
 
 class InvalidClient(OAuthError):
@@ -36,6 +37,7 @@ class InvalidClient(OAuthError):
 
     status = 401
     code = "invalid_client"
+    remedy = "Check client_id and client_secret; a rotated secret works for 24 hours more."
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"WWW-Authenticate": BASIC_CHALLENGE})
@@ -45,12 +47,14 @@ class UnsupportedGrantType(OAuthError):
     """The only grant type here is client_credentials."""
 
     code = "unsupported_grant_type"
+    remedy = "Send grant_type=client_credentials."
 
 
 class InvalidScope(OAuthError):
     """The client may not have one of these scopes."""
 
     code = "invalid_scope"
+    remedy = "Ask for scopes that the client has, or leave `scope` out to get all of them."
 
 
 class TokenForm(BaseModel):
