@@ -213,6 +213,14 @@ class IdempotencyKeyReused(ValidationFailed):
     remedy = "Use a new key for another request. To repeat the first one, send exactly its body."
 
 
+class RateLimited(TransientError):
+    """Too many requests came in too short a time."""
+
+    status = 429
+    code = "rate_limited"
+    remedy = "Send the same request again after `Retry-After` seconds; spread the next ones."
+
+
 class DatabaseUnavailable(TransientError):
     """The database cannot be reached."""
 
