@@ -16,6 +16,7 @@ from gateway.domain.listing import conditions
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.models.dead_letters import DeadLetter
+from gateway.models.transactions import Transaction
 from gateway.states import DeadLetterStatus, TransactionStatus
 
 
@@ -86,22 +87,42 @@ def replay(connection: Connection, dead_letter_id: UUID, actor: str) -> dict[str
     """Give the transaction a fresh set of attempts and enqueue it.
 
     Raises:
-        NotFound, AlreadyResolved: see `_resolve`.
+        NotFound: there is no dead letter with this id.
+        AlreadyResolved: it was replayed or discarded before.
         InvalidState: it names no transaction that waits as a dead letter, so there is nothing to replay.
     """
-    letter = _resolve(connection, dead_letter_id, DeadLetterStatus.REPLAYED, actor, note=None)
-    revived = connection.execute(_REVIVE, {"id": letter["transaction_id"], "attempts": ATTEMPT_LIMIT}).one_or_none()
-    if revived is None:
+    replayed = replay_all(connection, [dead_letter_id], actor, note=None)
+    if not replayed:
+        _refuse_unless_open(connection, dead_letter_id)
         raise InvalidState("This dead letter belongs to no transaction that could be replayed; discard it instead.")
-    outbox.enqueue(connection, rescue.TOPIC_OF[TransactionStatus(revived.status)], [revived.id])
-    return letter
+    return replayed[0]
 
+
+def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str | None) -> dict[str, Any]:
+    """Give the transaction up for good: it moves to `failed`.
+
+    Raises:
+        NotFound: there is no dead letter with this id.
+        AlreadyResolved: it was replayed or discarded before.
+    """
+    discarded = discard_all(connection, [dead_letter_id], actor, note)
+    if not discarded:
+        _refuse_unless_open(connection, dead_letter_id)
+        raise AlreadyResolved
+    return discarded[0]
+
+
+_REPLAYABLE = (
+    select(Transaction.id)
+    .where(Transaction.id == DeadLetter.transaction_id, Transaction.status == TransactionStatus.DEAD_LETTERED)
+    .exists()
+)
 
 _REVIVE = text("""
     UPDATE transactions
     SET status = CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END,
         attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL, updated_at = now()
-    WHERE id = CAST(:id AS uuid) AND status = 'dead_lettered'
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
     RETURNING id, status
 """)
 
@@ -109,44 +130,61 @@ _DISCARD = text("""
     UPDATE transactions
     SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
         failure_message = coalesce(:note, 'An operator discarded this payment.'), updated_at = now()
-    WHERE id = CAST(:id AS uuid) AND status = 'dead_lettered'
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
 """)
 
 
-def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str | None) -> dict[str, Any]:
-    """Give the transaction up for good: it moves to `failed`.
+def replay_all(
+    connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
+) -> list[dict[str, Any]]:
+    """Replay those of the dead letters that are open and whose transactions can be; return these."""
+    letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.REPLAYED, actor, note, _REPLAYABLE)
+    ids = [letter["transaction_id"] for letter in letters]
+    revived = connection.execute(_REVIVE, {"ids": ids, "attempts": ATTEMPT_LIMIT}).all() if ids else []
+    for status, topic in rescue.TOPIC_OF.items():
+        outbox.enqueue(connection, topic, [row.id for row in revived if row.status == status])
+    return letters
 
-    Raises:
-        NotFound, AlreadyResolved: see `_resolve`.
-    """
-    letter = _resolve(connection, dead_letter_id, DeadLetterStatus.DISCARDED, actor, note)
-    connection.execute(_DISCARD, {"id": letter["transaction_id"], "note": note})
-    return letter
+
+def discard_all(
+    connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
+) -> list[dict[str, Any]]:
+    """Discard those of the dead letters that are open; return these."""
+    letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note)
+    ids = [letter["transaction_id"] for letter in letters if letter["transaction_id"]]
+    if ids:
+        connection.execute(_DISCARD, {"ids": ids, "note": note})
+    return letters
 
 
 def _resolve(
-    connection: Connection, dead_letter_id: UUID, status: DeadLetterStatus, actor: str, note: str | None
-) -> dict[str, Any]:
-    """Close an open dead letter.
+    connection: Connection,
+    dead_letter_ids: Sequence[UUID],
+    status: DeadLetterStatus,
+    actor: str,
+    note: str | None,
+    *further: ColumnElement[bool],
+) -> list[dict[str, Any]]:
+    """Close those of the dead letters that are open and meet the `further` conditions; return these."""
+    closed = connection.execute(
+        update(DeadLetter)
+        .where(DeadLetter.id.in_(dead_letter_ids), DeadLetter.status == DeadLetterStatus.OPEN, *further)
+        .values(status=status.value, resolved_at=text("now()"), resolved_by=actor, note=note)
+        .returning(*_TABLE.columns)
+    )
+    letters = [_represent(row) for row in closed]
+    details = {letter["id"]: {"transaction_id": letter["transaction_id"], "note": note} for letter in letters}
+    audit.record_all(connection, actor=actor, action=f"dead_letter.{status.value}", details=details)
+    return letters
+
+
+def _refuse_unless_open(connection: Connection, dead_letter_id: UUID) -> None:
+    """Say why a dead letter could not be resolved.
 
     Raises:
         NotFound: there is none with this id.
         AlreadyResolved: it was replayed or discarded before.
     """
-    closed = connection.execute(
-        update(DeadLetter)
-        .where(DeadLetter.id == dead_letter_id, DeadLetter.status == DeadLetterStatus.OPEN)
-        .values(status=status.value, resolved_at=text("now()"), resolved_by=actor, note=note)
-        .returning(*_TABLE.columns)
-    ).one_or_none()
-    if closed is None:
-        earlier = find(connection, dead_letter_id)
-        raise AlreadyResolved(f"This dead letter was {earlier['status']} at {earlier['resolved_at']} already.")
-    audit.record(
-        connection,
-        actor=actor,
-        action=f"dead_letter.{status.value}",
-        subject=str(dead_letter_id),
-        detail={"transaction_id": str(closed.transaction_id) if closed.transaction_id else None, "note": note},
-    )
-    return _represent(closed)
+    letter = find(connection, dead_letter_id)
+    if letter["status"] != DeadLetterStatus.OPEN:
+        raise AlreadyResolved(f"This dead letter was {letter['status']} at {letter['resolved_at']} already.")
