@@ -19,7 +19,13 @@ UNROUTED = Exchange("payments.unrouted", type="fanout", durable=True)
 QUORUM = {"x-queue-type": "quorum"}
 DELIVERY_LIMIT = 20
 
-WORK_QUEUE_NAMES = ("transaction.created", "settlement.requested", "settlement.completed", "operations")
+WORK_QUEUE_NAMES = (
+    "transaction.created",
+    "settlement.requested",
+    "settlement.completed",
+    "webhook.delivery",
+    "operations",
+)
 WORK_QUEUES = tuple(
     Queue(
         name,
@@ -51,9 +57,17 @@ task_routes = {
     "payments.route": {"queue": "transaction.created"},
     "payments.settle": {"queue": "settlement.requested"},
     "payments.announce": {"queue": "settlement.completed"},
+    "webhooks.*": {"queue": "webhook.delivery"},
     "operations.*": {"queue": "operations"},
 }
-imports = ("tasks.transactions", "tasks.upkeep", "tasks.alerts", "tasks.reconciliation", "tasks.monitor")
+imports = (
+    "tasks.transactions",
+    "tasks.webhooks",
+    "tasks.upkeep",
+    "tasks.alerts",
+    "tasks.reconciliation",
+    "tasks.monitor",
+)
 
 # --- Broker
 broker_url = _settings.rabbitmq_url

@@ -28,7 +28,7 @@ from gateway.domain.outbox import Topic, Waiting
 from gateway.flows import alerts as delivery
 from gateway.flows import upkeep
 from gateway.telemetry import PUBLISHED, configure_logging
-from tasks import alerts, app, transactions
+from tasks import alerts, app, transactions, webhooks
 
 LISTS_AT_ONCE = 20
 CONFIRM_TIMEOUT_SECONDS = 5
@@ -47,6 +47,7 @@ WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
     Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
     Topic.ALERT_RAISED: alerts.deliver_alerts.s,
+    Topic.WEBHOOK_DUE: webhooks.deliver.s,
 }
 """The task that does each topic's work on a list of subjects."""
 

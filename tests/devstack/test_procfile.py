@@ -1,5 +1,6 @@
 """The Procfile and the order in which its roles stop."""
 
+import celeryconfig
 from devstack import procfile
 
 
@@ -9,6 +10,7 @@ def test_every_role_of_the_gateway_is_in_the_procfile() -> None:
         "relay",
         "worker-route",
         "worker-settle",
+        "worker-webhooks",
         "worker-operations",
         "beat",
         "flower",
@@ -18,12 +20,12 @@ def test_every_role_of_the_gateway_is_in_the_procfile() -> None:
 def test_each_queue_has_exactly_one_kind_of_worker() -> None:
     consumed = [queue for command in procfile.roles().values() for queue in procfile.queues(command)]
     assert sorted(consumed) == sorted(set(consumed))
-    assert {"transaction.created", "settlement.requested", "settlement.completed", "operations"} <= set(consumed)
+    assert set(consumed) == set(celeryconfig.WORK_QUEUE_NAMES)
 
 
 def test_the_api_stops_first_and_the_workers_last() -> None:
     assert procfile.stop_order(procfile.roles()) == [
         ["api"],
         ["beat", "relay", "flower"],
-        ["worker-route", "worker-settle", "worker-operations"],
+        ["worker-route", "worker-settle", "worker-webhooks", "worker-operations"],
     ]

@@ -139,7 +139,9 @@ def test_a_message_that_expired_unread_is_enqueued_again(merchant: Client, truth
     assert merchant.transaction(id)["attempts"] == 1
 
 
-@pytest.mark.parametrize("role", ["api", "relay", "worker-settle", "worker-operations", "beat", "flower"])
+@pytest.mark.parametrize(
+    "role", ["api", "relay", "worker-settle", "worker-webhooks", "worker-operations", "beat", "flower"]
+)
 def test_no_role_shows_a_secret_in_its_log(stack: dict[str, Any], role: str) -> None:
     text = (Path(os.environ["GATEWAY_STACK"]).parent / "logs" / f"{role}.log").read_text(errors="replace")
     secrets = [stack["management"]["password"], stack["flower"]["password"], stack["merchant"]["client_secret"]]

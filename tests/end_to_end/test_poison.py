@@ -24,6 +24,7 @@ TASK_OF = {
     "transaction.created": "payments.route",
     "settlement.requested": "payments.settle",
     "settlement.completed": "payments.announce",
+    "webhook.delivery": "webhooks.deliver",
     "operations": "operations.sweep",
 }
 

@@ -11,6 +11,10 @@ from kombu import Connection
 import celeryconfig
 from gateway.config import settings
 from gateway.console.alert_receiver import Received
+from gateway.db import begin
+from gateway.domain import outbox
+from gateway.domain.ids import new_id
+from gateway.domain.outbox import Topic
 from tasks import app, relay, topology
 from tests.factories import accept_payment, count, execute, make_merchant
 from tests.receivers import alerts_sent_to, receiving
@@ -123,3 +127,12 @@ def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers
         outage.look()  # too soon
     assert count("alerts", "status = 'delivered'") == 1
     assert "wait in the outbox" in received[0]["alert"]["message"]
+
+
+def test_endpoints_with_deliveries_travel_to_the_webhook_worker(broker: Connection) -> None:
+    ids = [new_id(), new_id()]
+    with begin() as connection:
+        outbox.enqueue(connection, Topic.WEBHOOK_DUE, ids)
+    assert relay_once(broker) == 2
+    [[args, *_]] = received(broker, "webhook.delivery")
+    assert args == [[str(id) for id in ids]]
