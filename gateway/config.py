@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BROKER_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+ACCESS_TOKEN_SECONDS_MAX = 86_400
+"""No token lives longer, whatever the setting is or was."""
 
 
 class ConfigError(SystemExit):
@@ -129,7 +131,9 @@ class Settings(BaseSettings):
 
     jwt_issuer: str = "payment-gateway"
     jwt_audience: str = "payment-gateway-api"
-    access_token_seconds: int = Field(default=3600, ge=60, le=86400, description="Lifetime of an access token")
+    access_token_seconds: int = Field(
+        default=3600, ge=60, le=ACCESS_TOKEN_SECONDS_MAX, description="Lifetime of an access token"
+    )
 
     database_pool_size: int = Field(default=20, ge=1, le=200, description="Connections that one process may hold")
     database_timeout_seconds: int = Field(

@@ -1,9 +1,13 @@
 """The keys of this gateway: RSA keys that sign access tokens, and the HMAC key of the client secrets.
 
 They are files in `KEYS_DIR`, made on first start and shared by all processes (and hosts) of one gateway. Signing keys
-are numbered, `signing-0001.pem` and up: the highest signs, all of them verify, so adding a file rotates the key
-and removing the old one later retires it. A key's id is its RFC 7638 thumbprint. Losing the HMAC key makes every
-client secret invalid; losing a signing key makes the tokens that it signed invalid.
+are numbered, `signing-0001.pem` and up. A key's id is its RFC 7638 thumbprint. Losing the HMAC key makes every client
+secret invalid; losing a signing key makes the tokens that it signed invalid.
+
+The rule of rotation: a key is published and verifies as soon as its file is there; it signs once the file is
+`OVERLAP_SECONDS` old, when everybody has it; it is retired, and verifies no more, once a higher key has signed for
+longer than any token lives (`RETIRED_AFTER_SECONDS`). Of several keys that may sign the highest does; when none may,
+the lowest does. So all processes agree by looking at the files, and deleting a file withdraws its key in seconds.
 """
 
 import base64
@@ -16,7 +20,9 @@ import secrets
 import stat
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -24,69 +30,140 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from loguru import logger
 
-from gateway.config import ConfigError, settings
+from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError, settings
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537
 HMAC_KEY_BYTES = 32
 RELOAD_SECONDS = 1.0
 """A key file that was added or removed is noticed after this time, without a restart."""
+JWKS_CACHE_SECONDS = 300
+"""How long others may keep the published keys."""
+OVERLAP_SECONDS = 2 * JWKS_CACHE_SECONDS
+"""Age at which a key begins to sign: caches have expired, hosts whose clocks or folders lag a little have it too."""
+CLOCK_TOLERANCE_SECONDS = 60
+"""How far the clocks of hosts may be apart without a token being trusted too long."""
+RETIRED_AFTER_SECONDS = OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS
+"""Age at which a key retires the lower ones: every token that they signed has expired, whatever its lifetime was."""
 
 _HMAC_FILE = "client-secrets.key"
-_FIRST_SIGNING_FILE = "signing-0001.pem"
+_SIGNING_FILE = "signing-{:04}.pem"
 _SIGNING_FILES = "signing-*.pem"
+
+
+class KeyState(StrEnum):
+    """Where a signing key is in its life; all but retired ones are published and verify."""
+
+    NEXT = "next"
+    SIGNING = "signing"
+    VERIFYING = "verifying"
+    RETIRED = "retired"
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One RSA key pair; `key_id` goes into the `kid` header of the tokens that it signs."""
+    """One RSA key pair; `key_id` goes into the `kid` header of the tokens that it signs. `made_at` is in Unix time."""
 
     key_id: str
-    private: rsa.RSAPrivateKey
-    public: rsa.RSAPublicKey
+    private: rsa.RSAPrivateKey = field(compare=False)
+    public: rsa.RSAPublicKey = field(compare=False)
+    path: Path
+    made_at: float
 
     @classmethod
-    def of(cls, private: rsa.RSAPrivateKey) -> "SigningKey":
+    def read(cls, path: Path, made_at: float) -> "SigningKey":
+        """The key in the file at `path`.
+
+        Raises:
+            ConfigError: it is not an RSA key that may sign.
+        """
+        try:
+            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as exc:
+            raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
+        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size < RSA_BITS:
+            raise ConfigError(f"KEYS_DIR: {path} must hold an RSA key of at least {RSA_BITS} bits")
         public = private.public_key()
-        return cls(_thumbprint(public), private, public)
+        return cls(_thumbprint(public), private, public, path, made_at)
 
     def as_jwk(self) -> dict[str, str]:
         """The public half as a JSON Web Key (RFC 7517)."""
         return {**_public_members(self.public), "use": "sig", "alg": "RS256", "kid": self.key_id}
 
 
+def states_of(keys: Sequence[SigningKey], now: float) -> list[KeyState]:
+    """The state of each of `keys`, lowest first, at the Unix time `now`: the rule at the top of this module."""
+    ages = [now - key.made_at for key in keys]
+    signing = max((at for at, age in enumerate(ages) if age >= OVERLAP_SECONDS), default=0)
+    retiring = max((at for at, age in enumerate(ages) if age >= RETIRED_AFTER_SECONDS), default=0)
+
+    def state(at: int) -> KeyState:
+        if at < signing:
+            return KeyState.RETIRED if at < retiring else KeyState.VERIFYING
+        return KeyState.SIGNING if at == signing else KeyState.NEXT
+
+    return [state(at) for at in range(len(keys))]
+
+
 class KeyRing:
-    """The signing keys of a folder, read again when the folder changed."""
+    """The signing keys of a folder, read again when its files changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._checked_at = time.monotonic()
-        self._changed_at = folder.stat().st_mtime_ns
-        self._keys = _read_signing_keys(folder)
+        self._files = _signing_files(folder)
+        self._keys = _read_signing_keys(self._files)
 
-    def _current(self) -> dict[str, SigningKey]:
+    def with_states(self) -> list[tuple[SigningKey, KeyState]]:
+        """All keys, lowest first, each with its state now."""
         now = time.monotonic()
         if now - self._checked_at >= RELOAD_SECONDS:
             self._checked_at = now
             try:
-                changed_at = self._folder.stat().st_mtime_ns
-                if changed_at != self._changed_at:
-                    self._keys, self._changed_at = _read_signing_keys(self._folder), changed_at
+                files = _signing_files(self._folder)
+                if files != self._files:
+                    self._keys, self._files = _read_signing_keys(files), files
             except (OSError, ConfigError) as exc:
                 logger.error("The signing keys cannot be read again; the known ones stay in use: {}", exc)
-        return self._keys
+        return list(zip(self._keys, states_of(self._keys, time.time()), strict=True))
 
-    def newest(self) -> SigningKey:
+    def signing(self) -> SigningKey:
         """The key that signs."""
-        return next(reversed(self._current().values()))
+        return next(key for key, state in self.with_states() if state is KeyState.SIGNING)
 
     def find(self, key_id: str) -> SigningKey | None:
-        """The key with this id, if it is one of ours."""
-        return self._current().get(key_id)
+        """The key with this id, if it is one of ours that verifies."""
+        return next((key for key in self._verifying() if key.key_id == key_id), None)
 
     def as_jwks(self) -> dict[str, list[dict[str, str]]]:
-        """All public keys as a JSON Web Key Set (RFC 7517)."""
-        return {"keys": [key.as_jwk() for key in self._current().values()]}
+        """The public keys that verify, as a JSON Web Key Set (RFC 7517)."""
+        return {"keys": [key.as_jwk() for key in self._verifying()]}
+
+    def _verifying(self) -> list[SigningKey]:
+        return [key for key, state in self.with_states() if state is not KeyState.RETIRED]
+
+    def add_key(self) -> Path | None:
+        """Make the next key; its file, or None when one waits to sign already.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        keys = self.with_states()
+        number = 1 + max(_number_of(key.path) for key, _ in keys)
+        path = self._folder / _SIGNING_FILE.format(number)
+        waits = any(state is KeyState.NEXT for _, state in keys)
+        return path if not waits and _publish(path, _new_private_key()) else None
+
+    def remove_retired(self) -> list[Path]:
+        """Delete the files of the keys that verify no more, and name them.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        retired = [key.path for key, state in self.with_states() if state is KeyState.RETIRED]
+        for path in retired:
+            path.unlink(missing_ok=True)
+        return retired
 
 
 @cache
@@ -141,22 +218,27 @@ def _prepared_folder() -> Path:
         if stat.S_IMODE(folder.stat().st_mode) & 0o077:
             logger.warning("KEYS_DIR: others than its owner may look into {}; chmod 700 keeps them out", folder)
         if not any(folder.glob(_SIGNING_FILES)):
-            _publish(folder / _FIRST_SIGNING_FILE, _new_private_key())
+            _publish(folder / _SIGNING_FILE.format(1), _new_private_key())
     except OSError as exc:
         raise ConfigError(f"KEYS_DIR: {folder} cannot be used: {exc}") from None
     return folder
 
 
-def _publish(path: Path, content: bytes) -> None:
-    """Write a key file that is complete whenever it is seen; of two processes at once the first one wins."""
+def _publish(path: Path, content: bytes) -> bool:
+    """Write a key file that is complete whenever it is seen; False when another process was first with this name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if os.geteuid() == 0:  # an administrator makes keys for the processes that own the folder
+            owner = path.parent.stat()
+            os.chown(temporary, owner.st_uid, owner.st_gid)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+            return True
+        return False
     finally:
         os.unlink(temporary)
 
@@ -167,20 +249,22 @@ def _new_private_key() -> bytes:
     )
 
 
-def _read_signing_keys(folder: Path) -> dict[str, SigningKey]:
-    keys = {}
-    for path in sorted(folder.glob(_SIGNING_FILES)):
-        try:
-            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as exc:
-            raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
-        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size < RSA_BITS:
-            raise ConfigError(f"KEYS_DIR: {path} must hold an RSA key of at least {RSA_BITS} bits")
-        key = SigningKey.of(private)
-        keys[key.key_id] = key
-    if not keys:
-        raise ConfigError(f"KEYS_DIR: there is no {_SIGNING_FILES} in {folder}")
-    return keys
+def _signing_files(folder: Path) -> list[tuple[Path, float]]:
+    """The key files, lowest number first, each with the time it was made at."""
+    return [(path, path.stat().st_mtime) for path in sorted(folder.glob(_SIGNING_FILES), key=_number_of)]
+
+
+def _number_of(path: Path) -> int:
+    number = path.stem.rpartition("-")[2]
+    if not (number.isascii() and number.isdigit()):
+        raise ConfigError(f"KEYS_DIR: {path} must be numbered, such as {_SIGNING_FILE.format(1)}")
+    return int(number)
+
+
+def _read_signing_keys(files: Sequence[tuple[Path, float]]) -> list[SigningKey]:
+    if not files:
+        raise ConfigError(f"KEYS_DIR: there is no {_SIGNING_FILES} left")
+    return [SigningKey.read(path, made_at) for path, made_at in files]
 
 
 def _public_members(public: rsa.RSAPublicKey) -> dict[str, str]:

@@ -4,15 +4,16 @@ import os
 import stat
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import jwt
 import pytest
 
 from gateway import keys
-from gateway.config import ConfigError
-from gateway.keys import KeyRing
-from tests.support import eventually
+from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError
+from gateway.keys import JWKS_CACHE_SECONDS, OVERLAP_SECONDS, RETIRED_AFTER_SECONDS, KeyRing
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = 6
@@ -45,11 +46,16 @@ def ring(folder: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRing:
     return KeyRing(folder)
 
 
-def rotate(folder: Path, name: str = "signing-0002.pem") -> None:
-    """Add a key, complete at once."""
+def add_key(folder: Path, name: str = "signing-0002.pem", age: float = 0.0) -> Path:
+    """Add a key file of this age in seconds, complete at once."""
     temporary = folder / ".new-test"
     temporary.write_bytes(keys._new_private_key())
-    temporary.rename(folder / name)
+    os.utime(temporary, times=(time.time() - age,) * 2)
+    return temporary.rename(folder / name)
+
+
+def states(ring: KeyRing) -> list[str]:
+    return [f"{key.path.stem[-4:]} {state}" for key, state in ring.with_states()]
 
 
 def test_the_first_start_makes_keys_that_only_their_owner_can_read(folder: Path) -> None:
@@ -62,7 +68,7 @@ def test_processes_that_start_together_agree_on_the_keys(tmp_path: Path) -> None
     code = """if True:
         from gateway import keys
         keys.make_ready()
-        print(keys.key_ring().newest().key_id, keys.hash_secret('s').hex())
+        print(keys.key_ring().signing().key_id, keys.hash_secret('s').hex())
     """
     processes = [run(code, tmp_path / "keys") for _ in range(PROCESSES)]
 
@@ -73,9 +79,9 @@ def test_processes_that_start_together_agree_on_the_keys(tmp_path: Path) -> None
 def test_a_key_is_named_by_its_thumbprint(ring: KeyRing) -> None:
     [key] = ring.as_jwks()["keys"]
 
-    assert key["kid"] == ring.newest().key_id
+    assert key["kid"] == ring.signing().key_id
     assert len(key["kid"]) == 43
-    assert ring.find(key["kid"]) is ring.newest()
+    assert ring.find(key["kid"]) == ring.signing()
     assert ring.find("another") is None
 
 
@@ -99,37 +105,103 @@ def test_a_published_key_has_no_private_part(ring: KeyRing) -> None:
     assert set(ring.as_jwks()["keys"][0]) == {"kty", "n", "e", "use", "alg", "kid"}
 
 
-def test_an_added_key_signs_and_the_old_one_still_verifies_without_a_restart(ring: KeyRing, folder: Path) -> None:
-    old = ring.newest()
-    rotate(folder)
+def test_an_added_key_is_published_at_once_but_signs_only_after_the_overlap(ring: KeyRing, folder: Path) -> None:
+    old = ring.signing()
+    added = add_key(folder, age=OVERLAP_SECONDS - 5)
 
-    assert ring.newest().key_id != old.key_id
-    assert ring.find(old.key_id) is not None
+    assert states(ring) == ["0001 signing", "0002 next"]
+    assert ring.signing().key_id == old.key_id
     assert len(ring.as_jwks()["keys"]) == 2
+
+    os.utime(added, times=(time.time() - OVERLAP_SECONDS,) * 2)
+
+    assert states(ring) == ["0001 verifying", "0002 signing"]
+    assert ring.signing().key_id != old.key_id
+    assert ring.find(old.key_id) == old
+
+
+def test_the_overlap_is_longer_than_others_keep_the_published_keys() -> None:
+    assert JWKS_CACHE_SECONDS + keys.RELOAD_SECONDS < OVERLAP_SECONDS
+
+
+def test_a_key_retires_when_every_token_that_it_signed_has_expired(ring: KeyRing, folder: Path) -> None:
+    old = ring.signing()
+    added = add_key(folder, age=OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX)
+
+    assert ring.find(old.key_id) == old
+
+    os.utime(added, times=(time.time() - RETIRED_AFTER_SECONDS,) * 2)
+
+    assert states(ring) == ["0001 retired", "0002 signing"]
+    assert ring.find(old.key_id) is None
+    assert [key["kid"] for key in ring.as_jwks()["keys"]] == [ring.signing().key_id]
+
+
+def test_of_several_keys_the_highest_that_is_old_enough_signs(ring: KeyRing, folder: Path) -> None:
+    add_key(folder, "signing-0002.pem", age=RETIRED_AFTER_SECONDS)
+    add_key(folder, "signing-0010.pem", age=OVERLAP_SECONDS)
+    add_key(folder, "signing-10000.pem")
+
+    assert states(ring) == ["0001 retired", "0002 verifying", "0010 signing", "0000 next"]
+
+
+def test_when_no_key_is_old_enough_the_lowest_signs(ring: KeyRing, folder: Path) -> None:
+    add_key(folder)
+    assert states(ring) == ["0001 signing", "0002 next"]
+
+    (folder / "signing-0001.pem").unlink()  # as after a leak
+
+    assert states(ring) == ["0002 signing"]
 
 
 def test_a_removed_key_verifies_no_more(ring: KeyRing, folder: Path) -> None:
-    old = ring.newest()
-    rotate(folder)
+    old = ring.signing()
+    add_key(folder)
     (folder / "signing-0001.pem").unlink()
 
     assert ring.find(old.key_id) is None
 
 
-def test_a_file_that_is_no_key_leaves_the_known_ones_in_use(ring: KeyRing, folder: Path) -> None:
-    known = ring.newest()
-    (folder / "signing-0002.pem").write_text("not a key")
+def test_a_folder_that_cannot_be_read_again_leaves_the_known_keys_in_use(ring: KeyRing, folder: Path) -> None:
+    known = ring.signing()
+    broken = folder / "signing-0002.pem"
+    broken.write_text("not a key")
+    assert ring.signing() == known
 
-    assert ring.newest() is known
+    broken.rename(folder / "signing-new.pem")
+    assert ring.signing() == known
+
+    (folder / "signing-new.pem").unlink()
+    (folder / "signing-0001.pem").unlink()
+    assert ring.signing() == known
 
 
-def test_the_order_is_that_of_the_numbers(ring: KeyRing, folder: Path) -> None:
-    for name in ("signing-0010.pem", "signing-0002.pem"):
-        rotate(folder, name)
-    newest = KeyRing(folder).newest()
-    (folder / "signing-0010.pem").unlink()
+def test_a_rotation_makes_one_key_and_waits_for_it_to_sign(ring: KeyRing, folder: Path) -> None:
+    made = ring.add_key()
 
-    eventually(lambda: ring.newest().key_id != newest.key_id, within=2)
+    assert made == folder / "signing-0002.pem"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert ring.add_key() is None
+    assert len(ring.with_states()) == 2
+
+
+def test_of_rotations_at_the_same_time_one_makes_a_key(folder: Path) -> None:
+    code = "from gateway import keys; print(keys.key_ring().add_key())"
+    made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
+
+    assert Counter(made) == {str(folder / "signing-0002.pem"): 1, "None": PROCESSES - 1}
+    assert len(list(folder.glob("signing-*"))) == 2
+
+
+def test_only_retired_keys_are_deleted(ring: KeyRing, folder: Path) -> None:
+    retired = folder / "signing-0001.pem"
+    add_key(folder, "signing-0002.pem", age=RETIRED_AFTER_SECONDS)
+    add_key(folder, "signing-0003.pem", age=OVERLAP_SECONDS)
+    add_key(folder, "signing-0004.pem")
+
+    assert ring.remove_retired() == [retired]
+    assert ring.remove_retired() == []
+    assert states(ring) == ["0002 verifying", "0003 signing", "0004 next"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"])

@@ -102,7 +102,7 @@ _verified: dict[bytes, tuple[Caller, float]] = {}
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
     """A signed access token for `identity`, with all of its scopes or the given ones."""
-    g.signing_key = key_ring().newest()
+    g.signing_key = key_ring().signing()
     claims = {
         "merchant_id": str(identity.merchant_id) if identity.merchant_id else None,
         "scope": " ".join(identity.scopes if scopes is None else scopes),

@@ -14,12 +14,11 @@ from gateway.api.validation import RequestModel
 from gateway.config import settings
 from gateway.domain import merchants
 from gateway.errors import EmailTaken, InvalidCredentials
-from gateway.keys import key_ring
+from gateway.keys import JWKS_CACHE_SECONDS, key_ring
 from gateway.passwords import PASSWORD_MAX_LENGTH, PASSWORD_MIN_LENGTH, TooManyLogins, hash_password, verify_password
 
 EMAIL_MAX_LENGTH = 254
 BUSINESS_NAME_MAX_LENGTH = 255
-JWKS_CACHE_SECONDS = 300
 
 # HTML's definition of an email address, with a domain of at least two labels and the lengths of RFC 5321
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"

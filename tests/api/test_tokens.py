@@ -29,8 +29,8 @@ def claims_of(merchant: Caller, **changes: Any) -> dict[str, Any]:
 
 
 def signed(claims: dict[str, Any], key: Any = None, algorithm: str = "RS256", **header: Any) -> str:
-    newest = key_ring().newest()
-    return jwt.encode(claims, key or newest.private, algorithm, {"kid": newest.key_id} | header)
+    current = key_ring().signing()
+    return jwt.encode(claims, key or current.private, algorithm, {"kid": current.key_id} | header)
 
 
 def expect_refused(app: Flask, token: str) -> None:
@@ -43,7 +43,7 @@ def test_a_token_has_the_claims_of_the_contract(merchant: Caller) -> None:
     header = jwt.get_unverified_header(str(merchant.token))
     claims = claims_of(merchant)
 
-    assert (header["alg"], header["kid"]) == ("RS256", key_ring().newest().key_id)
+    assert (header["alg"], header["kid"]) == ("RS256", key_ring().signing().key_id)
     assert claims["sub"] == merchant.facts["user"]["id"]
     assert claims["merchant_id"] == str(merchant.merchant_id)
     assert claims["scope"] == " ".join(MERCHANT_SCOPES)
@@ -72,20 +72,20 @@ def test_a_token_without_a_signature_is_refused(app: Flask, merchant: Caller) ->
     def encoded(part: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
-    kid = key_ring().newest().key_id
+    kid = key_ring().signing().key_id
     for algorithm in ("none", "None", "NONE", "nOnE"):
         head = encoded({"alg": algorithm, "typ": "JWT", "kid": kid})
         expect_refused(app, f"{head}.{encoded(claims_of(merchant))}.")
 
 
 def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(app: Flask, merchant: Caller) -> None:
-    newest = key_ring().newest()
-    public = newest.public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    current = key_ring().signing()
+    public = current.public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     def encoded(raw: bytes) -> bytes:
         return base64.urlsafe_b64encode(raw).rstrip(b"=")
 
-    head = encoded(json.dumps({"alg": "HS256", "typ": "JWT", "kid": newest.key_id}).encode())
+    head = encoded(json.dumps({"alg": "HS256", "typ": "JWT", "kid": current.key_id}).encode())
     signing_input = head + b"." + encoded(json.dumps(claims_of(merchant)).encode())
     signature = encoded(hmac.digest(public, signing_input, hashlib.sha256))
     expect_refused(app, (signing_input + b"." + signature).decode())
