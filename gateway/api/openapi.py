@@ -1,5 +1,6 @@
 """Generates /openapi.json (OpenAPI 3.1) from the declarations that also validate requests."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
@@ -8,110 +9,86 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from gateway.api import problems
+from gateway.api import openapi_webhooks
+from gateway.api.examples import ID, example_of
 from gateway.api.http import FORM, IDEMPOTENCY_HEADER, JSON, Endpoint
-from gateway.api.models import AnswerModel
-from gateway.api.problems import OAuthError, type_uri
+from gateway.api.openapi_errors import OAuthProblem, Problem, ValidationProblem, error_responses, header_references
 from gateway.domain.idempotency import KEY_MAX_LENGTH
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
-from gateway.errors import (
-    AuthenticationRequired,
-    BodyTooLarge,
-    CardNumberRejected,
-    DatabaseUnavailable,
-    GatewayError,
-    InsufficientScope,
-    InvalidCursor,
-    InvalidToken,
-    MalformedJson,
-    NotFound,
-    UnknownField,
-    UnsupportedMediaType,
-    ValidationFailed,
-)
 
 API_VERSION = "1.0.0"
 DESCRIPTION = """Accepts payments over HTTP and settles each of them exactly once.
 
-Amounts are integers in the currency's minor unit. Every error is `application/problem+json` (RFC 9457) with a stable
-`code`. Send an `Idempotency-Key` with every POST that moves money, and repeat the request when no answer came."""
+- Amounts are integers in the currency's minor unit; ids are UUIDv7; times are RFC 3339 in UTC.
+- Every error is `application/problem+json` (RFC 9457) with a stable `code`. An unknown path answers 404, a wrong
+  method 405 with `Allow`, a fault of ours 500 with nothing but the request id.
+- Send an `Idempotency-Key` with every POST that moves money, and repeat the request when no answer came.
+- `X-Request-Id` (1 to 128 of `A-Z a-z 0-9 . _ -`) is taken from the request, or made; the answer repeats it.
+- Lists are newest first. Pass `next_cursor` on as `cursor` to get the next page; after the last one it is null."""
 REFERENCE = "#/components/schemas/"
+
+SCOPES = {
+    "transactions:read": "Read transactions, refunds and the balance",
+    "transactions:write": "Take payments and cancel them",
+    "refunds:write": "Give money back",
+    "settlements:read": "Read settlements",
+    "webhooks:manage": "Manage webhook endpoints; read events and send them again",
+    "clients:manage": "Manage the merchant's API clients",
+    "operations:read": "Operators only: look at dead letters, reconciliations and the audit log",
+    "operations:write": "Operators only: replay, discard, reconcile, resolve",
+}
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
         "description": "The id of this request, the caller's own if it was usable",
-        "schema": {"type": "string"},
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
-    "Location": {"description": "The path of what was made", "schema": {"type": "string"}},
+    "Location": {"description": "The path of what was made", "required": True, "schema": {"type": "string"}},
     "Idempotency-Replayed": {
         "description": "`true` when this is the first answer given again",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "How to authenticate, and what was wrong", "schema": {"type": "string"}},
-    "Cache-Control": {"description": "Whether the answer may be stored", "schema": {"type": "string"}},
 }
-
-
-class FieldError(AnswerModel):
-    """What is wrong with one field."""
-
-    pointer: str
-    code: str
-    detail: str
-
-
-class Problem(AnswerModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-
-
-class ValidationProblem(Problem):
-    """A request that is well-formed but not valid."""
-
-    errors: list[FieldError]
-
-
-class OAuthProblem(AnswerModel):
-    """An error of the token endpoint (RFC 6749, section 5.2)."""
-
-    error: str
-    error_description: str
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI document of `endpoints`."""
     shown = [endpoint for endpoint in endpoints if endpoint.documented]
+    schemas = _schemas(shown)
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for endpoint in shown:
-        paths[endpoint.path.replace("<", "{").replace(">", "}")][endpoint.method.lower()] = _operation(endpoint)
+        path = endpoint.path.replace("<", "{").replace(">", "}")
+        paths[path][endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Payment gateway", "version": API_VERSION, "description": DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in shown)],
         "paths": paths,
-        "components": {
-            "schemas": _schemas(shown),
-            "headers": _HEADERS,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "oauth2": {
-                    "type": "oauth2",
-                    "flows": {
-                        "clientCredentials": {
-                            "tokenUrl": "/oauth/token",
-                            "scopes": dict.fromkeys((*MERCHANT_SCOPES, *OPERATOR_SCOPES), ""),
-                        }
-                    },
-                },
-            },
+        "webhooks": openapi_webhooks.webhooks(schemas, REFERENCE),
+        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": _security_schemes()},
+    }
+
+
+def _security_schemes() -> dict[str, Any]:
+    flow = {
+        "tokenUrl": "/oauth/token",
+        "scopes": {scope: SCOPES[scope] for scope in (*MERCHANT_SCOPES, *OPERATOR_SCOPES)},
+    }
+    return {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "The `access_token` of /oauth/token, /auth/login or /auth/register",
+        },
+        "oauth2": {
+            "type": "oauth2",
+            "description": "For programs: an API client's id and secret",
+            "flows": {"clientCredentials": flow},
         },
     }
 
@@ -120,6 +97,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     models: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys(
         (Problem, ValidationProblem, OAuthProblem), "serialization"
     )
+    models.update(dict.fromkeys(openapi_webhooks.models(), "serialization"))
     for endpoint in endpoints:
         models.update({model: "serialization" for model in endpoint.answers.values() if model is not None})
         models.update({model: "validation" for model in (endpoint.body, endpoint.form) if model is not None})
@@ -128,25 +106,29 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     return dict(sorted(schemas.items()))
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     summary, _, rest = (endpoint.view.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
         "tags": [endpoint.tag],
         "summary": summary.strip().rstrip("."),
         "parameters": _parameters(endpoint),
-        "responses": _responses(endpoint),
+        "responses": _responses(endpoint, schemas),
         "security": _security(endpoint),
     }
     if rest.strip():
-        operation["description"] = rest.strip()
+        operation["description"] = inspect.cleandoc(rest)
     for model, media_type in ((endpoint.body, JSON), (endpoint.form, FORM)):
         if model is not None:
             operation["requestBody"] = {
                 "required": endpoint.needs_body,
-                "content": {media_type: {"schema": _reference(model)}},
+                "content": {media_type: _content(model, schemas)},
             }
     return operation
+
+
+def _content(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": _reference(model), "example": example_of(schemas[model.__name__], schemas)}
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -163,7 +145,7 @@ def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}, "example": ID}
         for name in endpoint.ids
     ]
     if endpoint.query is not None:
@@ -172,7 +154,9 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.idempotent:
         key = {"type": "string", "minLength": 1, "maxLength": KEY_MAX_LENGTH, "pattern": "^[ -~]+$"}
         text = "Makes the request safe to repeat: the first answer is given again"
-        parameters.append({"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key})
+        parameters.append(
+            {"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key, "example": "order-1001"}
+        )
     return parameters
 
 
@@ -204,78 +188,20 @@ def _query_parameter(name: str, described: dict[str, Any]) -> dict[str, Any]:
     return parameter
 
 
-def _responses(endpoint: Endpoint) -> dict[str, Any]:
+def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in endpoint.answers.items():
         names = ["X-Request-Id"]
         names += ["Location"] if status == 201 and endpoint.idempotent else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []
-        response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": _header_references(names)}
+        response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": header_references(names)}
         if status != 204:
-            schema = (
-                _reference(model) if model is not None else {} if endpoint.media_type == JSON else {"type": "string"}
-            )
-            response["content"] = {endpoint.media_type: {"schema": schema}}
+            response["content"] = {endpoint.media_type: _answer(endpoint, model, schemas)}
         responses[str(status)] = response
-    by_status: dict[int, list[type[GatewayError]]] = defaultdict(list)
-    for error in dict.fromkeys(_errors(endpoint)):
-        by_status[error.status].append(error)
-    for status, errors in sorted(by_status.items()):
-        responses[str(status)] = _error_response(status, errors)
-    return responses
+    return responses | error_responses(endpoint, REFERENCE)
 
 
-def _errors(endpoint: Endpoint) -> Iterable[type[GatewayError]]:
-    """What the machinery raises for such a call, and what the call itself declares."""
-    if not endpoint.public:
-        yield from (AuthenticationRequired, InvalidToken)
-    if endpoint.scope is not None:
-        yield InsufficientScope
-    if endpoint.ids:
-        yield NotFound
-    if endpoint.query is not None:
-        yield from (ValidationFailed, UnknownField, CardNumberRejected)
-        if "cursor" in endpoint.query.model_fields:
-            yield InvalidCursor
-    if endpoint.body is not None:
-        yield from (MalformedJson, ValidationFailed, UnknownField, CardNumberRejected)
-    if endpoint.body is not None or endpoint.form is not None:
-        yield from (BodyTooLarge, UnsupportedMediaType)
-    yield from endpoint.errors
-    yield DatabaseUnavailable
-    yield GatewayError
-
-
-def _error_response(status: int, errors: Sequence[type[GatewayError]]) -> dict[str, Any]:
-    names = ["X-Request-Id"]
-    names += ["WWW-Authenticate"] if status in {401, 403} else []
-    names += ["Retry-After"] if status in {409, 503} else []
-    content: dict[str, Any] = {}
-    plain = [error for error in errors if not issubclass(error, OAuthError)]
-    if plain:
-        schema = _reference(ValidationProblem if status == 422 else Problem)
-        content[problems.MEDIA_TYPE] = {"schema": schema, "examples": {error.code: _example(error) for error in plain}}
-    oauth = [error for error in errors if issubclass(error, OAuthError)]
-    if oauth:
-        examples = {error.code: {"value": {"error": error.code, "error_description": error.title()}} for error in oauth}
-        content[JSON] = {"schema": _reference(OAuthProblem), "examples": examples}
-    text = "; ".join(f"`{error.code}`: {error.title()}" for error in errors)
-    return {"description": text, "headers": _header_references(names), "content": content}
-
-
-def _example(error: type[GatewayError]) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "type": type_uri(error.code),
-        "title": error.title(),
-        "status": error.status,
-        "detail": error.title(),
-        "code": error.code,
-        "request_id": "0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10",
-    }
-    if error.status == 422:
-        value["errors"] = [{"pointer": "/amount", "code": "out_of_range", "detail": "Input should be greater than 0"}]
-    return {"value": value}
-
-
-def _header_references(names: Iterable[str]) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+def _answer(endpoint: Endpoint, model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:
+    if model is not None:
+        return _content(model, schemas)
+    return {"schema": {} if endpoint.media_type == JSON else {"type": "string"}}
