@@ -49,6 +49,30 @@ class DeadLetterStatus(StrEnum):
     DISCARDED = "discarded"
 
 
+class JobStatus(StrEnum):
+    """Where a job on many dead letters stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELED = "canceled"
+
+
+class RunStatus(StrEnum):
+    """Where a reconciliation stands; one that was asked for waits as `pending`."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class DiscrepancyStatus(StrEnum):
+    """Whether an operator has dealt with a discrepancy."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
 class RefundStatus(StrEnum):
     """Where a refund stands (api.md, Transactions)."""
 

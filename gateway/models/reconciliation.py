@@ -3,10 +3,11 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.models.base import Base, Currency, Id, Json, MinorUnits, one_of
+from gateway.states import DiscrepancyStatus, RunStatus
 
 DISCREPANCY_KINDS = (
     "missing_settlement",
@@ -16,14 +17,29 @@ DISCREPANCY_KINDS = (
     "orphan_settlement",
     "ledger_imbalance",
     "stuck_processing",
+    "missing_at_provider",
+    "charged_not_settled",
+    "refunded_not_recorded",
+    "unknown_to_us",
+    "statement_amount_mismatch",
+    "statement_currency_mismatch",
 )
+RESOLUTIONS = ("corrected", "accepted", "false_alarm", "other")
+"""What an operator made of a discrepancy: put right, left as it is, found to be none, or what the note says."""
 
 
 class ReconciliationRun(Base):
-    """One comparison of transactions with settlements and ledger over a period of completion times."""
+    """One comparison of transactions with settlements and ledger over a period of completion times.
+
+    Of a run that waits to be carried out, `started_at` is when it was asked for.
+    """
 
     __tablename__ = "reconciliation_runs"
-    __table_args__ = (one_of("status", ("running", "completed", "failed")), Index(None, "started_at"))
+    __table_args__ = (
+        one_of("status", RunStatus),
+        Index(None, "started_at"),
+        Index("ix_reconciliation_runs_pending", "id", postgresql_where=text("status = 'pending'")),
+    )
 
     id: Mapped[Id]
     status: Mapped[str] = mapped_column(server_default="running")
@@ -34,6 +50,18 @@ class ReconciliationRun(Base):
     counts: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     totals: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     error: Mapped[str | None]
+    provider: Mapped[str | None]
+    requested_by: Mapped[str | None]
+    enqueued_at: Mapped[datetime | None]
+
+
+class ReconciliationFinding(Base):
+    """Which run found which discrepancy; one that stays is found by run after run."""
+
+    __tablename__ = "reconciliation_findings"
+
+    run_id: Mapped[UUID] = mapped_column(ForeignKey("reconciliation_runs.id"), primary_key=True)
+    discrepancy_id: Mapped[UUID] = mapped_column(ForeignKey("discrepancies.id"), primary_key=True)
 
 
 class Discrepancy(Base):
@@ -42,7 +70,9 @@ class Discrepancy(Base):
     __tablename__ = "discrepancies"
     __table_args__ = (
         one_of("kind", DISCREPANCY_KINDS),
-        one_of("status", ("open", "resolved")),
+        one_of("status", DiscrepancyStatus),
+        one_of("resolution", RESOLUTIONS),
+        CheckConstraint("(status = 'resolved') = (resolved_at IS NOT NULL)", name="resolved"),
         UniqueConstraint("kind", "subject_id"),
         Index(None, "last_run_id", "id"),
         Index(None, "first_run_id", "id"),
@@ -62,3 +92,7 @@ class Discrepancy(Base):
     last_run_id: Mapped[UUID] = mapped_column(ForeignKey("reconciliation_runs.id"))
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
+    resolution: Mapped[str | None]
+    note: Mapped[str | None]
+    resolved_by: Mapped[str | None]
+    resolved_at: Mapped[datetime | None]

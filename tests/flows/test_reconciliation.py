@@ -50,7 +50,7 @@ def test_what_an_operator_resolved_stays_resolved_until_it_changes() -> None:
     id = settled_payment()
     execute("UPDATE transactions SET amount = 1005 WHERE id = :id", id=id)
     reconcile()
-    execute("UPDATE discrepancies SET status = 'resolved'")
+    execute("UPDATE discrepancies SET status = 'resolved', resolved_at = now()")
     unchanged = reconcile()
     assert (unchanged.discrepancies, unchanged.counts["resolved"]) == ({}, 1)
     assert count("alerts") == 1
