@@ -1,7 +1,7 @@
 """What the gateway asks of a provider, and the four things that can come of it (architecture.md, rule 4).
 
 `Approved` and `Declined` are final. `Unavailable` was never processed and is safe to try again. After `Unknown`
-the provider may have charged: its status is queried with the same key before anything else happens.
+the provider may have done it: its status is queried with the same key before anything else happens.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,42 @@ class Charge:
     attempt: int
 
     @property
+    def id(self) -> UUID:
+        """What the attempts at it are counted by."""
+        return self.transaction_id
+
+    @property
     def idempotency_key(self) -> str:
         """Derived from the transaction alone, so that no repetition can charge twice."""
         return str(self.transaction_id)
 
 
 @dataclass(frozen=True, slots=True)
+class Refund:
+    """Money back from one charge, as a provider sees it. `charge_reference` is its own name for the charge.
+
+    `payment_method` is the charge's; nobody but a sandbox needs it.
+    """
+
+    id: UUID
+    charge_reference: str
+    amount: int
+    currency: str
+    payment_method: str
+    attempt: int
+
+    @property
+    def idempotency_key(self) -> str:
+        """Derived from the refund alone, so that no repetition can refund twice."""
+        return str(self.id)
+
+
+Instruction = Charge | Refund
+
+
+@dataclass(frozen=True, slots=True)
 class Approved:
-    """The provider charged; `reference` is its own name for the charge."""
+    """The provider did it; `reference` is its own name for the charge or the refund."""
 
     reference: str
 
@@ -41,7 +69,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The provider did not process the charge: refused, unreachable, or an error before processing."""
+    """The provider did not process the instruction: refused, unreachable, or an error before processing."""
 
     code: str
     message: str
@@ -49,7 +77,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Sent, but no usable answer came: the provider may or may not have charged."""
+    """Sent, but no usable answer came: the provider may or may not have done it."""
 
     code: str
     message: str

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from gateway.outcomes import Charge, Outcome
+from gateway.outcomes import Charge, Outcome, Refund
 
 
 class Provider(Protocol):
@@ -31,4 +31,12 @@ class Provider(Protocol):
         `Unavailable` means that the provider has no such charge, so that charging is safe. A query that fails
         itself is `Unknown`.
         """
+        ...
+
+    def refund(self, refund: Refund) -> Outcome:
+        """Give money back, at most once per `refund.idempotency_key` however often it is called."""
+        ...
+
+    def refund_status(self, refund: Refund) -> Outcome:
+        """What became of the attempts up to `refund.attempt`; see `status`."""
         ...

@@ -3,21 +3,23 @@
 What an answer means for the money:
 
 - Nothing was sent (refused, no such host, connect timeout): `Unavailable`.
-- 503 and 429 to a charge: the acquirer promises that it did not process it: `Unavailable`.
-- 200 and 201 with exactly the charge that was asked for: `Approved` or `Declined`.
+- 503 and 429 to a charge or a refund: the acquirer promises that it did not process it: `Unavailable`.
+- 200 and 201 with exactly the charge or refund that was asked for: `Approved` or `Declined`.
+- 422 to a refund: the acquirer gives nothing back under this key, now or later: `Declined`.
 - Everything else is `Unknown`, and the acquirer is asked by key what it knows: no answer in time, a connection lost
   after sending, another 5xx, a redirect, an answer that cannot be read or that names another key, amount or currency.
 - So is every other 4xx. A request that the acquirer refuses (400, 401, 404, 409 ...) is a defect on our side and no
   decline by the customer's bank, so it must not end the payment as `failed`; and it says nothing about the attempts
   before it, so it must not count as "not charged" either. The query by key tells.
 
-To a query, only the acquirer's own "unknown_charge" means that charging is safe. A 404 of anything else on the way,
-a refused connection or a 503 leaves the charge `Unknown`.
+To a query, only the acquirer's own "unknown_charge" or "unknown_refund" means that another try is safe. A 404 of
+anything else on the way, a refused connection or a 503 leaves the outcome `Unknown`.
 """
 
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Literal
@@ -29,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
-from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
+from gateway.outcomes import Approved, Charge, Declined, Instruction, Outcome, Refund, Unavailable, Unknown
 from gateway.providers import poison
 from gateway.providers.bounded_http import BoundedAdapter
 from gateway.providers.simulated import SANDBOX_TOKENS
@@ -54,6 +56,7 @@ IDLE_MAX_SECONDS = 60
 request lost in that way is in doubt for nothing."""
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "payment-gateway"}
+_NOT_DONE = {"charge": "not_charged", "refund": "not_refunded"}
 _NOT_PROCESSED = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 
 
@@ -70,8 +73,21 @@ class _ChargeAnswer(BaseModel):
     decline_code: Annotated[str, Field(max_length=64)] | None = None
 
 
+class _RefundAnswer(BaseModel):
+    """A refund as the acquirer describes it."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=255)]
+    idempotency_key: str
+    charge_id: str
+    status: Literal["succeeded"]
+    amount: int
+    currency: str
+
+
 class _Error(BaseModel):
-    code: str
+    code: Annotated[str, Field(max_length=64)]
 
 
 class _ErrorAnswer(BaseModel):
@@ -120,30 +136,60 @@ class Sandbox:
             "currency": charge.currency,
             "payment_method": charge.payment_method,
         }
-        answer = self._call("POST", "/charges", body)
+        return self._send("/charges", body, lambda answer: _charged(charge, answer))
+
+    def status(self, charge: Charge) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        return self._query("charge", charge, lambda answer: _charged(charge, answer))
+
+    def refund(self, refund: Refund) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        body = {
+            "idempotency_key": refund.idempotency_key,
+            "charge_id": refund.charge_reference,
+            "amount": refund.amount,
+        }
+        return self._send("/refunds", body, lambda answer: _refunded(refund, answer), _refused)
+
+    def refund_status(self, refund: Refund) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        return self._query("refund", refund, lambda answer: _refunded(refund, answer))
+
+    def _send(
+        self,
+        path: str,
+        body: dict[str, object],
+        read: Callable[[_Answer], Outcome],
+        refused: Callable[[_Answer], Outcome | None] = lambda _answer: None,
+    ) -> Outcome:
+        """Send an instruction; `read` tells what a 200 or 201 says, `refused` what any other 4xx does."""
+        answer = self._call("POST", path, body)
         if isinstance(answer, Unavailable | Unknown):
             return answer
         if answer.status in _NOT_PROCESSED:
             return Unavailable(f"http_{answer.status}", f"The acquirer answered {answer.status}: not processed.")
         if answer.status in {HTTPStatus.OK, HTTPStatus.CREATED}:
-            return _charged(charge, answer)
+            return read(answer)
+        refusal = refused(answer)
+        if refusal is not None:
+            return refusal
         if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.error("the acquirer refused the request for charge {}: {}", charge.idempotency_key, answer)
+            logger.error("the acquirer refused {} {}: {}", path, body["idempotency_key"], answer)
         return Unknown(f"http_{answer.status}", f"The acquirer answered {answer.status}.")
 
-    def status(self, charge: Charge) -> Outcome:
-        """See `gateway.providers.base.Provider`."""
-        answer = self._call("GET", f"/charges/{quote(charge.idempotency_key, safe='')}")
+    def _query(self, kind: str, asked: Instruction, read: Callable[[_Answer], Outcome]) -> Outcome:
+        """Ask by key what became of a charge or a refund."""
+        answer = self._call("GET", f"/{kind}s/{quote(asked.idempotency_key, safe='')}")
         if isinstance(answer, Unavailable):
             return Unknown(answer.code, f"The status query failed. {answer.message}")
         if isinstance(answer, Unknown):
             return answer
         if answer.status == HTTPStatus.OK:
-            return _charged(charge, answer)
+            return read(answer)
         if answer.status == HTTPStatus.ACCEPTED:
-            return Unknown("in_progress", "The acquirer is still processing the charge.")
-        if answer.status == HTTPStatus.NOT_FOUND and _error_code(answer) == "unknown_charge":
-            return Unavailable("not_charged", "The acquirer has no such charge.")
+            return Unknown("in_progress", f"The acquirer is still processing the {kind}.")
+        if answer.status == HTTPStatus.NOT_FOUND and _error_code(answer) == f"unknown_{kind}":
+            return Unavailable(_NOT_DONE[kind], f"The acquirer has no such {kind}.")
         return Unknown(f"http_{answer.status}", f"The acquirer answered the status query with {answer.status}.")
 
     def _call(self, method: str, path: str, body: object = None) -> _Answer | Unavailable | Unknown:
@@ -206,6 +252,28 @@ def _charged(charge: Charge, answer: _Answer) -> Outcome:
     if found.status == "approved":
         return Approved(found.id)
     return Declined(found.decline_code or "declined", "The acquirer declined the payment.")
+
+
+def _refunded(refund: Refund, answer: _Answer) -> Outcome:
+    """What an answer that describes a refund says about the one that was asked for."""
+    try:
+        found = _RefundAnswer.model_validate_json(answer.body)
+    except ValidationError:
+        return Unknown("invalid_answer", "The answer does not describe a refund.")
+    asked = (refund.idempotency_key, refund.charge_reference, refund.amount, refund.currency)
+    told = (found.idempotency_key, found.charge_id, found.amount, found.currency)
+    if asked != told:
+        logger.error("the acquirer was asked to refund {} and says that it refunded {} ({})", asked, told, found.id)
+        return Unknown("answer_mismatch", f"Asked for {asked[2]} {asked[3]}; the answer says {told[2]} {told[3]}.")
+    return Approved(found.id)
+
+
+def _refused(answer: _Answer) -> Outcome | None:
+    """The acquirer's final no to a refund, if this is one."""
+    code = _error_code(answer)
+    if answer.status != HTTPStatus.UNPROCESSABLE_ENTITY or code is None:
+        return None
+    return Declined(code, "The acquirer refused to give the money back.")
 
 
 def _error_code(answer: _Answer) -> str | None:

@@ -1,12 +1,13 @@
 """The sandbox provider (api.md, Sandbox tokens).
 
-It keeps no state: what it answers is a function of the charge and the number of the attempt, so that any worker on
-any host gives the same answer, and a repeated call can never charge twice.
+It keeps no state: what it answers is a function of the charge or refund and the number of the attempt, so that any
+worker on any host gives the same answer, and a repeated call can never charge or refund twice. How a refund ends is
+chosen by the payment method of its charge: `REFUND_TOKENS` are approved as charges.
 """
 
 import time
 
-from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
+from gateway.outcomes import Approved, Charge, Declined, Outcome, Refund, Unavailable, Unknown
 from gateway.providers import poison
 
 SLOW_SECONDS = 2.0
@@ -18,15 +19,27 @@ _DECLINES = {
 }
 _ERRORS_BEFORE_APPROVAL = {"tok_error_once": 1, "tok_error_twice": 2, "tok_error_thrice": 3}
 
+REFUND_TOKENS = frozenset(
+    {
+        "tok_refund_decline",
+        "tok_refund_error_once",
+        "tok_refund_error_always",
+        "tok_refund_timeout_done",
+        "tok_refund_timeout_not_done",
+    }
+)
 SANDBOX_TOKENS = frozenset(
     {"tok_approve", "tok_error_always", "tok_timeout_charged", "tok_timeout_not_charged", "tok_slow"}
     | _DECLINES.keys()
     | _ERRORS_BEFORE_APPROVAL.keys()
+    | REFUND_TOKENS
 )
 
 _PROVIDER_ERROR = Unavailable("provider_error", "The provider answered 503 before processing.")
 _TIMEOUT = Unknown("provider_timeout", "The provider did not answer in time.")
 _NO_SUCH_CHARGE = Unavailable("provider_timeout", "The provider did not answer in time, and did not charge.")
+_NO_SUCH_REFUND = Unavailable("provider_timeout", "The provider did not answer in time, and did not refund.")
+_REFUND_REFUSED = Declined("refund_refused", "The provider refused to give the money back.")
 
 
 class Simulated:
@@ -60,6 +73,33 @@ class Simulated:
             if isinstance(answer, Approved | Declined):
                 return answer
         return _NO_SUCH_CHARGE
+
+    def refund(self, refund: Refund) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        answer = self._refunded(refund, refund.attempt)
+        lost = refund.payment_method == "tok_refund_timeout_done" and refund.attempt == 1
+        return _TIMEOUT if lost else answer
+
+    def refund_status(self, refund: Refund) -> Outcome:
+        """See `gateway.providers.base.Provider`."""
+        for attempt in range(1, refund.attempt + 1):
+            answer = self._refunded(refund, attempt)
+            if isinstance(answer, Approved | Declined):
+                return answer
+        return _NO_SUCH_REFUND
+
+    def _refunded(self, refund: Refund, attempt: int) -> Outcome:
+        """What the provider itself knows of this attempt at a refund, whether or not its answer arrived."""
+        match refund.payment_method:
+            case "tok_refund_decline":
+                return _REFUND_REFUSED
+            case "tok_refund_error_always":
+                return _PROVIDER_ERROR
+            case "tok_refund_error_once" if attempt == 1:
+                return _PROVIDER_ERROR
+            case "tok_refund_timeout_not_done" if attempt == 1:
+                return _TIMEOUT
+        return Approved(f"sim_re_{refund.id.hex}")
 
     def _processed(self, charge: Charge, attempt: int) -> Outcome:
         """What the provider itself knows of this attempt, whether or not its answer arrived."""

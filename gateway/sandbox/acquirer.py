@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.sandbox.behaviour import PAYMENT_METHODS, UNKNOWN_PAYMENT_METHOD, Behaviour, Control, Fault
+from gateway.sandbox.behaviour import PAYMENT_METHODS, REFUNDS, UNKNOWN_PAYMENT_METHOD, Behaviour, Control, Fault
 from gateway.sandbox.store import Charge, Refund, Store, as_json, rfc3339
 from gateway.sandbox.wire import (
     Answer,
@@ -142,10 +142,12 @@ class Acquirer:
         return await self._process(f"charge {body.idempotency_key}", behaviour, work)
 
     async def _refund(self, body: RefundRequest) -> Answer:
-        def work() -> tuple[Refund, bool]:
-            return self._store.refund(body.idempotency_key, body.charge_id, body.amount)
+        behaviour = REFUNDS.get(self._store.payment_method_of(body.charge_id) or "", Behaviour())
 
-        return await self._process(f"refund {body.idempotency_key}", Behaviour(), work)
+        def work() -> tuple[Refund, bool]:
+            return self._store.refund(body.idempotency_key, body.charge_id, body.amount, behaviour.decline_code)
+
+        return await self._process(f"refund {body.idempotency_key}", behaviour, work)
 
     async def _process(
         self, subject: str, behaviour: Behaviour, work: Callable[[], tuple[Charge | Refund, bool]]

@@ -15,7 +15,11 @@ Payment methods (the first eleven are those of the gateway's API description):
     tok_wrong_amount                charged, the first answer names another amount
     tok_hang                        never charged, never answered
     tok_hang_charged                charged, the first call never answered
-Any other payment method is declined (invalid_payment_method).
+Any other payment method is declined (invalid_payment_method). These are approved, and misbehave when refunded:
+    tok_refund_decline              422, nothing is ever given back
+    tok_refund_error_once, _always  503 before processing, on so many calls with the same key
+    tok_refund_timeout_done         refunded, then the connection is dropped; a repeat is answered
+    tok_refund_timeout_not_done     the first call is dropped before refunding, later ones are answered
 
 Modes (`PUT /control`); each call is hit with `probability`, drawn from a generator with `seed`:
     normal                          none of these
@@ -124,3 +128,13 @@ PAYMENT_METHODS = {
     "tok_hang_charged": Behaviour(fault=Fault.HANG_AFTER),
 }
 UNKNOWN_PAYMENT_METHOD = Behaviour("invalid_payment_method")
+
+REFUNDS = {
+    "tok_refund_decline": Behaviour("refund_refused"),
+    "tok_refund_error_once": Behaviour(fault=Fault.ERROR_BEFORE),
+    "tok_refund_error_always": Behaviour(fault=Fault.ERROR_BEFORE, faulty_calls=ALWAYS),
+    "tok_refund_timeout_done": Behaviour(fault=Fault.DROP_AFTER),
+    "tok_refund_timeout_not_done": Behaviour(fault=Fault.DROP_BEFORE),
+}
+"""How refunds behave, by the payment method of their charge; those of any other one succeed."""
+PAYMENT_METHODS |= dict.fromkeys(REFUNDS, Behaviour())

@@ -158,11 +158,11 @@ class Store:
             raise Refused(409, "idempotency_conflict", "This key belongs to a charge with other parameters.")
         return charge, False
 
-    def refund(self, key: str, charge_id: str, amount: int) -> tuple[Refund, bool]:
-        """The refund of `key`, and whether this call made it.
+    def refund(self, key: str, charge_id: str, amount: int, refusal: str | None = None) -> tuple[Refund, bool]:
+        """The refund of `key`, and whether this call made it; a charge may be of the kind that gives nothing back.
 
         Raises:
-            Refused: no such charge, it was declined, too much, or the key belongs to another refund.
+            Refused: no such charge, it was declined, too much, `refusal`, or the key belongs to another refund.
         """
         known = self.find_refund(key)
         if known is not None:
@@ -177,6 +177,8 @@ class Store:
         status, charged, currency = charge
         if status != "approved":
             raise Refused(422, "not_refundable", "This charge was declined.")
+        if refusal is not None:
+            raise Refused(422, refusal, "Nothing of this charge is given back.")
         refunded = "SELECT coalesce(sum(amount), 0) FROM refunds WHERE charge_id = ?"
         left = charged - self._connection.execute(refunded, (charge_id,)).fetchone()[0]
         if amount > left:
@@ -193,6 +195,11 @@ class Store:
             (key,),
         )
         return int(count.fetchall()[0][0])
+
+    def payment_method_of(self, charge_id: str) -> str | None:
+        """What the charge with this id was made with, if there is one."""
+        row = self._connection.execute("SELECT payment_method FROM charges WHERE id = ?", (charge_id,)).fetchone()
+        return None if row is None else str(row[0])
 
     def find_charge(self, key: str) -> Charge | None:
         """The charge of an idempotency key."""

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
 from gateway.providers.sandbox import ANSWER_MAX_BYTES, TOKENS, Sandbox
+from gateway.providers.simulated import REFUND_TOKENS
 from gateway.sandbox.behaviour import PAYMENT_METHODS
 from tests.sandbox.process import AcquirerProcess, Configure
 
@@ -91,6 +92,7 @@ TOKEN_OUTCOMES = {
     "tok_wrong_amount": ["Unknown answer_mismatch", "Approved"],
     "tok_hang": ["Unknown provider_timeout"] * 2,
     "tok_hang_charged": ["Unknown provider_timeout", "Approved"],
+    **{token: ["Approved"] for token in REFUND_TOKENS},
 }
 
 

@@ -1,0 +1,129 @@
+"""What both providers make of a refund, and what the adapter of the acquirer makes of its answers."""
+
+from uuid import uuid4
+
+import pytest
+
+from gateway.outcomes import Approved, Charge, Refund, Unavailable, Unknown
+from gateway.providers.base import Provider
+from gateway.providers.sandbox import Sandbox
+from gateway.providers.simulated import REFUND_TOKENS, Simulated
+from tests.providers.test_sandbox import TIMEOUT_SECONDS, answer, kind, stranger
+from tests.sandbox.process import AcquirerProcess
+
+EXPECTED = {
+    "tok_approve": ["Approved"],
+    "tok_refund_decline": ["Declined refund_refused"] * 2,
+    "tok_refund_error_once": ["Unavailable", "Approved"],
+    "tok_refund_error_always": ["Unavailable"] * 5,
+    "tok_refund_timeout_done": ["Unknown", "Approved"],
+    "tok_refund_timeout_not_done": ["Unknown", "Approved"],
+}
+
+
+def charged(provider: Provider, token: str = "tok_approve") -> str:
+    """The provider's reference of a charge of 10.00."""
+    outcome = provider.charge(Charge(uuid4(), 1_000, "USD", token, 1))
+    assert isinstance(outcome, Approved)
+    return outcome.reference
+
+
+def new_refund(provider: Provider, token: str = "tok_approve", amount: int = 400) -> Refund:
+    return Refund(uuid4(), charged(provider, token), amount, "USD", token, 1)
+
+
+def attempt(refund: Refund, number: int) -> Refund:
+    return Refund(refund.id, refund.charge_reference, refund.amount, refund.currency, refund.payment_method, number)
+
+
+@pytest.fixture(params=["simulated", "sandbox"])
+def provider(request: pytest.FixtureRequest, acquirer: AcquirerProcess) -> Provider:
+    """Each provider in turn."""
+    return Simulated() if request.param == "simulated" else Sandbox(acquirer.url, TIMEOUT_SECONDS)
+
+
+def test_every_token_has_an_expectation() -> None:
+    assert set(EXPECTED) == REFUND_TOKENS | {"tok_approve"}
+
+
+@pytest.mark.parametrize("token", sorted(EXPECTED))
+def test_each_token_comes_to_its_outcome(provider: Provider, token: str) -> None:
+    refund = new_refund(provider, token)
+    outcomes = [provider.refund(attempt(refund, number)) for number, _ in enumerate(EXPECTED[token], start=1)]
+    told = zip(map(kind, outcomes), EXPECTED[token], strict=True)
+    assert all(found.startswith(expected) for found, expected in told), outcomes
+
+
+def test_a_repeated_refund_has_one_reference(provider: Provider) -> None:
+    refund = new_refund(provider)
+    first = provider.refund(refund)
+    assert provider.refund(attempt(refund, 2)) == first == provider.refund_status(attempt(refund, 2))
+
+
+@pytest.mark.parametrize(
+    ("token", "status"), [("tok_refund_timeout_done", Approved), ("tok_refund_timeout_not_done", Unavailable)]
+)
+def test_a_lost_answer_is_settled_by_a_status_query(provider: Provider, token: str, status: type) -> None:
+    refund = new_refund(provider, token)
+    assert isinstance(provider.refund(refund), Unknown)
+    assert isinstance(provider.refund_status(refund), status)
+
+
+@pytest.mark.parametrize(
+    ("mode", "refunded", "status", "refunds"),
+    [
+        ("normal", "Approved", "Approved", 1),
+        ("slow", "Unknown provider_timeout", "Unknown provider_timeout", 1),
+        ("drop_before", "Unknown connection_lost", "Unknown connection_lost", 0),
+        ("drop_after", "Unknown connection_lost", "Unknown connection_lost", 1),
+        ("error_before", "Unavailable http_503", "Unknown http_503", 0),
+        ("error_after", "Unknown http_500", "Unknown http_500", 1),
+        ("wrong_amount", "Unknown answer_mismatch", "Unknown answer_mismatch", 1),
+        ("hang", "Unknown provider_timeout", "Unknown provider_timeout", 0),
+    ],
+)
+def test_each_mode_leaves_the_refund_as_unknown_as_it_is(
+    acquirer: AcquirerProcess, mode: str, refunded: str, status: str, refunds: int
+) -> None:
+    provider = Sandbox(acquirer.url, TIMEOUT_SECONDS)
+    refund = new_refund(provider)
+    acquirer.control(mode, calls="all", late_ms=5_000)
+    assert (kind(provider.refund(refund)), kind(provider.refund_status(refund))) == (refunded, status)
+    acquirer.control("normal")
+    assert kind(provider.refund_status(refund)) == ("Approved" if refunds else "Unavailable not_refunded")
+
+
+def test_more_than_the_acquirer_has_left_is_refused_for_good(acquirer: AcquirerProcess) -> None:
+    provider = Sandbox(acquirer.url, TIMEOUT_SECONDS)
+    refund = new_refund(provider, amount=1_001)
+    assert kind(provider.refund(refund)) == "Declined amount_exceeds_charge"
+    assert kind(provider.refund_status(refund)) == "Unavailable not_refunded"
+
+
+def test_a_charge_that_the_acquirer_does_not_know_is_a_defect_and_no_refusal(acquirer: AcquirerProcess) -> None:
+    refund = Refund(uuid4(), "ch_none", 1, "USD", "tok_approve", 1)
+    assert kind(Sandbox(acquirer.url, TIMEOUT_SECONDS).refund(refund)) == "Unknown http_404"
+
+
+STRANGE_ANSWERS = {
+    "no refund": answer("201 Created", '{"id": "re_1", "status": "succeeded"}'),
+    "a refusal of something else": answer("422 Unprocessable Entity", "<html>"),
+    "another status": answer(
+        "200 OK",
+        '{"id": "re_1", "idempotency_key": "k", "charge_id": "ch_1", "amount": 1, "currency": "USD",'
+        ' "status": "pending"}',
+    ),
+    "another refund": answer(
+        "200 OK",
+        '{"id": "re_1", "idempotency_key": "k", "charge_id": "ch_1", "amount": 1, "currency": "USD",'
+        ' "status": "succeeded"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(STRANGE_ANSWERS))
+def test_an_answer_that_proves_nothing_is_unknown(name: str) -> None:
+    refund = Refund(uuid4(), "ch_1", 1, "USD", "tok_approve", 1)
+    with stranger(STRANGE_ANSWERS[name]) as url:
+        provider = Sandbox(url, TIMEOUT_SECONDS)
+        assert [type(provider.refund(refund)), type(provider.refund_status(refund))] == [Unknown, Unknown]
