@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway.api.validation import QueryModel
+from gateway.domain.listing import Listed
 from gateway.errors import InvalidCursor
 
 LIMIT_DEFAULT = 20
@@ -38,7 +39,7 @@ class Page(QueryModel):
     cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
 
 
-Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
+Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]] | Listed]
 """Returns at most so many objects that are older than the given one."""
 
 
@@ -49,10 +50,11 @@ def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
         InvalidCursor: the cursor is not one of this list's.
     """
     before = None if page.cursor is None else _position_of(kind, page.cursor)
-    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
-    shown = found[: page.limit]
-    more = len(found) > page.limit
-    return {"data": list(shown), "next_cursor": _cursor_of(kind, UUID(shown[-1]["id"])) if more else None}
+    answer = fetch(before, page.limit + 1)  # one more tells whether there is a next page
+    listed = answer if isinstance(answer, Listed) else Listed(answer)
+    shown = list(listed.objects[: page.limit])
+    last = UUID(shown[-1]["id"]) if len(listed.objects) > page.limit else listed.reached
+    return {"data": shown, "next_cursor": _cursor_of(kind, last) if last else None}
 
 
 def _cursor_of(kind: str, position: UUID) -> str:

@@ -1,16 +1,30 @@
 """Ids and times, made in Python so that an answer is known before its statement is sent."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-__all__ = ["new_id", "parse_id", "parse_ids", "rfc3339", "utc_now"]
+__all__ = ["new_id", "parse_id", "parse_ids", "rfc3339", "smallest_id", "time_of", "utc_now"]
+
+_MILLISECONDS_MAX = 2**48 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_id() -> UUID:
     """A UUIDv7 (RFC 9562): ids made later sort later."""
     return uuid7()
+
+
+def time_of(id: UUID) -> datetime:
+    """When a UUIDv7 was made, in whole milliseconds."""
+    return _EPOCH + timedelta(milliseconds=id.int >> 80)
+
+
+def smallest_id(at: datetime, offset: timedelta = timedelta()) -> UUID:
+    """The smallest UUIDv7 of the millisecond `offset` after `at` (RFC 9562: 48 bits of milliseconds come first)."""
+    milliseconds = (at - _EPOCH + offset) // timedelta(milliseconds=1)
+    return UUID(int=min(max(milliseconds, 0), _MILLISECONDS_MAX) << 80)
 
 
 def parse_id(text: str) -> UUID | None:

@@ -1,15 +1,89 @@
-"""Filters of lists, shared by everything that can be listed."""
+"""Lists, newest first: filters, and searches that look at a bounded number of rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+from sqlalchemy import Connection, Row, and_, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import ColumnElement
 
+from gateway.domain.ids import smallest_id
+
 Criterion = tuple[InstrumentedAttribute[Any], Callable[[Any, Any], Any], object]
 """A column, a comparison of the `operator` module, and the value wanted; None does not filter."""
+
+SEARCH_ROWS_MAX = 10_000
+"""Rows that one page looks at, at most. A rare match in a long history would otherwise take as long as the history is:
+the page ends with what it found, perhaps nothing, and its cursor goes on from there."""
+ID_LAG = timedelta(seconds=1)
+"""The time in an id and its row's `created_at` differ by less: they are the same, or were read one after the other."""
 
 
 def conditions(*criteria: Criterion) -> list[ColumnElement[bool]]:
     """The criteria that have a value, as SQL."""
     return [compare(column, value) for column, compare, value in criteria if value is not None]
+
+
+def created_within(
+    id: InstrumentedAttribute[UUID], since: datetime | None, until: datetime | None
+) -> list[ColumnElement[bool]]:
+    """Bounds of UUIDv7 ids that leave out nothing created from `since` until `until`: an index on ids begins there."""
+    bounds = []
+    if since is not None:
+        bounds.append(id >= smallest_id(since, -ID_LAG))
+    if until is not None:
+        bounds.append(id < smallest_id(until, ID_LAG))
+    return bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Objects of a list, newest first. `reached` is the id at which the search for more stopped for now, if it did."""
+
+    objects: Sequence[dict[str, Any]]
+    reached: UUID | None = None
+
+
+def search(
+    connection: Connection,
+    *,
+    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
+    id: InstrumentedAttribute[UUID],
+    represent: Callable[[Row[*tuple[Any, ...]]], dict[str, Any]],
+    within: Sequence[ColumnElement[bool]],
+    wanted: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> Listed:
+    """At most `limit` rows that satisfy `within` and `wanted`, those with the largest `id` first.
+
+    Args:
+        connection: reads in one statement.
+        columns: what `represent` makes an object of, `id` among them.
+        id: the key that the list is in order of.
+        represent: makes the object of a row.
+        within: what one index answers in the order of `id`, so that no row is read in vain.
+        wanted: everything else; `SEARCH_ROWS_MAX` rows are tested for it.
+        limit: rows wanted.
+    """
+    if not wanted:
+        plain = select(*columns).where(*within).order_by(id.desc()).limit(limit)
+        return Listed([represent(row) for row in connection.execute(plain)])
+    scanned = (
+        select(
+            *columns,
+            func.coalesce(and_(*wanted), False).label("is_wanted"),
+            func.row_number().over(order_by=id.desc()).label("position"),
+        )
+        .where(*within)
+        .order_by(id.desc())
+        .limit(SEARCH_ROWS_MAX)
+        .subquery("scanned")
+    )
+    query = select(scanned).where(or_(scanned.c.is_wanted, scanned.c.position == SEARCH_ROWS_MAX))
+    rows = connection.execute(query.order_by(scanned.c[id.key].desc()).limit(limit)).all()
+    stopped = bool(rows) and rows[-1].position == SEARCH_ROWS_MAX
+    reached = rows[-1]._mapping[id.key] if stopped else None
+    return Listed([represent(row) for row in rows if row.is_wanted], reached)

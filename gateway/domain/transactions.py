@@ -1,23 +1,20 @@
-"""Accepting transactions and reading them back."""
+"""Accepting transactions, and canceling them before they are routed."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import eq, ge, le, lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, text
 
+from gateway.domain.events import TELLING
 from gateway.domain.idempotency import Answer, Given, IdempotencyKey, first_answer, waiting_for_the_first
-from gateway.domain.ids import new_id, rfc3339, utc_now
-from gateway.domain.listing import conditions
+from gateway.domain.ids import new_id, time_of
 from gateway.domain.outbox import Topic
-from gateway.errors import NotFound
-from gateway.models.transactions import Transaction
-from gateway.states import TransactionStatus
+from gateway.domain.transaction_queries import COLUMNS, find, of_row, represent
+from gateway.errors import InvalidState
+from gateway.states import EventType, TransactionStatus
 
 MAX_RETRIES = 3
 ATTEMPT_LIMIT = 1 + MAX_RETRIES
@@ -67,7 +64,8 @@ def accept(
         IdempotencyKeyReused: `key` came with a different request before.
         IdempotencyInProgress: the first request with `key` has not ended within `db.LOCK_TIMEOUT_MS`.
     """
-    transaction_id, now = new_id(), utc_now()
+    transaction_id = new_id()
+    now = time_of(transaction_id)
     answer = Answer(201, json.dumps(_as_accepted(transaction_id, merchant_id, new, now)), location_of(transaction_id))
     values: dict[str, Any] = {
         "id": transaction_id,
@@ -107,7 +105,7 @@ def location_of(transaction_id: UUID) -> str:
 
 
 def _as_accepted(transaction_id: UUID, merchant_id: UUID, new: NewTransaction, now: datetime) -> dict[str, Any]:
-    return _represent(
+    return represent(
         id=transaction_id,
         merchant_id=merchant_id,
         amount=new.amount,
@@ -123,105 +121,29 @@ def _as_accepted(transaction_id: UUID, merchant_id: UUID, new: NewTransaction, n
     )
 
 
-def _represent(
-    *,
-    id: UUID,
-    merchant_id: UUID,
-    created_at: datetime,
-    updated_at: datetime,
-    completed_at: datetime | None = None,
-    provider: str | None = None,
-    provider_reference: str | None = None,
-    failure: dict[str, Any] | None = None,
-    attempts: int = 0,
-    amount_refunded: int = 0,
-    **plain: Any,
-) -> dict[str, Any]:
-    return {
-        "id": str(id),
-        "object": "transaction",
-        "merchant_id": str(merchant_id),
-        **plain,
-        "provider": provider,
-        "provider_reference": provider_reference,
-        "failure": failure,
-        "attempts": attempts,
-        "amount_refunded": amount_refunded,
-        "created_at": rfc3339(created_at),
-        "updated_at": rfc3339(updated_at),
-        "completed_at": rfc3339(completed_at) if completed_at else None,
-    }
+_CANCEL = text(f"""
+    WITH moved AS (
+        UPDATE transactions SET status = 'canceled', updated_at = now()
+        WHERE id = :id AND merchant_id = :merchant_id AND status = 'pending'
+        RETURNING {", ".join(column.expression.name for column in COLUMNS)}
+    ), happened AS (
+        SELECT merchant_id, '{EventType.TRANSACTION_CANCELED}' AS type, id AS object_id, id AS transaction_id,
+               CAST(NULL AS jsonb) AS state
+        FROM moved
+    ), {TELLING}
+    SELECT * FROM moved
+""")  # noqa: S608  # a constant
 
 
-_T = Transaction
-_COLUMNS = (
-    _T.id, _T.merchant_id, _T.amount, _T.currency, _T.status, _T.payment_method, _T.reference, _T.description,
-    _T.customer_id, _T.metadata_, _T.provider, _T.provider_reference, _T.failure_code, _T.failure_message,
-    _T.failure_category, _T.failure_retryable, _T.attempts, _T.amount_refunded, _T.created_at, _T.updated_at,
-    _T.completed_at,
-)  # fmt: skip
-
-
-def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    failure = row.failure_category and {
-        "code": row.failure_code,
-        "message": row.failure_message,
-        "category": row.failure_category,
-        "retryable": row.failure_retryable,
-    }
-    plain = ("amount", "currency", "status", "payment_method", "reference", "description", "customer_id", "metadata")
-    shown = ("id", "merchant_id", "provider", "provider_reference", "attempts", "amount_refunded")
-    times = ("created_at", "updated_at", "completed_at")
-    values = row._mapping
-    return _represent(failure=failure, **{name: values[name] for name in plain + shown + times})
-
-
-def find(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dict[str, Any]:
-    """One transaction of this merchant, as api.md shows it.
+def cancel(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dict[str, Any]:
+    """Cancel a transaction that is not routed yet. Its message, wherever it is, then finds nothing to route.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
+        InvalidState: it is not pending.
     """
-    row = connection.execute(
-        select(*_COLUMNS).where(_T.id == transaction_id, _T.merchant_id == merchant_id)
-    ).one_or_none()
+    row = connection.execute(_CANCEL, {"id": transaction_id, "merchant_id": merchant_id}).one_or_none()
     if row is None:
-        raise NotFound
-    return _of_row(row)
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionFilter:
-    """Which transactions to list; None does not filter. Times are inclusive from, exclusive to."""
-
-    status: str | None = None
-    currency: str | None = None
-    reference: str | None = None
-    customer_id: str | None = None
-    created_from: datetime | None = None
-    created_to: datetime | None = None
-    amount_min: int | None = None
-    amount_max: int | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as SQL."""
-        return conditions(
-            (_T.status, eq, self.status),
-            (_T.currency, eq, self.currency),
-            (_T.reference, eq, self.reference),
-            (_T.customer_id, eq, self.customer_id),
-            (_T.created_at, ge, self.created_from),
-            (_T.created_at, lt, self.created_to),
-            (_T.amount, ge, self.amount_min),
-            (_T.amount, le, self.amount_max),
-        )
-
-
-def list_newest(
-    connection: Connection, merchant_id: UUID, wanted: TransactionFilter, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
-    """At most `limit` transactions of this merchant that are older than `before`, newest first."""
-    query = select(*_COLUMNS).where(_T.merchant_id == merchant_id, *wanted.conditions())
-    if before is not None:
-        query = query.where(_T.id < before)
-    return [_of_row(row) for row in connection.execute(query.order_by(_T.id.desc()).limit(limit))]
+        status = find(connection, merchant_id, transaction_id)["status"]
+        raise InvalidState(f"This transaction is {status}; only a pending one can be canceled.")
+    return of_row(row)

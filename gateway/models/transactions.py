@@ -40,6 +40,11 @@ class Transaction(Base):
         ),
         CheckConstraint("(status = 'failed') = (failure_category IS NOT NULL)", name="failed"),
         Index(None, "merchant_id", "id"),
+        Index(None, "merchant_id", "reference", "id", postgresql_where=text("reference IS NOT NULL")),
+        Index(None, "merchant_id", "customer_id", "id", postgresql_where=text("customer_id IS NOT NULL")),
+        Index(
+            "ix_transactions_uncommon", "merchant_id", "status", "id", postgresql_where=text("status <> 'completed'")
+        ),
         Index("ix_transactions_unfinished", "id", postgresql_where=text("status IN ('pending', 'processing')")),
         Index("ix_transactions_dead_lettered", "id", postgresql_where=text("status = 'dead_lettered'")),
         Index(None, "updated_at", postgresql_using="brin", postgresql_with=BRIN),
