@@ -7,7 +7,9 @@ from flask import Flask
 from gateway import cli, keys
 from gateway.api import (
     access,
+    api_clients,
     auth,
+    balance,
     dead_letters,
     docs,
     edge,
@@ -16,6 +18,7 @@ from gateway.api import (
     oauth,
     problems,
     settlements,
+    timeline,
     transactions,
 )
 from gateway.config import settings
@@ -24,8 +27,11 @@ from gateway.telemetry import configure_logging
 PARTS = (
     auth.routes,
     oauth.routes,
+    api_clients.routes,
     transactions.routes,
+    timeline.routes,
     settlements.routes,
+    balance.routes,
     dead_letters.routes,
     health.routes,
     docs.routes,

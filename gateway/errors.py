@@ -140,6 +140,13 @@ class EmailTaken(Conflict):
     remedy = "Log in with it, or register another one."
 
 
+class TooManyApiClients(Conflict):
+    """The merchant has as many API clients as it may have."""
+
+    code = "too_many_api_clients"
+    remedy = "Delete a client that is not used any more, or let several programs share one."
+
+
 class InvalidState(Conflict):
     """The object's status does not allow this."""
 
@@ -204,6 +211,12 @@ class UnknownPaymentMethod(ValidationFailed):
 
     code = "unknown_payment_method"
     remedy = "Send a token of a provider that this gateway uses; docs/testing.md lists those of the sandbox."
+
+
+class AmountExceedsRefundable(ValidationFailed):
+    """More than is left of the transaction cannot be refunded."""
+
+    code = "amount_exceeds_refundable"
 
 
 class IdempotencyKeyReused(ValidationFailed):

@@ -19,12 +19,13 @@ from flask_jwt_extended.exceptions import JWTExtendedException, NoAuthorizationE
 from jwt import PyJWTError
 
 from gateway import db
-from gateway.config import settings
+from gateway.config import ACCESS_TOKEN_SECONDS_MAX, settings
 from gateway.domain import merchants
+from gateway.domain.api_clients import CLIENT_ID_PREFIX
 from gateway.domain.ids import parse_id
 from gateway.domain.merchants import Identity, Revocations
 from gateway.errors import AuthenticationRequired, DatabaseUnavailable, InsufficientScope, InvalidToken
-from gateway.keys import key_ring
+from gateway.keys import CLOCK_TOLERANCE_SECONDS, key_ring
 
 ALGORITHM = "RS256"
 TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
@@ -36,8 +37,12 @@ VERIFIED_SECONDS = 10.0
 VERIFIED_MAX = 10_000
 """Tokens whose verification is kept; when there are more, all are verified anew."""
 
+ISSUED_AHEAD_SECONDS = 5
+"""How far ahead the clock of the host that issued a token may be."""
+LONGEST_TRUST = timedelta(seconds=ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS)
+"""How long a revoked client is remembered: until its last token has expired by any host's clock."""
+
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
-_INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,12 @@ class Caller:
     token_id: str
     expires_at: datetime
 
+    @property
+    def actor(self) -> str:
+        """Who this is, for the audit log."""
+        kind = "client" if self.subject.startswith(CLIENT_ID_PREFIX) else "user"
+        return f"{kind}:{self.subject}"
+
 
 class _Trust:
     """What was revoked, as this process knows it."""
@@ -59,22 +70,23 @@ class _Trust:
         self._read_at = self._failed_at = -REVOCATIONS_SECONDS
         self._stored = Revocations(frozenset(), frozenset())
         self._own: dict[str, datetime] = {}
+        """Token ids and client_ids that this process revoked, each with the time when its last token has expired."""
 
     def is_lost(self, caller: Caller) -> bool:
         """Whether the caller's token or client was revoked."""
         self._refresh()
         return (
             caller.token_id in self._stored.token_ids
-            or caller.token_id in self._own
             or caller.subject in self._stored.client_ids
+            or caller.token_id in self._own
+            or caller.subject in self._own
         )
 
-    def note(self, caller: Caller) -> None:
+    def note(self, name: str, until: datetime) -> None:
         """Remember at once what this process just revoked."""
         now = datetime.now(UTC)
         with self._lock:
-            self._own = {name: until for name, until in self._own.items() if until > now}
-            self._own[caller.token_id] = caller.expires_at
+            self._own = {name: until for name, until in self._own.items() if until > now} | {name: until}
 
     def _refresh(self) -> None:
         if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
@@ -87,8 +99,7 @@ class _Trust:
                 raise DatabaseUnavailable  # who waited for the lock does not wait for a second failure
             try:
                 with db.autocommit() as connection:
-                    longest = timedelta(seconds=settings().access_token_seconds)
-                    self._stored = merchants.revocations(connection, longest)
+                    self._stored = merchants.revocations(connection, LONGEST_TRUST)
             except db.UNAVAILABLE:
                 self._failed_at = time.monotonic()
                 raise
@@ -127,7 +138,7 @@ def authenticate() -> Caller:
         caller = _verify()
         _keep(digest, caller)
     if _trust.is_lost(caller):
-        raise InvalidToken(headers=_INVALID)
+        raise InvalidToken
     return caller
 
 
@@ -144,27 +155,34 @@ def _verify() -> Caller:
     except NoAuthorizationError:
         raise AuthenticationRequired("Send an access token: `Authorization: Bearer …`.") from None
     except (JWTExtendedException, PyJWTError, ValueError, RecursionError):
-        raise InvalidToken(headers=_INVALID) from None
+        raise InvalidToken from None
     assert verified is not None  # only optional tokens come back as None
     return _caller_of(verified[1])
 
 
-def demand(caller: Caller, scope: str) -> None:
-    """Let only callers with `scope` pass.
+def demand(caller: Caller, *scopes: str) -> None:
+    """Let only callers with all of `scopes` pass.
 
     Raises:
-        InsufficientScope: the caller's token lacks it.
+        InsufficientScope: the caller's token lacks one.
     """
-    if scope not in caller.scopes:
-        challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
-        raise InsufficientScope(f"This call needs the scope {scope}.", headers={"WWW-Authenticate": challenge})
+    if not caller.scopes.issuperset(scopes):
+        needed = " ".join(scopes)
+        challenge = f'Bearer error="insufficient_scope", scope="{needed}"'
+        raise InsufficientScope(f"This call needs the scope {needed}.", headers={"WWW-Authenticate": challenge})
 
 
 def revoke(caller: Caller) -> None:
     """Stop trusting the caller's token, here at once and elsewhere within `REVOCATIONS_SECONDS`."""
+    until = caller.expires_at + timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
     with db.autocommit() as connection:
-        merchants.revoke_token(connection, caller.token_id, caller.expires_at)
-    _trust.note(caller)
+        merchants.revoke_token(connection, caller.token_id, until)
+    _trust.note(caller.token_id, until)
+
+
+def note_revoked_client(client_id: str) -> None:
+    """Stop trusting a client's tokens here at once; elsewhere its committed revocation is noticed."""
+    _trust.note(client_id, datetime.now(UTC) + LONGEST_TRUST)
 
 
 def _caller_of(claims: dict[str, Any]) -> Caller:
@@ -172,13 +190,16 @@ def _caller_of(claims: dict[str, Any]) -> Caller:
     merchant_id = parse_id(merchant) if isinstance(merchant, str) else None
     complete = all(claims.get(name) for name in _REQUIRED_CLAIMS) and isinstance(claims["scope"], str)
     if not complete or (merchant is not None and merchant_id is None):
-        raise InvalidToken(headers=_INVALID)
+        raise InvalidToken
+    expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+    if expires_at <= datetime.now(UTC):  # the leeway is for tokens of a host whose clock is ahead, not for old ones
+        raise InvalidToken
     return Caller(
         subject=claims["sub"],
         merchant_id=merchant_id,
         scopes=frozenset(claims["scope"].split()),
         token_id=claims["jti"],
-        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        expires_at=expires_at,
     )
 
 
@@ -186,7 +207,7 @@ def _verification_key(header: dict[str, Any], _claims: dict[str, Any]) -> Any:
     key_id = header.get("kid")
     key = key_ring().find(key_id) if isinstance(key_id, str) else None
     if key is None:
-        raise InvalidToken(headers=_INVALID)
+        raise InvalidToken
     return key.public
 
 
@@ -203,6 +224,7 @@ def install(app: Flask) -> None:
         JWT_ENCODE_AUDIENCE=config.jwt_audience,
         JWT_DECODE_AUDIENCE=config.jwt_audience,
         JWT_ENCODE_NBF=False,
+        JWT_DECODE_LEEWAY=ISSUED_AHEAD_SECONDS,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
     )
     manager = JWTManager(app)

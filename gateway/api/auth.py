@@ -7,9 +7,10 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
-from gateway.api import access
+from gateway.api import access, rate_limits
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Time
+from gateway.api.parameters import NotBlank
 from gateway.api.validation import RequestModel
 from gateway.config import settings
 from gateway.domain import merchants
@@ -39,12 +40,6 @@ def normalised_email(email: str) -> str:
     return lowered
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("invalid_length", "This should not be blank.")
-    return text
-
-
 Email = Annotated[
     str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"]), AfterValidator(normalised_email)
 ]
@@ -59,7 +54,7 @@ class Registration(RequestModel):
     business_name: Annotated[
         str,
         Field(min_length=1, max_length=BUSINESS_NAME_MAX_LENGTH, examples=["Ada's Bookshop"]),
-        AfterValidator(_not_blank),
+        NotBlank,
     ]
 
 
@@ -148,7 +143,7 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
         "user": made.user,
         "merchant": made.merchant,
         "access_token": access.issue(made.owner),
-        "client": {"client_id": made.client_id, "client_secret": made.client_secret},
+        "client": {"client_id": made.client.client_id, "client_secret": made.client.client_secret},
     }
     return Reply(answer, 201, access.NO_STORE)
 
@@ -156,10 +151,12 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
 @routes.post("/auth/login", public=True, answers={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
 def login(call: Call, body: Login) -> Reply:  # noqa: ARG001
     """Get an access token with email and password."""
+    rate_limits.admit_login(body.email)
     with db.autocommit() as connection:
         user = merchants.find_user(connection, body.email.lower())
     if not verify_password(body.password, user.password_hash if user else None) or user is None:
         raise InvalidCredentials
+    rate_limits.forgive_login(body.email)
     answer = {
         "access_token": access.issue(user.identity),
         "token_type": access.TOKEN_TYPE,

@@ -40,6 +40,14 @@ def _canonical_id(text: Any) -> UUID:
     return parsed
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("invalid_length", "This should not be blank.")
+    return text
+
+
+NotBlank = AfterValidator(_not_blank)
+"""Refuses text of nothing but white space."""
 CurrencyCode = Annotated[
     str,
     Field(pattern="^[A-Za-z]{3}$", description="ISO 4217 alphabetic code", examples=["USD"]),

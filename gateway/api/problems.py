@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypedDict
 
 from flask import Flask, Response
 from loguru import logger
+from psycopg.errors import ForeignKeyViolation
 from werkzeug.exceptions import HTTPException
 
 from gateway.api.edge import request_id
@@ -14,6 +15,7 @@ from gateway.errors import (
     DatabaseUnavailable,
     FieldError,
     GatewayError,
+    InvalidToken,
     MethodNotAllowed,
     NotFound,
     PermanentError,
@@ -24,6 +26,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
 """When a caller should come again after a 503."""
 BEARER_CHALLENGE = 'Bearer realm="payment-gateway"'
+INVALID_TOKEN_CHALLENGE = 'Bearer error="invalid_token"'  # noqa: S105  # not a secret
 
 
 class Problem(TypedDict, total=False):
@@ -87,9 +90,20 @@ def as_gateway_error(exc: Exception) -> GatewayError:
             return kind(headers=headers)
         if (exc.code or 500) < 500:
             return PermanentError("The request is not valid HTTP for this server.", headers=headers)
+    if _misses_its_merchant(exc):
+        return InvalidToken("The merchant of this access token does not exist any more.")
     if isinstance(exc, UNAVAILABLE):
         return DatabaseUnavailable("The database cannot be reached at the moment; send the request again shortly.")
     return GatewayError("Something went wrong on our side; quote the request id when you ask about it.")
+
+
+def _misses_its_merchant(exc: Exception) -> bool:
+    """Whether a row of the caller could not be written because its merchant was deleted from the database.
+
+    Tokens are trusted without a query, and only the foreign key knows; merchants come from tokens and nowhere else.
+    """
+    violation = getattr(exc, "orig", None)
+    return isinstance(violation, ForeignKeyViolation) and str(violation.diag.constraint_name).endswith("_merchant_id")
 
 
 def _note(exc: Exception, error: GatewayError) -> None:
@@ -110,7 +124,8 @@ def answer(exc: Exception) -> Response:
         response = Response(json.dumps(document(error)), error.status, mimetype=MEDIA_TYPE)
     response.headers.update(error.headers)
     if error.status == 401:
-        response.headers.setdefault("WWW-Authenticate", BEARER_CHALLENGE)
+        challenge = INVALID_TOKEN_CHALLENGE if isinstance(error, InvalidToken) else BEARER_CHALLENGE
+        response.headers.setdefault("WWW-Authenticate", challenge)
     if error.status == 503:
         response.headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
     response.headers["Cache-Control"] = "no-store"

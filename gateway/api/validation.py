@@ -52,6 +52,7 @@ _CODES = {
     "extra_forbidden": "unknown_field",
     "string_too_short": "invalid_length",
     "string_too_long": "invalid_length",
+    "too_short": "invalid_length",
     "too_long": "invalid_length",
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",

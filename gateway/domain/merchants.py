@@ -1,6 +1,5 @@
 """Merchants, their users and API clients, operators, and who is still trusted."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,10 +9,11 @@ from uuid import UUID
 from sqlalchemy import Connection, func, insert, literal, select, union_all
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
-from gateway.domain import audit
+from gateway.domain import api_clients, audit
+from gateway.domain.api_clients import Credentials
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.errors import EmailTaken
-from gateway.keys import hash_secret, secret_matches
+from gateway.keys import secret_matches
 from gateway.models.merchants import ApiClient, Merchant, RevokedToken, User
 
 MERCHANT_SCOPES = (
@@ -27,8 +27,6 @@ MERCHANT_SCOPES = (
 OPERATOR_SCOPES = ("operations:read", "operations:write")
 
 FIRST_CLIENT_NAME = "default"
-CLIENT_ID_BYTES = 12
-CLIENT_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +40,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A new merchant as its owner is told about it; `client_secret` exists nowhere else."""
+    """A new merchant as its owner is told about it."""
 
     user: dict[str, Any]
     merchant: dict[str, Any]
-    client_id: str
-    client_secret: str
+    client: Credentials
     owner: Identity
 
 
@@ -94,17 +91,7 @@ def register(
         .returning(Merchant.created_at)
     ).one()
     user = _insert_user(connection, email, password_hash, "owner", merchant_id)
-    client_id, client_secret = f"cl_{secrets.token_hex(CLIENT_ID_BYTES)}", secrets.token_urlsafe(CLIENT_SECRET_BYTES)
-    connection.execute(
-        insert(ApiClient).values(
-            id=new_id(),
-            merchant_id=merchant_id,
-            client_id=client_id,
-            name=FIRST_CLIENT_NAME,
-            scopes=list(MERCHANT_SCOPES),
-            secret_hash=hash_secret(client_secret),
-        )
-    )
+    _, credentials = api_clients.insert_new(connection, merchant_id, FIRST_CLIENT_NAME, MERCHANT_SCOPES)
     return Registration(
         user={
             "id": str(user.id),
@@ -119,8 +106,7 @@ def register(
             "business_name": business_name,
             "created_at": rfc3339(merchant.created_at),
         },
-        client_id=client_id,
-        client_secret=client_secret,
+        client=credentials,
         owner=Identity(str(user.id), merchant_id, MERCHANT_SCOPES),
     )
 

@@ -45,7 +45,10 @@ class ApiClient(Base):
     """A program that acts for a merchant, with a secret of which only the HMAC-SHA256 is kept."""
 
     __tablename__ = "api_clients"
-    __table_args__ = (Index(None, "merchant_id", "id"),)
+    __table_args__ = (
+        Index(None, "merchant_id", "id"),
+        Index(None, "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+    )
 
     id: Mapped[Id]
     merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"))

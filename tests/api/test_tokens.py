@@ -205,6 +205,11 @@ MERCHANT_ROUTES = [
     ("GET", "/v1/transactions/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
     ("GET", "/v1/settlements"),
     ("GET", "/v1/settlements/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
+    ("GET", "/v1/api-clients"),
+    ("POST", "/v1/api-clients"),
+    ("GET", "/v1/api-clients/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
+    ("POST", "/v1/api-clients/01a203ac-0af0-72d9-8fb4-1064eca29cd1/rotate"),
+    ("DELETE", "/v1/api-clients/01a203ac-0af0-72d9-8fb4-1064eca29cd1"),
 ]
 OPERATOR_ROUTES = [
     ("GET", "/v1/dead-letters"),

@@ -61,8 +61,8 @@ def test_an_operator_has_no_merchant_and_the_scopes_of_operators() -> None:
 def test_two_registrations_never_share_a_credential() -> None:
     made = [register(f"{n}@example.com") for n in range(5)]
 
-    assert len({one.client_id for one in made}) == len({one.client_secret for one in made}) == 5
-    assert all(len(one.client_secret) >= 43 for one in made)
+    assert len({one.client.client_id for one in made}) == len({one.client.client_secret for one in made}) == 5
+    assert all(len(one.client.client_secret) >= 43 for one in made)
 
 
 def test_nobody_is_found_by_an_email_that_nobody_has() -> None:
@@ -76,7 +76,7 @@ def test_a_client_has_the_scopes_that_its_row_says() -> None:
     execute("UPDATE api_clients SET scopes = ARRAY['transactions:read']")
 
     with autocommit() as connection:
-        client = merchants.authenticate_client(connection, made.client_id, made.client_secret)
+        client = merchants.authenticate_client(connection, made.client.client_id, made.client.client_secret)
 
     assert client is not None
     assert client.scopes == ("transactions:read",)
@@ -92,7 +92,7 @@ def test_revocations_are_those_whose_tokens_may_still_be_about() -> None:
 
     execute("UPDATE api_clients SET revoked_at = now() - interval '59 minutes'")
     with autocommit() as connection:
-        assert merchants.revocations(connection, HOUR).client_ids == {made.client_id}
+        assert merchants.revocations(connection, HOUR).client_ids == {made.client.client_id}
 
     execute("UPDATE api_clients SET revoked_at = now() - interval '61 minutes'")
     with autocommit() as connection:
