@@ -1,0 +1,87 @@
+"""What the contract says of each call, for tests that walk all of them: a second opinion, not read from the code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.api.http import Endpoint
+from gateway.app import PARTS
+
+SOME_ID = "01a203ac-0af0-72d9-8fb4-1064eca29cd1"
+"""A well-formed id of nothing."""
+ANY_TOKEN = "any token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """`scope` None: public. `object`: what of the `World` the id in the path names. `body`: one that is valid."""
+
+    scope: str | None
+    object: str | None = None
+    body: Mapping[str, Any] | None = None
+    idempotent: bool = False
+
+
+PUBLIC = Route(scope=None)
+ROUTES = {
+    "register": Route(
+        scope=None, body={"email": "a@example.com", "password": "correct horse battery", "business_name": "Ada"}
+    ),
+    "login": Route(scope=None, body={"email": "a@example.com", "password": "correct horse battery"}),
+    "logout": Route(scope=ANY_TOKEN),
+    "jwks": PUBLIC,
+    "token": PUBLIC,
+    "create_transaction": Route(scope="transactions:write", body={"amount": 1000, "currency": "USD"}, idempotent=True),
+    "list_transactions": Route(scope="transactions:read"),
+    "get_transaction": Route(scope="transactions:read", object="transaction"),
+    "cancel_transaction": Route(scope="transactions:write", object="transaction", idempotent=True),
+    "get_timeline": Route(scope="transactions:read", object="transaction"),
+    "get_balance": Route(scope="settlements:read"),
+    "create_api_client": Route(scope="clients:manage", body={"name": "till", "scopes": ["transactions:read"]}),
+    "list_api_clients": Route(scope="clients:manage"),
+    "get_api_client": Route(scope="clients:manage", object="api_client"),
+    "rotate_api_client": Route(scope="clients:manage", object="api_client"),
+    "delete_api_client": Route(scope="clients:manage", object="api_client"),
+    "list_settlements": Route(scope="settlements:read"),
+    "get_settlement": Route(scope="settlements:read", object="settlement"),
+    "list_dead_letters": Route(scope="operations:read"),
+    "get_dead_letter": Route(scope="operations:read", object="dead_letter"),
+    "replay_dead_letter": Route(scope="operations:write", object="dead_letter"),
+    "discard_dead_letter": Route(scope="operations:write", object="dead_letter", body={"note": "paid in the shop"}),
+    "live": PUBLIC,
+    "ready": PUBLIC,
+    "metrics": PUBLIC,
+    "openapi": PUBLIC,
+    "docs": PUBLIC,
+    "docs_style": PUBLIC,
+    "docs_script": PUBLIC,
+    "docs_icon": PUBLIC,
+    "docs_start": PUBLIC,
+}
+
+
+def endpoints() -> list[Endpoint]:
+    """Every call that the application serves."""
+    return [endpoint for part in PARTS for endpoint in part.endpoints]
+
+
+def path_of(endpoint: Endpoint, id: str = SOME_ID) -> str:
+    """The path of a call, with `id` in it."""
+    path = endpoint.path
+    for name in endpoint.ids:
+        path = path.replace(f"<{name}>", id)
+    return path
+
+
+def name_of(endpoint: Endpoint) -> str:
+    """How a test report shows a call."""
+    return endpoint.name
+
+
+def route_of(endpoint: Endpoint) -> Route:
+    """What `ROUTES` says of a call."""
+    assert endpoint.name in ROUTES, (
+        f"{endpoint.method} {endpoint.path} is new. Add {endpoint.name!r} to ROUTES in tests/api/routes.py: the scope"
+        " it needs, a valid body, and the object that its id names (see World in tests/api/world.py)."
+    )
+    return ROUTES[endpoint.name]
