@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEVSTACK := exec $(PYTHON) -m devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos cluster check stop wait clean distclean services install lock
+.PHONY: help run test chaos cluster bench check docs stop wait clean distclean services install lock
 
 help: ## list the targets and the variables
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,6 +18,7 @@ help: ## list the targets and the variables
 	'  DATABASE_URL     a PostgreSQL of yours instead of the embedded one (TEST_DATABASE_URL for make test)' \
 	'  RABBITMQ_URL     a RabbitMQ of yours, with RABBITMQ_MANAGEMENT_URL (TEST_RABBITMQ_URL for make test)' \
 	'  SEED, PAYMENTS, FAULTS  of make chaos (by the clock, 2000, 20)' \
+	'  QUICK=1          of make bench: about 3 minutes. ROUNDS (3). GROWTH=1: again with 10 000 000 payments' \
 	'  ARGS             arguments of pytest, such as ARGS="-k refund -x"' \
 	'  PYTHON           the interpreter that .venv is made with (python3)' \
 	'  WAIT_SECONDS     how long make wait waits (300)' \
@@ -35,8 +36,14 @@ chaos: ## faults on real processes under load, judged from outside; SEED, PAYMEN
 cluster: ## kill and restart the nodes of a RabbitMQ cluster under load, judged from outside
 	@$(DEVSTACK) cluster
 
+bench: ## measure the gateway beside a plain Celery pipeline; QUICK=1, ROUNDS, GROWTH=1
+	@$(DEVSTACK) bench
+
 check: ## lint, format, types, import contracts, migrations
 	@$(DEVSTACK) check
+
+docs: ## write the pages of docs/ that are made from the code: errors, Postman collection
+	@$(DEVSTACK) docs
 
 stop: ## end the stack, or what a killed one left running
 	@$(DEVSTACK) stop

@@ -14,7 +14,7 @@ from devstack.services import Plan
 from devstack.settings import Layout, environment, layout
 
 _LIMIT_SECONDS = 900
-_SOURCES = ("gateway", "tasks", "devstack", "tests", "celeryconfig.py", "migrations")
+_SOURCES = ("gateway", "tasks", "devstack", "bench", "tests", "celeryconfig.py", "migrations")
 _NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/none"
 """The settings ask for a broker; the migrations never use it."""
 

@@ -193,6 +193,20 @@ def distclean() -> None:
     shutil.rmtree(layout().cache / "rabbitmq", ignore_errors=True)
 
 
+def bench() -> int:
+    """The gateway beside a plain Celery pipeline: a table of both and their ratios."""
+    from bench import run as comparison  # imports what no other command needs
+
+    return comparison.main()
+
+
+def docs() -> None:
+    """The pages of docs/ that are made from the code."""
+    from devstack import docs as made  # imports the gateway, which no other command needs
+
+    made.write()
+
+
 COMMANDS: dict[str, Callable[[], int | None]] = {
     "run": run_stack,
     "stop": stop,
@@ -205,4 +219,6 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "test": lambda: testing.test([]),
     "chaos": testing.chaos,
     "cluster": testing.cluster,
+    "bench": bench,
+    "docs": docs,
 }

@@ -15,9 +15,10 @@ RUN_DIR, RUN_PORT_BASE = ".dev", 15870
 TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870
 CHAOS_DIR, CHAOS_PORT_BASE = ".dev-chaos", 14870
 CLUSTER_DIR, CLUSTER_PORT_BASE = ".dev-cluster", 13870
+BENCH_DIR, BENCH_PORT_BASE = ".dev-bench", 12870
 MARKER = "DEVSTACK_DIR"
 """Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
-_FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "logs", "pids")
+_FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "bench", "logs", "pids")
 _FILES = (
     "secrets.json",
     "merchant.json",

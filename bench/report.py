@@ -1,0 +1,135 @@
+"""The table of a benchmark, and the JSON beside it."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.phases import Figures
+from devstack.console import say, write
+
+Rounds = dict[str, list[Figures]]
+"""The figures of each round, by side."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a figure of both sides. `aim` is the ratio that is wanted, and `more` whether more is better."""
+
+    key: str
+    title: str
+    unit: str
+    more: bool
+    aim: str
+
+
+ROWS = (
+    Row("post_per_second", "POST /v1/transactions, 16 clients", "/s", more=True, aim="5x"),
+    Row("post_p50_ms", "  its p50", "ms", more=False, aim=""),
+    Row("post_p99_ms", "  its p99", "ms", more=False, aim="3x"),
+    Row("post_per_second_workers_held", "POST with the workers held", "/s", more=True, aim=""),
+    Row("settled_per_second_under_load", "settled while the load runs", "/s", more=True, aim="15x"),
+    Row("cpu_ms_per_settled", "CPU per settled, all processes", "ms", more=False, aim="10x"),
+    Row("drained_per_second", "backlog drained", "/s", more=True, aim="20x"),
+    Row("settle_p50_ms", "accepted -> settled at 20/s, p50", "ms", more=False, aim="1x"),
+    Row("settle_p99_ms", "  its p99", "ms", more=False, aim="1x"),
+    Row("provider_settled_per_second", "settled, provider over HTTP, 100 ms", "/s", more=True, aim="8x"),
+    Row("memory_mib", "memory under load, all processes", "MiB", more=False, aim=""),
+)
+
+
+@dataclass
+class Result:
+    """All that a run has found."""
+
+    options: dict[str, Any]
+    rounds: Rounds = field(default_factory=lambda: {"baseline": [], "gateway": []})
+    further: dict[str, Any] = field(default_factory=dict)
+
+    def values(self, side: str, key: str) -> list[float]:
+        """A figure in each round that measured it."""
+        return [figures[key] for figures in self.rounds[side] if key in figures]
+
+    def median(self, side: str, key: str) -> float | None:
+        """The median over the rounds."""
+        values = self.values(side, key)
+        return statistics.median(values) if values else None
+
+    def ratio(self, row: Row) -> float | None:
+        """How many times better the gateway is."""
+        ours, theirs = self.median("gateway", row.key), self.median("baseline", row.key)
+        if not ours or not theirs:
+            return None
+        return ours / theirs if row.more else theirs / ours
+
+    def save(self, file: Path) -> None:
+        """Write everything as JSON."""
+        machine = {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+        contents = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": machine,
+            "options": self.options,
+            "ratios": {row.key: self.ratio(row) for row in ROWS},
+            "rounds": self.rounds,
+            **self.further,
+        }
+        file.write_text(json.dumps(contents, indent=2) + "\n")
+        say(f"all figures: {file}")
+
+    def show(self) -> None:
+        """Print the tables."""
+        write("")
+        _table(
+            ("", "unit", "plain Celery", "spread", "gateway", "spread", "better", "aim"),
+            [self._line(row) for row in ROWS if self.median("gateway", row.key) is not None],
+        )
+        for side in ("baseline", "gateway"):
+            self._show_roles(side)
+        for title, figures in self.further.items():
+            write(f"\n{title}")
+            _table(("", ""), [(name, _number(value)) for name, value in figures.items()])
+
+    def _line(self, row: Row) -> tuple[str, ...]:
+        cells = [row.title, row.unit]
+        for side in ("baseline", "gateway"):
+            cells += [_number(self.median(side, row.key)), _spread(self.values(side, row.key))]
+        ratio = self.ratio(row)
+        return (*cells, f"{ratio:.1f}x" if ratio else "-", row.aim)
+
+    def _show_roles(self, side: str) -> None:
+        """Processor time and memory by process."""
+        rounds = self.rounds[side]
+        if not rounds:
+            return
+        write(f"\n{side}, by process")
+        lines = []
+        for role in sorted(rounds[0]["cpu_ms_by_role"], key=lambda role: -rounds[0]["cpu_ms_by_role"][role]):
+            cpu = statistics.median(figures["cpu_ms_by_role"][role] for figures in rounds)
+            memory = statistics.median(figures["memory_mib_by_role"][role] for figures in rounds)
+            lines.append((role, f"{cpu:.3f}", f"{memory:.0f}"))
+        _table(("", "CPU ms per settled", "memory MiB"), lines)
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{_number(min(values))} - {_number(max(values))}" if len(values) > 1 else ""
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    for line in [head, *lines]:
+        first, *others = (
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        write("  ".join((first, *others)).rstrip())

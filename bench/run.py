@@ -1,0 +1,106 @@
+"""`make bench`: both sides in turn on servers of their own, and a table at the end."""
+
+import os
+from dataclasses import asdict, dataclass
+
+from bench import phases, sides
+from bench.phases import Figures
+from bench.report import Result
+from bench.running import PaymentsLost, running
+from bench.sides import Servers, Side
+from devstack import supervisor
+from devstack.console import complain, say
+from devstack.settings import BENCH_DIR, BENCH_PORT_BASE, environment, layout
+
+RESULT_FILE = "bench.json"
+_FOREIGN = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL", "ALERT_WEBHOOK_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much of each phase; seconds and payments. A shorter backlog suits the slower side: the rate is the figure."""
+
+    rounds: int
+    load_seconds: float
+    latency_seconds: float
+    drain: int
+    drain_baseline: int
+    provider: int
+    provider_baseline: int
+    reconcile: int
+    growth: int = 0
+
+
+FULL = Amounts(
+    rounds=3,
+    load_seconds=15,
+    latency_seconds=20,
+    drain=20_000,
+    drain_baseline=20_000,
+    provider=3_000,
+    provider_baseline=400,
+    reconcile=1_000_000,
+)
+QUICK = Amounts(
+    rounds=1,
+    load_seconds=5,
+    latency_seconds=5,
+    drain=5_000,
+    drain_baseline=1_000,
+    provider=1_000,
+    provider_baseline=120,
+    reconcile=100_000,
+)
+
+
+def amounts() -> Amounts:
+    """What QUICK, ROUNDS and GROWTH ask for."""
+    chosen = asdict(QUICK if os.environ.get("QUICK", "0") not in {"", "0"} else FULL)
+    chosen["rounds"] = int(os.environ.get("ROUNDS") or chosen["rounds"])
+    growth = int(os.environ.get("GROWTH") or 0)
+    chosen["growth"] = 10_000_000 if growth == 1 else growth
+    return Amounts(**chosen)
+
+
+def main() -> int:
+    """Run the benchmark; 1 when an accepted payment was lost. No figure makes it fail."""
+    own, caller = layout(BENCH_DIR, BENCH_PORT_BASE), environment(dotenv=False)
+    for name in _FOREIGN:
+        caller.pop(name, None)
+    wanted = amounts()
+    result = Result(asdict(wanted))
+    with supervisor.supervised(own):
+        own.forget()
+        own.prepare()
+        with sides.servers(own, caller) as servers:
+            try:
+                _compare(servers, wanted, result)
+            except PaymentsLost as lost:
+                complain(str(lost))
+                return 1
+    result.show()
+    result.save(own.home / RESULT_FILE)
+    return 0
+
+
+def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
+    pair = sides.baseline(servers), sides.gateway(servers)
+    for number in range(1, wanted.rounds + 1):
+        for side in pair:
+            result.rounds[side.name].append(_round(servers, side, f"{number}", wanted))
+
+
+def _round(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
+    """One turn of one side."""
+    plain = side.name == sides.BASELINE
+    say(f"round {name} of {wanted.rounds}: {side.name}")
+    servers.administer("CHECKPOINT")
+    with running(side, servers, f"{name}a") as on:
+        phases.warm_up(on, 300)
+        figures = phases.load(on, wanted.load_seconds)
+        figures |= phases.latency(on, wanted.latency_seconds)
+        figures |= phases.drain(on, wanted.drain_baseline if plain else wanted.drain)
+    with running(sides.with_acquirer(side, servers.layout), servers, f"{name}b") as on:
+        phases.warm_up(on, 50)
+        figures |= phases.slow_provider(on, wanted.provider_baseline if plain else wanted.provider)
+    return figures

@@ -1,0 +1,140 @@
+"""A side that is up: sending it payments, watching them settle, holding its workers back."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from celery import Celery
+
+from bench import sides
+from bench.client import Order, Seen
+from bench.sides import Servers, Side
+from bench.usage import Meter
+from devstack.bootstrap import ROOT
+from devstack.console import DevstackError, say
+from devstack.waiting import pause
+
+POLL_SECONDS = 0.5
+CONTROL_SECONDS = 5.0
+STANDSTILL_SECONDS = 60.0
+"""When nothing has been settled for so long, what is not settled counts as lost."""
+TAIL_SECONDS = 0.5
+"""After the last settlement its message is still acknowledged, announced and logged: that is part of the work."""
+
+_UNSETTLED = "SELECT count(*) FROM transactions WHERE status IN ('pending', 'processing')"
+_LOST = """
+    SELECT wanted.id::text FROM unnest(%s::uuid[]) AS wanted (id)
+    LEFT JOIN transactions t ON t.id = wanted.id LEFT JOIN settlements s ON s.transaction_id = wanted.id
+    WHERE t.status IS DISTINCT FROM 'completed' OR s.id IS NULL
+"""
+
+
+class PaymentsLost(Exception):
+    """Accepted payments that did not settle; the message lists them."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A side whose roles are up."""
+
+    side: Side
+    servers: Servers
+    token: str
+    meter: Meter
+    database: psycopg.Connection[Any]
+    control: Celery
+    round: str
+
+    def post(self, name: str, **wanted: Any) -> Seen:
+        """Send payments, and return what the clients saw.
+
+        Raises:
+            DevstackError: the client failed, or an answer was not 201.
+        """
+        order = Order(self.servers.layout.ports.api, self.token, f"{self.round}-{name}-", **wanted)
+        file = sides.workshop(self.servers.layout) / f"{self.side.name}-{name}.order"
+        file.write_text(json.dumps(asdict(order)))
+        client = subprocess.Popen([sys.executable, "-m", "bench.client", str(file)], cwd=ROOT, env=self.servers.caller)
+        try:
+            while client.poll() is None:
+                pause()
+        finally:
+            client.kill()
+            client.wait()
+        if client.returncode:
+            raise DevstackError(f"the load generator failed with status {client.returncode}")
+        seen = Seen(**json.loads(file.with_suffix(".seen").read_text()))
+        if seen.refused:
+            raise DevstackError(f"{self.side.name} did not answer 201 to each payment: {seen.refused}")
+        return seen
+
+    def value(self, query: str, *values: Any) -> Any:
+        """The only value that a query gives."""
+        row = self.database.execute(query.encode(), values).fetchone()
+        return row[0] if row else None
+
+    def column(self, query: str, *values: Any) -> list[Any]:
+        """The only column that a query gives."""
+        return [row[0] for row in self.database.execute(query.encode(), values)]
+
+    def settle_all(self, seen: Seen) -> None:
+        """Return when everything is settled; check each accepted payment.
+
+        Raises:
+            PaymentsLost: some did not settle.
+        """
+        left, moved = -1, time.monotonic()
+        while now := self.value(_UNSETTLED):
+            if now != left:
+                left, moved = now, time.monotonic()
+            if time.monotonic() - moved > STANDSTILL_SECONDS:
+                break
+            if int(time.monotonic() / POLL_SECONDS) % 10 == 0:
+                say(f"{self.side.name}: {now} payments to settle")
+            pause(POLL_SECONDS)
+        pause(TAIL_SECONDS)
+        lost = self.column(_LOST, seen.ids)
+        if lost:
+            raise PaymentsLost(f"{self.side.name} lost {len(lost)} of {len(seen.ids)} accepted payments: {lost}")
+
+    def wait_until_published(self) -> None:
+        """Return when no accepted payment waits for its message; the plain pipeline publishes before it answers."""
+        while self.side.name != sides.BASELINE and self.value("SELECT count(*) FROM outbox"):
+            pause(POLL_SECONDS)
+
+    @contextmanager
+    def workers_held(self) -> Iterator[None]:
+        """Within the block no worker takes payments; afterwards all of them do, at the same time."""
+        inspect = self.control.control.inspect(timeout=CONTROL_SECONDS / 2)
+        active = inspect.active_queues() or {}
+        taken = [
+            (node, queue["name"])
+            for node, queues in active.items()
+            for queue in queues
+            if queue["name"] in self.side.queues
+        ]
+        if not {queue for _, queue in taken} == set(self.side.queues):
+            raise DevstackError(f"{self.side.name}: workers consume {taken}, not {self.side.queues}")
+        for node, queue in taken:
+            self.control.control.cancel_consumer(queue, destination=[node], reply=True, timeout=CONTROL_SECONDS)
+        yield
+        for node, queue in taken:
+            self.control.control.add_consumer(queue, destination=[node])
+
+
+@contextmanager
+def running(side: Side, servers: Servers, round_name: str) -> Iterator[Running]:
+    """Start a side, yield it, and stop it."""
+    say(f"{side.name}: starting")
+    with sides.roles_running(side, servers.layout) as units, psycopg.connect(side.database, autocommit=True) as session:
+        leaders: Mapping[str, int] = {unit.name: unit.managed.pid for unit in [*units, *servers.units]}
+        token = sides.token(side, servers.layout)
+        with Celery("bench", broker=side.broker_url, set_as_current=False) as control:
+            meter = Meter(leaders, frozenset({session.info.backend_pid}))
+            yield Running(side, servers, token, meter, session, control, round_name)

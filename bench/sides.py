@@ -1,0 +1,195 @@
+"""The two sides of the comparison: how each is started, asked and stopped. They share the servers and take turns."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from devstack import accounts, health, postgres, processes, procfile, secretfile, services, stackfile, supervisor
+from devstack.bootstrap import ROOT
+from devstack.console import DevstackError
+from devstack.processes import Unit
+from devstack.services import Endpoints, Plan
+from devstack.settings import Layout
+from devstack.waiting import run_step, wait_until
+
+BASELINE = "baseline"
+ACQUIRER_MS = 100
+_STEP_SECONDS = 120
+_HTTP_SECONDS = 10
+
+GATEWAY_SETTINGS = {"LOG_LEVEL": "INFO", "LOG_FORMAT": "json", "RATE_LIMIT_PER_SECOND": "1000000"}
+"""What the gateway is told beside its defaults: as in production, but one client may send all there is."""
+
+_GRANIAN = (
+    "granian --interface wsgi --host 127.0.0.1 --port {port} --workers ${{API_WORKERS:-1}}"
+    " --blocking-threads ${{API_THREADS:-16}} --backlog 2048 bench.baseline.app:app"
+)
+_WORKER = (
+    "celery -A bench.baseline.tasks worker -Q route,settle -n worker-{number}@%h --concurrency 2"
+    " --without-gossip --without-mingle --loglevel INFO"
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: its roles and how to reach it. `queues` carry payments, in order."""
+
+    name: str
+    roles: Mapping[str, str]
+    env: Mapping[str, str]
+    database: str
+    broker_url: str
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """PostgreSQL and RabbitMQ, shared by both sides."""
+
+    layout: Layout
+    endpoints: Endpoints
+    units: list[Unit]
+    caller: dict[str, str]
+
+    def database(self, name: str) -> str:
+        """What psycopg connects by."""
+        return f"postgresql://{postgres.USER}@127.0.0.1:{self.layout.ports.postgresql}/{name}"
+
+    def administer(self, statement: str, name: str = "postgres") -> None:
+        """Run a statement as PostgreSQL's superuser, outside of a database transaction."""
+        url = f"postgresql://{postgres.SUPERUSER}@127.0.0.1:{self.layout.ports.postgresql}/{name}"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def workshop(layout: Layout) -> Path:
+    """The folder of what a benchmark writes beside the stack's own files."""
+    folder = layout.home / "bench"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def servers(layout: Layout, caller: dict[str, str]) -> Iterator[Servers]:
+    """Start PostgreSQL and RabbitMQ on fresh data, with a database and a virtual host for each side."""
+    plan = Plan(None, None, None)
+    services.refuse_taken_ports(services.needed_ports(layout, plan, {"the API": layout.ports.api}))
+    with services.running(layout, plan, caller) as (endpoints, units):
+        found = Servers(layout, endpoints, units, caller)
+        _note_commit_times(found)
+        found.administer(f"CREATE DATABASE {BASELINE} OWNER {postgres.USER}")
+        services.wait_for_broker(layout, endpoints, units)
+        _make_virtual_host(endpoints)
+        yield found
+
+
+def _note_commit_times(on: Servers) -> None:
+    """Let PostgreSQL note when each row was committed, which no row can tell by itself; it asks for a restart."""
+    on.administer("ALTER SYSTEM SET track_commit_timestamp = on")
+    server = next(unit for unit in on.units if unit.name == "postgresql")
+    processes.stop([server.managed])
+    server.relaunch()
+
+    def answers() -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            on.administer("SELECT 1")
+            return True
+        return False
+
+    wait_until(answers, _STEP_SECONDS, lambda: "PostgreSQL does not answer")
+
+
+def _make_virtual_host(endpoints: Endpoints) -> None:
+    base = f"{endpoints.management_url}/api"
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    requests.put(f"{base}/vhosts/{BASELINE}", json={}, timeout=_HTTP_SECONDS).raise_for_status()
+    user = quote(postgres.USER)
+    requests.put(f"{base}/permissions/{BASELINE}/{user}", json=everything, timeout=_HTTP_SECONDS).raise_for_status()
+
+
+def _step(on: Servers, what: str, command: list[str], env: Mapping[str, str]) -> str:
+    log = on.layout.logs / f"{what}.log"
+    run_step(what, command, dict(env), log, _STEP_SECONDS)
+    return log.read_text()
+
+
+def gateway(on: Servers) -> Side:
+    """The gateway with every role of the Procfile, Flower, beat and metrics included."""
+    env = supervisor.role_environment(on.layout, on.caller, on.endpoints) | GATEWAY_SETTINGS
+    _step(on, "migrations", [sys.executable, "-m", "alembic", "upgrade", "head"], env)
+    _step(on, "topology", [sys.executable, "-m", "tasks.topology"], env)
+    queues = ("transaction.created", "settlement.requested")
+    return Side("gateway", procfile.roles(), env, on.database(postgres.DATABASE), on.endpoints.broker_url, queues)
+
+
+def baseline(on: Servers) -> Side:
+    """The plain pipeline: one API process with as many threads as the gateway's, and 2 workers of 2 processes."""
+    keys = workshop(on.layout) / "keys"
+    _write_keys(keys)
+    broker_url = f"{on.endpoints.broker_url.rpartition('/')[0]}/{BASELINE}"
+    env = on.caller | {
+        "BASELINE_DATABASE_URL": on.database(BASELINE).replace("postgresql:", "postgresql+psycopg:"),
+        "BASELINE_BROKER_URL": broker_url,
+        "BASELINE_KEYS": str(keys),
+    }
+    roles = {"api": _GRANIAN.format(port=on.layout.ports.api)}
+    roles |= {f"worker-{number}": _WORKER.format(number=number) for number in (1, 2)}
+    return Side("baseline", roles, env, on.database(BASELINE), broker_url, ("route", "settle"))
+
+
+def _write_keys(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    secretfile.write_private(folder / "private.pem", private.decode())
+    secretfile.write_private(folder / "public.pem", public.decode())
+
+
+def with_acquirer(side: Side, layout: Layout) -> Side:
+    """The same side with a provider over HTTP that takes `ACQUIRER_MS` for a charge."""
+    file = workshop(layout) / f"acquirer-{side.name}.sqlite"
+    url = stackfile.acquirer_url(layout)
+    command = f"python -m gateway.sandbox --port {layout.ports.acquirer} --file {file} --latency-ms {ACQUIRER_MS}"
+    told = {"PROVIDERS": "sandbox", "SANDBOX_ACQUIRER_URL": url, "BASELINE_PROVIDER_URL": url}
+    return replace(side, roles={"acquirer": command, **side.roles}, env={**side.env, **told})
+
+
+def token(side: Side, layout: Layout) -> str:
+    """An access token of a merchant; the side must be up."""
+    url = stackfile.api_url(layout)
+    if side.name == BASELINE:
+        command = ["flask", "--app", "bench.baseline.app", "prepare"]
+        done = subprocess.run(command, check=True, cwd=ROOT, env=dict(side.env), capture_output=True, text=True)
+        return done.stdout.split()[-1]
+    found = accounts.token(url, accounts.merchant(layout, url))
+    if found is None:
+        raise DevstackError("the merchant of the benchmark gets no access token")
+    return found
+
+
+@contextmanager
+def roles_running(side: Side, layout: Layout) -> Iterator[list[Unit]]:
+    """Start a side's roles, yield them when they are healthy, and stop them in order."""
+    units: list[Unit] = []
+    try:
+        units.extend(procfile.start(layout, name, command, dict(side.env)) for name, command in side.roles.items())
+        where = health.Addresses(stackfile.api_url(layout), stackfile.flower_url(layout), side.broker_url)
+        health.wait_until_healthy(layout, units, dict(side.roles), where)
+        yield units
+    finally:
+        managed = {unit.name: unit.managed for unit in units}
+        for group in procfile.stop_order(managed):
+            processes.stop([managed[name] for name in group])
