@@ -26,16 +26,19 @@ from gateway.config import settings
 if TYPE_CHECKING:
     from loguru import Record
 
+_HOST = socket.gethostname()
+
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # Containers that share the folder share process ids too: by these alone, two processes would write one file.
     metric_values.ValueClass = metric_values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        lambda: f"{socket.gethostname()}-{os.getpid()}"
+        lambda: f"{_HOST}-{os.getpid()}"
     )
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
 TRANSACTIONS_CREATED = Counter("transactions_created_total", "Transactions accepted", ["currency"])
 SETTLEMENTS = Counter("settlements_total", "Settlements by result (succeeded, failed)", ["result"])
+REFUNDS = Counter("refunds_total", "Refunds by result (succeeded, failed)", ["result"])
 RETRIES = Counter("task_retries_total", "Retries, counted per transaction", ["task"])
 DEAD_LETTERS = Counter("dead_letters_total", "Dead letters stored", ["queue", "reason"])
 RESCUED = Counter("transactions_rescued_total", "Transactions enqueued again after standing still", ["by"])
@@ -48,7 +51,7 @@ PROCESSING_SECONDS = Histogram(
 )
 PROVIDER_SECONDS = Histogram("provider_call_seconds", "Duration of provider calls", ["provider", "outcome"])
 
-CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id")
+CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 
 
 class _StandardLogging(logging.Handler):

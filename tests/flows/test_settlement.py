@@ -14,7 +14,8 @@ from gateway.domain import settlements
 from gateway.domain.ids import new_id
 from gateway.domain.routing import Route
 from gateway.flows import routing
-from gateway.flows.settlement import Settled, settle
+from gateway.flows.provider_calls import Handled
+from gateway.flows.settlement import settle
 from gateway.outcomes import Approved
 from tests.factories import (
     accept_payment,
@@ -80,8 +81,8 @@ def test_attempts_are_limited_whatever_brings_the_work() -> None:
 def test_a_declined_payment_is_final_after_one_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_decline_insufficient_funds")
     result = settle([id], "task-1")
-    assert result == Settled()
-    assert settle([id], "task-2") == Settled()
+    assert result == Handled()
+    assert settle([id], "task-2") == Handled()
     assert count("attempts") == 1
 
 
@@ -94,7 +95,7 @@ def test_an_id_without_a_transaction_is_dead_and_its_neighbours_settle() -> None
 
 def test_a_transaction_that_is_not_routed_yet_is_left_alone() -> None:
     id = accept_payment(make_merchant())
-    assert settle([id], "task-1") == Settled()
+    assert settle([id], "task-1") == Handled()
     assert status_of(id) == "pending"
 
 

@@ -17,7 +17,8 @@ from gateway.config import settings
 from gateway.db import autocommit, begin
 from gateway.domain import settlements
 from gateway.flows import routing
-from gateway.flows.settlement import Settled, settle
+from gateway.flows.provider_calls import Handled
+from gateway.flows.settlement import settle
 from gateway.providers import poison, registry
 from tests.factories import (
     accept_payment,
@@ -87,7 +88,7 @@ def test_a_charge_that_stays_unknown_is_asked_after_before_it_is_tried_again(
 ) -> None:
     acquirer.control(mode, calls="all")
     [id] = route_payments(make_merchant(), "tok_approve")
-    assert settle([id], "task-1") == Settled(retry=[id])
+    assert settle([id], "task-1") == Handled(retry=[id])
     assert [outcome for outcome, _ in outcomes(id)] == ["unknown"]
     assert count("settlements") == 0
     acquirer.control("normal")
@@ -180,7 +181,7 @@ def test_workers_that_charge_the_same_payments_at_once_charge_each_once(acquirer
         expire_lease(ids)
     assert len(claims) == 40
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.charge)), claims))
+        answers = list(pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.instruction)), claims))
     for answer in answers:
         with autocommit() as connection:
             settlements.record(connection, [answer])

@@ -1,0 +1,184 @@
+"""Attempts at what providers are asked to do, charges and refunds alike: claiming them, and recording their outcomes.
+
+The attempt's row is the claim: its primary key (subject, number) lets one worker in, its lease says for how long, and
+its number counts against the subject's limit whatever queue, retry or redelivery brought the work. Claiming is one
+statement, and so is recording: one round trip and one commit for a list of any length.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, TextClause, text
+
+from gateway.outcomes import Approved, Instruction, Outcome
+from gateway.states import AttemptOutcome
+
+InstructionT = TypeVar("InstructionT", bound=Instruction)
+ClaimT = TypeVar("ClaimT", bound="Claim[Any]")
+
+_MAY_HAVE_HAPPENED = frozenset({AttemptOutcome.UNKNOWN, AttemptOutcome.APPROVED})
+"""Approved, yet still unfinished: the answer came after the subject had been given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Generic[InstructionT]):
+    """The right to send one instruction to its provider once, until the lease ends.
+
+    `in_doubt` tells that the attempt before this one has no known outcome: query the status before sending it.
+    """
+
+    instruction: InstructionT
+    provider: str
+    in_doubt: bool
+    last_attempt: bool
+    request_id: str
+
+
+@dataclass(slots=True)
+class Claimed(Generic[ClaimT]):
+    """What a list of ids came to."""
+
+    claims: list[ClaimT] = field(default_factory=list)
+    busy: list[UUID] = field(default_factory=list)
+    """Another worker holds them, or held them when it died: come back when the lease is over."""
+    interrupted: list[UUID] = field(default_factory=list)
+    """Their last worker died. In a list they might kill this one too, so each is to travel alone."""
+    exhausted: list[UUID] = field(default_factory=list)
+    nonexistent: list[UUID] = field(default_factory=list)
+    completed: list[UUID] = field(default_factory=list)
+
+
+def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_status: str) -> TextClause:
+    """The statement of `claim` for the subjects `s` in `source`; their `attempts` refer to them by `key`.
+
+    Its rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
+    """
+    return text(f"""
+        WITH wanted AS MATERIALIZED (
+            SELECT s.id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
+                   coalesce(a.number, 0) AS number, a.outcome,
+                   a.number IS NOT NULL AND a.outcome IS NULL AS unfinished,
+                   coalesce(a.lease_until > now(), false) AS leased
+            FROM {source}
+            LEFT JOIN LATERAL (
+                SELECT number, outcome, lease_until FROM {attempts} WHERE {key} = s.id ORDER BY number DESC LIMIT 1
+            ) a ON true
+            WHERE s.id = ANY(CAST(:ids AS uuid[]))
+        ), claimed AS (
+            INSERT INTO {attempts} ({key}, number, provider, task_id, started_at, lease_until)
+            SELECT id, number + 1, provider, :task_id, now(), now() + make_interval(secs => :lease_seconds)
+            FROM wanted
+            WHERE status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))
+            ON CONFLICT DO NOTHING
+            RETURNING {key}
+        ), given_up AS (
+            UPDATE {attempts} a
+            SET outcome = 'unknown', finished_at = now(), code = 'worker_lost',
+                message = 'The worker died during the call.'
+            FROM wanted w JOIN claimed c ON c.{key} = w.id
+            WHERE w.unfinished AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
+        )
+        SELECT w.*, c.{key} IS NOT NULL AS claimed FROM wanted w LEFT JOIN claimed c ON c.{key} = w.id
+    """)  # noqa: S608  # the parts are constants of the callers
+
+
+def claim(
+    connection: Connection,
+    statement: TextClause,
+    ids: Sequence[UUID],
+    *,
+    task_id: str,
+    lease_seconds: int,
+    open_status: str,
+    of_row: Callable[[Row[Any], bool], ClaimT],
+) -> Claimed[ClaimT]:
+    """Start an attempt at each of `ids` that may have one; say of each other one why not.
+
+    `of_row` makes the claim of a claimed row, and is told whether the attempt before is in doubt.
+    """
+    values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
+    rows = {row.id: row for row in connection.execute(statement, values)}
+    result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in rows])
+    for row in rows.values():
+        if row.claimed:
+            result.claims.append(of_row(row, row.unfinished or row.outcome in _MAY_HAVE_HAPPENED))
+        elif row.status == "completed":
+            result.completed.append(row.id)
+        elif row.status != open_status:
+            continue  # a duplicate of work that ended otherwise, or that is not routed yet
+        elif row.unfinished and row.leased:
+            result.busy.append(row.id)
+        elif row.number >= row.attempt_limit:
+            result.exhausted.append(row.id)
+        elif row.unfinished:
+            result.interrupted.append(row.id)
+        else:
+            result.busy.append(row.id)  # claimed by another worker while this statement ran
+    return result
+
+
+def results_cte(*, attempts: str, key: str, **more: str) -> str:
+    """CTEs that read the arrays of `results`, and of `more` (name to type), as `result`, and finish the attempts."""
+    types = {"id": "uuid", "number": "int"} | dict.fromkeys(
+        ("outcome", "code", "message", "provider_reference"), "text"
+    )
+    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in (types | more).items())
+    return f"""result AS MATERIALIZED (
+        SELECT * FROM unnest({arrays}) AS r ({", ".join(types | more)})
+    ), attempt AS (
+        UPDATE {attempts} a
+        SET outcome = r.outcome, code = r.code, message = r.message, finished_at = now()
+        FROM result r WHERE a.{key} = r.id AND a.number = r.number
+    )"""  # noqa: S608  # the parts are constants of the callers
+
+
+DECLINED_COLUMNS = ", ".join(
+    f"failure_{name} = CASE WHEN r.outcome = 'declined' THEN {value} END"
+    for name, value in (
+        ("code", "r.code"),
+        ("message", "r.message"),
+        ("category", "'declined'"),
+        ("retryable", "false"),
+    )
+)
+"""Assignments that keep, on the subject, why a provider declined it; `r` is its row of `result`."""
+
+
+def results(outcomes: Sequence[tuple[Claim[Any], Outcome]]) -> dict[str, Any]:
+    """The arrays that `results_cte` reads."""
+    return {
+        "id": [claim.instruction.id for claim, _ in outcomes],
+        "number": [claim.instruction.attempt for claim, _ in outcomes],
+        "outcome": [type(outcome).__name__.lower() for _, outcome in outcomes],
+        "code": [None if isinstance(outcome, Approved) else outcome.code for _, outcome in outcomes],
+        "message": [None if isinstance(outcome, Approved) else outcome.message for _, outcome in outcomes],
+        "provider_reference": [outcome.reference if isinstance(outcome, Approved) else None for _, outcome in outcomes],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A subject's status after recording; `seconds` is its age since acceptance."""
+
+    id: UUID
+    status: str
+    created_at: datetime
+    recorded_at: datetime
+
+    @property
+    def seconds(self) -> float:
+        """Time since it was accepted."""
+        return (self.recorded_at - self.created_at).total_seconds()
+
+
+def give_up_statement(*, subjects: str, attempts: str, key: str, unfinished: str) -> TextClause:
+    """The statement that allows no further attempt at those of `:ids` that are `unfinished`, because of `:error`."""
+    return text(f"""
+        UPDATE {subjects} s
+        SET attempt_limit = (SELECT coalesce(max(number), 0) FROM {attempts} WHERE {key} = s.id),
+            last_error = :error, updated_at = now()
+        WHERE s.id = ANY(CAST(:ids AS uuid[])) AND s.status IN ({unfinished})
+    """)  # noqa: S608  # the parts are constants of the callers

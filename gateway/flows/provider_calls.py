@@ -1,0 +1,111 @@
+"""Sending claimed instructions to their providers: concurrently, bounded in time, with no database connection held."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, TypeVar
+from uuid import UUID
+
+from loguru import logger
+
+from gateway.config import settings
+from gateway.domain.attempts import Claim, Claimed, Recorded
+from gateway.outcomes import Charge, Instruction, Outcome, Unavailable, Unknown
+from gateway.providers import registry
+from gateway.providers.base import Provider
+from gateway.telemetry import PROVIDER_SECONDS, log_context
+
+FIRST_WAVE_SECONDS = 0.1
+"""Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
+ANSWER_MARGIN_SECONDS = 1
+
+ClaimT = TypeVar("ClaimT", bound=Claim[Any])
+
+
+@dataclass(slots=True)
+class Handled:
+    """What a list of transactions or refunds came to, by what its message has to do next."""
+
+    completed: list[UUID] = field(default_factory=list)
+    retry: list[UUID] = field(default_factory=list)
+    busy: list[UUID] = field(default_factory=list)
+    alone: list[UUID] = field(default_factory=list)
+    dead: list[UUID] = field(default_factory=list)
+    """Out of attempts, or nonexistent: for the dead-letter queue."""
+
+    @classmethod
+    def before_the_calls(cls, claimed: Claimed[Any]) -> "Handled":
+        """What claiming told of those that were not claimed."""
+        dead = claimed.exhausted + claimed.nonexistent
+        return cls(completed=claimed.completed, busy=claimed.busy, alone=claimed.interrupted, dead=dead)
+
+    def note(self, claim: Claim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
+        """Sort an instruction by what was recorded of it; None: another worker had finished it."""
+        id = claim.instruction.id
+        if recorded is not None and recorded.status == "completed":
+            self.completed.append(id)
+        elif recorded is not None and recorded.status != "failed":
+            (self.dead if claim.last_attempt else self.retry).append(id)
+        with _log_context(claim):
+            status = recorded.status if recorded else "superseded"
+            logger.info("attempt {} by {}: {} -> {}", claim.instruction.attempt, claim.provider, outcome, status)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(settings().provider_threads, thread_name_prefix="provider")
+
+
+def call_and_record(claims: Sequence[ClaimT], record: Callable[[Sequence[tuple[ClaimT, Outcome]]], None]) -> None:
+    """Send every claimed instruction, and have `record` store the outcomes: the quick ones first, then the others."""
+    if not claims:
+        return
+    calls: dict[Future[Outcome], ClaimT] = {_threads().submit(ask_provider, claim): claim for claim in claims}
+    answered, waiting = wait(calls, timeout=FIRST_WAVE_SECONDS)
+    if answered:
+        record([(calls[call], call.result()) for call in answered])
+    if waiting:
+        limit = 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
+        answered, silent = wait(waiting, timeout=limit)
+        if silent:
+            _threads.cache_clear()  # a call that never returns keeps its thread, but not the next payment's
+        for call in silent:
+            call.cancel()  # one that still waits for a thread must not move money after its lease
+        late = Unknown("provider_timeout", f"No answer within {limit} s.")
+        record([(calls[call], call.result()) for call in answered] + [(calls[call], late) for call in silent])
+
+
+def ask_provider(claim: Claim[Any]) -> Outcome:
+    """The outcome of one attempt. A lost answer is followed by a status query before anything else."""
+    started = time.perf_counter()
+    instruction = claim.instruction
+    try:
+        provider = registry.provider(claim.provider)
+        if claim.in_doubt:
+            known = _status(provider, replace(instruction, attempt=instruction.attempt - 1))
+            if not isinstance(known, Unavailable):
+                return known
+        outcome = _send(provider, instruction)
+        if isinstance(outcome, Unknown):
+            outcome = _status(provider, instruction)
+    except Exception as exc:  # noqa: BLE001  # an adapter that raises has told nothing about the money
+        with _log_context(claim):
+            logger.exception("the adapter of {} raised", claim.provider)
+        outcome = Unknown("adapter_error", f"{type(exc).__name__}: {exc}")
+    PROVIDER_SECONDS.labels(claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
+    return outcome
+
+
+def _send(provider: Provider, instruction: Instruction) -> Outcome:
+    return provider.charge(instruction) if isinstance(instruction, Charge) else provider.refund(instruction)
+
+
+def _status(provider: Provider, instruction: Instruction) -> Outcome:
+    return provider.status(instruction) if isinstance(instruction, Charge) else provider.refund_status(instruction)
+
+
+def _log_context(claim: Claim[Any]) -> Any:
+    subject = "transaction_id" if isinstance(claim.instruction, Charge) else "refund_id"
+    return log_context(request_id=claim.request_id, **{subject: str(claim.instruction.id)})
