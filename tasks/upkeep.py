@@ -3,7 +3,7 @@
 from loguru import logger
 
 from gateway import db
-from gateway.flows import alerts, invariants, upkeep
+from gateway.flows import alerts, balances, invariants, upkeep
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 
@@ -30,3 +30,12 @@ def check_invariants(_self: GatewayTask) -> None:
         invariants.check()
     except db.UNAVAILABLE as exc:
         logger.warning("the invariants could not be checked: {}", exc)
+
+
+@app.task(name="operations.fold_balances", base=GatewayTask, bind=True, max_retries=0)
+def fold_balances(_self: GatewayTask) -> None:
+    """Fold what postings changed into the balances; the next run does what one left that could not."""
+    try:
+        balances.fold()
+    except db.UNAVAILABLE as exc:
+        logger.warning("the balances could not be folded: {}", exc)

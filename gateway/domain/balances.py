@@ -1,0 +1,54 @@
+"""Balances: what a merchant's ledger entries add up to, per currency.
+
+Each posting writes what it changes as a row of its own, so that postings at once do not wait for each other. `fold`
+adds those rows to the balances now and then; `of_merchant` reads both in one statement, so whatever is folded
+meanwhile, each change counts once.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+_READ = text("""
+    SELECT currency, CAST(sum(settled - refunded - fees) AS bigint) AS available,
+           CAST(sum(settled) AS bigint) AS settled, CAST(sum(refunded) AS bigint) AS refunded,
+           CAST(sum(fees) AS bigint) AS fees
+    FROM (
+        SELECT currency, settled, refunded, fees FROM balances WHERE merchant_id = :merchant_id
+        UNION ALL
+        SELECT currency, settled, refunded, fees FROM balance_changes WHERE merchant_id = :merchant_id
+    ) AS parts
+    GROUP BY currency ORDER BY currency
+""")
+
+
+def of_merchant(connection: Connection, merchant_id: UUID) -> list[dict[str, Any]]:
+    """The balance in each currency that the merchant had money in, in minor units, by currency.
+
+    `available` is `settled - refunded - fees`; it is below zero when the merchant owes.
+    """
+    return [dict(row) for row in connection.execute(_READ, {"merchant_id": merchant_id}).mappings()]
+
+
+# Two folds at once take different changes (SKIP LOCKED), and lock the balances that both need in the same order.
+_FOLD = text("""
+    WITH taken AS (
+        DELETE FROM balance_changes WHERE id = ANY (ARRAY(
+            SELECT id FROM balance_changes ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+        )) RETURNING merchant_id, currency, settled, refunded, fees
+    ), folded AS (
+        INSERT INTO balances AS b (merchant_id, currency, settled, refunded, fees)
+        SELECT merchant_id, currency, sum(settled), sum(refunded), sum(fees) FROM taken
+        GROUP BY merchant_id, currency ORDER BY merchant_id, currency
+        ON CONFLICT (merchant_id, currency) DO UPDATE
+        SET settled = b.settled + excluded.settled, refunded = b.refunded + excluded.refunded,
+            fees = b.fees + excluded.fees
+    )
+    SELECT count(*) FROM taken
+""")
+
+
+def fold(connection: Connection, limit: int) -> int:
+    """Add the oldest `limit` changes that no other fold holds to their balances; how many they were."""
+    return int(connection.execute(_FOLD, {"limit": limit}).scalar_one())

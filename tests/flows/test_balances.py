@@ -1,0 +1,142 @@
+"""Balances equal the ledger to the minor unit, whatever settles, folds and reads at the same time."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+import celeryconfig
+from gateway.db import autocommit, begin, engine
+from gateway.domain import balances as rules
+from gateway.flows import balances, routing, settlement
+from tasks import app as celery
+from tasks.upkeep import fold_balances
+from tests.factories import accept_payment, count, execute, make_merchant
+
+pytestmark = pytest.mark.usefixtures("database")
+
+ROUNDS = 15
+CURRENCIES = ("USD", "EUR", "JPY")
+
+LEDGER = text("""
+    SELECT currency,
+           sum(CASE direction WHEN 'credit' THEN amount ELSE -amount END)
+               FILTER (WHERE account = 'merchant_payable') AS available,
+           sum(amount) FILTER (WHERE account = 'provider_clearing' AND direction = 'debit') AS settled,
+           coalesce(sum(amount) FILTER (WHERE account = 'provider_clearing' AND direction = 'credit'), 0) AS refunded,
+           coalesce(sum(CASE direction WHEN 'credit' THEN amount ELSE -amount END)
+               FILTER (WHERE account = 'fees'), 0) AS fees
+    FROM ledger_entries WHERE merchant_id = :merchant_id GROUP BY currency ORDER BY currency
+""")
+"""The balances as an accountant would add them up, without what the gateway keeps of them."""
+
+
+def read_beside_ledger(merchant_id: UUID) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The balance and the ledger's sums, in one state of the database."""
+    with engine().connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+        shown = rules.of_merchant(connection, merchant_id)
+        ledger = connection.execute(LEDGER, {"merchant_id": merchant_id}).mappings()
+        return shown, [dict(row) for row in ledger]
+
+
+def settle_some(merchant_ids: list[UUID], amount: int) -> None:
+    ids = [accept_payment(id, "tok_approve", amount, currency) for id in merchant_ids for currency in CURRENCIES]
+    routing.route(ids)
+    settlement.settle(ids, "task-1")
+
+
+def test_a_balance_equals_the_ledger_while_payments_settle_and_folds_run() -> None:
+    merchant_ids = [make_merchant(basis_points) for basis_points in (0, 290, 333)]
+    settling = threading.Event()
+    settling.set()
+
+    def settle_all(seed: int) -> None:
+        for number in range(ROUNDS):
+            settle_some(merchant_ids if number % 2 else merchant_ids[::-1], 101 + 7 * seed + number)
+
+    def fold_all() -> int:
+        folded = 0
+        while settling.is_set():
+            with autocommit() as connection:
+                folded += rules.fold(connection, 5)
+        return folded
+
+    def read_all() -> int:
+        reads = 0
+        while settling.is_set():
+            for merchant_id in merchant_ids:
+                shown, ledger = read_beside_ledger(merchant_id)
+                assert shown == ledger
+                reads += 1
+        return reads
+
+    with ThreadPoolExecutor(6) as pool:
+        settles = [pool.submit(settle_all, seed) for seed in range(2)]
+        folds = [pool.submit(fold_all) for _ in range(3)]
+        reads = pool.submit(read_all)
+        try:
+            for done in settles:
+                done.result()
+        finally:
+            settling.clear()
+        folded = [done.result() for done in folds]
+        assert reads.result() > ROUNDS
+    assert sum(folded) > 0
+    balances.fold()
+    assert count("balance_changes") == 0
+    for merchant_id in merchant_ids:
+        shown, ledger = read_beside_ledger(merchant_id)
+        assert shown == ledger
+        assert [row["currency"] for row in shown] == sorted(CURRENCIES)
+
+
+def test_two_folds_at_once_take_different_changes() -> None:
+    first, second = make_merchant(), make_merchant()
+    settle_some([first], 1_000)
+    settle_some([second], 1_000)
+    with begin() as one, begin() as other:
+        assert rules.fold(one, 3) == 3
+        assert rules.fold(other, 10) == 3
+    assert count("balance_changes") == 0
+    assert count("balances", "settled = 1000 AND fees = 29") == 6
+
+
+def test_a_fold_that_dies_leaves_everything_as_it_was() -> None:
+    merchant_id = make_merchant()
+    settle_some([merchant_id], 1_000)
+    before = read_beside_ledger(merchant_id)
+    with engine().connect() as connection:
+        assert rules.fold(connection, 10) == 3
+        connection.rollback()
+    assert count("balance_changes") == 3
+    assert read_beside_ledger(merchant_id) == before
+
+
+def test_beat_folds_and_a_fold_gives_way_when_it_cannot() -> None:
+    settle_some([make_merchant()], 1_000)
+    with begin() as connection:
+        connection.execute(text("LOCK TABLE balances IN ACCESS EXCLUSIVE MODE"))
+        fold_balances()
+    assert count("balance_changes") == 3
+    fold_balances()
+    assert count("balance_changes") == 0
+    entry = celeryconfig.beat_schedule["fold_balances"]
+    assert entry["task"] in celery.tasks
+    assert isinstance(entry["schedule"], float)
+
+
+def test_a_balance_may_be_below_zero() -> None:
+    merchant_id = make_merchant()
+    settle_some([merchant_id], 1_000)
+    refund = (
+        "INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees) VALUES (:id, 'USD', 0, 1000, 0)"
+    )
+    execute(refund, id=merchant_id)
+    for _ in range(2):
+        with begin() as connection:
+            [usd] = [row for row in rules.of_merchant(connection, merchant_id) if row["currency"] == "USD"]
+        assert usd == {"currency": "USD", "available": -29, "settled": 1_000, "refunded": 1_000, "fees": 29}
+        balances.fold()
