@@ -50,6 +50,14 @@ PROCESSING_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900),
 )
 PROVIDER_SECONDS = Histogram("provider_call_seconds", "Duration of provider calls", ["provider", "outcome"])
+WEBHOOK_DELIVERIES = Counter(
+    "webhook_deliveries_total", "Attempts at deliveries by outcome (succeeded, failed, exhausted, canceled)", ["outcome"]
+)
+WEBHOOK_SECONDS = Histogram(
+    "webhook_call_seconds",
+    "Duration of calls of merchants' receivers",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
 
 CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 

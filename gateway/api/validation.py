@@ -84,13 +84,7 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         ValidationFailed: it is not what the model describes.
     """
     try:
-        parsed = json.loads(
-            body.decode(),
-            object_pairs_hook=_distinct,
-            parse_constant=_refuse_constant,
-            parse_int=float,
-            parse_float=float,
-        )
+        parsed = _DECODER.decode(body.decode())
     except RecursionError:
         raise MalformedJson("The body is nested too deeply.") from None
     except _DuplicateName:
@@ -205,6 +199,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(_constant: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_int=float, parse_float=float
+)
 
 
 def _code_of(kind: str) -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from gateway import db
 from gateway.domain.events import TELLING
 from gateway.domain.idempotency import Answer, Given, IdempotencyKey, first_answer, waiting_for_the_first
 from gateway.domain.ids import new_id, time_of
@@ -39,18 +40,18 @@ class NewTransaction:
 _INSERT_TRANSACTION = """
     INSERT INTO transactions (id, merchant_id, amount, currency, payment_method, reference, description, customer_id,
                               metadata, attempt_limit, request_id, created_at, updated_at)
-    SELECT :id, :merchant_id, :amount, :currency, :payment_method, :reference, :description, :customer_id,
-           CAST(:metadata AS jsonb), :attempt_limit, :request_id, :now, :now
+    SELECT %(id)s, %(merchant_id)s, %(amount)s, %(currency)s, %(payment_method)s, %(reference)s, %(description)s,
+           %(customer_id)s, CAST(%(metadata)s AS jsonb), %(attempt_limit)s, %(request_id)s, %(now)s, %(now)s
 """
-_INSERT_OUTBOX = "INSERT INTO outbox (topic, subject_id) SELECT :topic, id FROM accepted RETURNING subject_id"
-_ACCEPT = text(f"WITH accepted AS ({_INSERT_TRANSACTION} RETURNING id) {_INSERT_OUTBOX}")
-_ACCEPT_ONCE = text(f"""
+_INSERT_OUTBOX = "INSERT INTO outbox (topic, subject_id) SELECT %(topic)s, id FROM accepted RETURNING subject_id"
+_ACCEPT = f"WITH accepted AS ({_INSERT_TRANSACTION} RETURNING id) {_INSERT_OUTBOX}"
+_ACCEPT_ONCE = f"""
     WITH record AS (
         INSERT INTO idempotency_records (merchant_id, key, request_hash, transaction_id, location, status, body)
-        VALUES (:merchant_id, :key, :request_hash, :id, :location, :http_status, :body)
+        VALUES (%(merchant_id)s, %(key)s, %(request_hash)s, %(id)s, %(location)s, %(http_status)s, %(body)s)
         ON CONFLICT DO NOTHING RETURNING transaction_id
     ), accepted AS ({_INSERT_TRANSACTION} FROM record RETURNING id) {_INSERT_OUTBOX}
-""")  # noqa: S608  # both parts are constants
+"""  # noqa: S608  # both parts are constants
 
 
 def accept(
@@ -83,7 +84,7 @@ def accept(
         "topic": Topic.TRANSACTION_CREATED.value,
     }
     if key is None:
-        connection.execute(_ACCEPT, values)
+        db.first_row(connection, _ACCEPT, values)
         return Given(answer, replayed=False)
     values |= {
         "key": key.key,
@@ -93,7 +94,7 @@ def accept(
         "body": answer.body,
     }
     with waiting_for_the_first():
-        stored = connection.execute(_ACCEPT_ONCE, values).first()
+        stored = db.first_row(connection, _ACCEPT_ONCE, values)
     if stored is not None:
         return Given(answer, replayed=False)
     return Given(first_answer(connection, merchant_id, key), replayed=True)
