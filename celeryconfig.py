@@ -23,6 +23,7 @@ WORK_QUEUE_NAMES = (
     "transaction.created",
     "settlement.requested",
     "settlement.completed",
+    "refund.requested",
     "webhook.delivery",
     "operations",
 )
@@ -57,15 +58,18 @@ task_routes = {
     "payments.route": {"queue": "transaction.created"},
     "payments.settle": {"queue": "settlement.requested"},
     "payments.announce": {"queue": "settlement.completed"},
+    "payments.refund": {"queue": "refund.requested"},
     "webhooks.*": {"queue": "webhook.delivery"},
     "operations.*": {"queue": "operations"},
 }
 imports = (
     "tasks.transactions",
+    "tasks.refunds",
     "tasks.webhooks",
     "tasks.upkeep",
     "tasks.alerts",
     "tasks.reconciliation",
+    "tasks.dead_letter_jobs",
     "tasks.monitor",
 )
 

@@ -58,6 +58,8 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     mandatory = True
     max_retries = MAX_RETRIES
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
+    subject = "transaction_id"
+    """What the ids of its messages are, for the log."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's, but a message that the broker refuses is sent again and again for a while.

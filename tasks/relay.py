@@ -28,7 +28,7 @@ from gateway.domain.outbox import Topic, Waiting
 from gateway.flows import alerts as delivery
 from gateway.flows import upkeep
 from gateway.telemetry import PUBLISHED, configure_logging
-from tasks import alerts, app, transactions, webhooks
+from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
 
 LISTS_AT_ONCE = 20
 CONFIRM_TIMEOUT_SECONDS = 5
@@ -46,8 +46,11 @@ PUBLISH_ERRORS = (OperationalError, AMQPError, OSError)
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
     Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
+    Topic.REFUND_REQUESTED: refunds.refund.s,
     Topic.ALERT_RAISED: alerts.deliver_alerts.s,
     Topic.WEBHOOK_DUE: webhooks.deliver.s,
+    Topic.RECONCILIATION_REQUESTED: reconciliation.reconcile_as_requested.s,
+    Topic.DEAD_LETTER_JOB_DUE: dead_letter_jobs.take_step.s,
 }
 """The task that does each topic's work on a list of subjects."""
 

@@ -15,7 +15,7 @@ import requests
 from devstack.console import DevstackError
 from tests.chaos.stack import ChaosStack
 
-WORKERS = ("worker-route", "worker-settle", "worker-webhooks", "worker-operations")
+WORKERS = ("worker-route", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations")
 CONNECTIONS_MAX = 250
 REACH_SECONDS = 30.0
 

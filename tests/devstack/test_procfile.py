@@ -10,6 +10,7 @@ def test_every_role_of_the_gateway_is_in_the_procfile() -> None:
         "relay",
         "worker-route",
         "worker-settle",
+        "worker-refunds",
         "worker-webhooks",
         "worker-operations",
         "beat",
@@ -27,5 +28,5 @@ def test_the_api_stops_first_and_the_workers_last() -> None:
     assert procfile.stop_order(procfile.roles()) == [
         ["api"],
         ["beat", "relay", "flower"],
-        ["worker-route", "worker-settle", "worker-webhooks", "worker-operations"],
+        ["worker-route", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations"],
     ]
