@@ -186,6 +186,9 @@ def test_an_unknown_or_malformed_id_is_told_apart(cli: FlaskCliRunner, command: 
         ["dead-letters", "show"],
         ["dead-letters", "replay"],
         ["dead-letters", "discard"],
+        ["keys"],
+        ["keys", "list"],
+        ["keys", "rotate"],
     ],
 )
 def test_every_command_and_option_explains_itself(cli: FlaskCliRunner, command: list[str]) -> None:

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from argon2 import extract_parameters
 
 from gateway import passwords
 from gateway.passwords import HASHES_AT_ONCE, HASHES_WAITING, TooManyLogins, hash_password, verify_password
@@ -29,6 +30,10 @@ def test_a_password_verifies_against_its_own_hash_only() -> None:
 
 def test_nobody_has_a_password() -> None:
     assert not verify_password("the password of nobody", None)
+
+
+def test_a_password_of_nobody_costs_what_that_of_somebody_does() -> None:
+    assert extract_parameters(passwords._nobodys_hash()) == extract_parameters(hash_password(PASSWORD))
 
 
 def test_no_more_hashes_than_the_bound_run_at_once_and_the_rest_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:

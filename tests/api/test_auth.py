@@ -79,6 +79,8 @@ def test_of_concurrent_registrations_with_one_email_one_succeeds(anonymous: Call
         ({"email": None}, "/email", "invalid_type"),
         ({"password": "x" * 11}, "/password", "invalid_length"),
         ({"password": "x" * 129}, "/password", "invalid_length"),
+        ({"password": "🐎" * 11}, "/password", "invalid_length"),
+        ({"password": "🐎" * 129}, "/password", "invalid_length"),
         ({"password": 123456789012}, "/password", "invalid_type"),
         ({"password": "x" * 12 + "\x00"}, "/password", "invalid_characters"),
         ({"business_name": ""}, "/business_name", "invalid_length"),
@@ -101,7 +103,9 @@ def test_nobody_registers_as_more_than_a_merchant(anonymous: Caller, field: str)
     expect_problem(anonymous.post("/auth/register", ADA | {field: "operator"}), 422, "unknown_field")
 
 
-@pytest.mark.parametrize("password", ["x" * 12, "x" * 128, "пароль из слов", " leading and trailing "])
+@pytest.mark.parametrize(
+    "password", ["x" * 12, "x" * 128, "пароль из слов", " leading and trailing ", "🐎" * 12, "🐎" * 128]
+)
 def test_any_password_of_12_to_128_characters_works(anonymous: Caller, password: str) -> None:
     assert anonymous.post("/auth/register", ADA | {"password": password}).status_code == 201
     assert anonymous.post("/auth/login", {"email": ADA["email"], "password": password}).status_code == 200

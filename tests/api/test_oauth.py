@@ -131,10 +131,27 @@ def test_another_grant_type_is_not_supported(merchant: Caller) -> None:
     expect_oauth_error(answer, 400, "unsupported_grant_type")
 
 
+def test_the_name_of_the_scheme_is_taken_in_any_case(merchant: Caller) -> None:
+    header = basic(**merchant.facts["client"])["Authorization"]
+
+    assert ask(merchant, {"Authorization": header.replace("Basic", "bAsIc")}).status_code == 200
+
+
+def test_an_unknown_parameter_is_ignored_and_what_stands_in_the_url_too(merchant: Caller) -> None:
+    client = merchant.facts["client"]
+    call = Caller(merchant.app).call
+
+    assert ask(merchant, **client, resource="https://api.example.com").status_code == 200
+    in_the_url = call("POST", "/oauth/token", query_string=GRANT | client, data={"x": "y"})
+    expect_oauth_error(in_the_url, 400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     "form",
-    ["", "grant_type=", "grant_type=client_credentials&grant_type=client_credentials", "grant_type=%ff", "a=%00"],
-)
+    ["", "grant_type=", "grant_type=client_credentials&grant_type=client_credentials", "grant_type=%ff", "a=%00",
+     *(f"grant_type=client_credentials&client_id=a&client_secret=b&{name}=a&{name}=a"
+       for name in ("client_id", "client_secret", "scope", "resource"))],
+)  # fmt: skip
 def test_a_form_that_lacks_or_repeats_a_parameter_is_invalid(merchant: Caller, form: str) -> None:
     answer = Caller(merchant.app).call(
         "POST", "/oauth/token", data=form, content_type="application/x-www-form-urlencoded"

@@ -164,6 +164,17 @@ def test_without_a_bearer_token_authentication_is_required(anonymous: Caller, au
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+def test_a_token_of_a_host_whose_clock_is_a_little_ahead_is_trusted(app: Flask, merchant: Caller) -> None:
+    now = int(time.time())
+
+    assert Caller(app, signed(claims_of(merchant, iat=now + 3))).get("/v1/transactions").status_code == 200
+    expect_refused(app, signed(claims_of(merchant, iat=now + 60)))
+
+
+def test_a_token_is_refused_as_soon_as_it_has_expired(app: Flask, merchant: Caller) -> None:
+    expect_refused(app, signed(claims_of(merchant, exp=int(time.time()))))
+
+
 def test_a_token_that_worked_expires(app: Flask, merchant: Caller) -> None:
     caller = Caller(app, signed(claims_of(merchant, exp=int(time.time()) + 2)))
     assert caller.get("/v1/transactions").status_code == 200
