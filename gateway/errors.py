@@ -154,8 +154,15 @@ class InvalidState(Conflict):
     remedy = "Read the object again: its `status` tells what is possible now."
 
 
+class TooManyEndpoints(Conflict):
+    """The merchant has as many webhook endpoints as there may be."""
+
+    code = "too_many_endpoints"
+    remedy = "Delete an endpoint that is not used any more, or let one receiver take more types of events."
+
+
 class AlreadyResolved(Conflict):
-    """The dead letter was replayed or discarded before."""
+    """Somebody has resolved this before."""
 
     code = "already_resolved"
     remedy = "Nothing is left to do; `resolved_by` tells who did it."
@@ -217,6 +224,7 @@ class AmountExceedsRefundable(ValidationFailed):
     """More than is left of the transaction cannot be refunded."""
 
     code = "amount_exceeds_refundable"
+    remedy = "Read the transaction: `amount` less `amount_refunded` is left, less refunds that are under way."
 
 
 class IdempotencyKeyReused(ValidationFailed):

@@ -28,10 +28,10 @@ DESCRIPTION = """Accepts payments over HTTP and settles each of them exactly onc
 REFERENCE = "#/components/schemas/"
 
 SCOPES = {
-    "transactions:read": "Read transactions, refunds and the balance",
+    "transactions:read": "Read transactions, their timelines and refunds",
     "transactions:write": "Take payments and cancel them",
     "refunds:write": "Give money back",
-    "settlements:read": "Read settlements",
+    "settlements:read": "Read settlements and the balance",
     "webhooks:manage": "Manage webhook endpoints; read events and send them again",
     "clients:manage": "Manage the merchant's API clients",
     "operations:read": "Operators only: look at dead letters, reconciliations and the audit log",
@@ -118,6 +118,9 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     if rest.strip():
         operation["description"] = inspect.cleandoc(rest)
+    if endpoint.upload is not None:
+        schema = {"type": "string", "contentMediaType": endpoint.upload.media_type}
+        operation["requestBody"] = {"required": True, "content": {endpoint.upload.media_type: {"schema": schema}}}
     for model, media_type in ((endpoint.body, JSON), (endpoint.form, FORM)):
         if model is not None:
             operation["requestBody"] = {

@@ -75,7 +75,9 @@ def errors_of(endpoint: Endpoint) -> list[type[GatewayError]]:
 
 def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
     if not endpoint.public:
-        yield from (AuthenticationRequired, InvalidToken, RateLimited)
+        yield from (AuthenticationRequired, InvalidToken)
+    if endpoint.signs_in or not endpoint.public:
+        yield RateLimited
     if endpoint.scope is not None:
         yield InsufficientScope
     if endpoint.ids:
@@ -86,7 +88,7 @@ def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
             yield InvalidCursor
     if endpoint.body is not None:
         yield from (MalformedJson, ValidationFailed, UnknownField, CardNumberRejected)
-    if endpoint.body is not None or endpoint.form is not None:
+    if endpoint.body is not None or endpoint.form is not None or endpoint.upload is not None:
         yield from (BodyTooLarge, UnsupportedMediaType)
     if endpoint.idempotent:
         yield from (InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused, CardNumberRejected)

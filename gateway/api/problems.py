@@ -1,7 +1,7 @@
 """How every error is answered: one handler, `application/problem+json` (RFC 9457), nothing of the inside."""
 
 import json
-from typing import Any, ClassVar, TypedDict
+from typing import Any, TypedDict
 
 from flask import Flask, Response
 from loguru import logger
@@ -43,8 +43,6 @@ class Problem(TypedDict, total=False):
 
 class OAuthError(PermanentError):
     """The token request failed; answered in RFC 6749's own shape (section 5.2)."""
-
-    code: ClassVar[str] = "invalid_request"
 
     def as_body(self) -> dict[str, Any]:
         """The JSON body."""

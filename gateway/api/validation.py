@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.api import field_codes
 from gateway.api.card_numbers import holds_card_number
 from gateway.errors import (
     CardNumberRejected,
@@ -213,7 +214,7 @@ def _code_of(kind: str) -> str:
         return "invalid_time"
     if kind.endswith(("_type", "_parsing", "_parsing_size")):
         return "invalid_type"
-    return kind  # one of our own
+    return kind if kind in field_codes.REMEDIES else field_codes.NOT_VALID
 
 
 def _field_error(error: ErrorDetails) -> FieldError:

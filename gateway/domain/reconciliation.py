@@ -18,6 +18,7 @@ from gateway.domain import reconciliation_sql as sql
 from gateway.domain.ids import new_id, rfc3339
 from gateway.errors import Conflict, ValidationFailed
 from gateway.models.reconciliation import DISCREPANCY_KINDS, Discrepancy, ReconciliationRun
+from gateway.states import RunStatus
 
 ADVISORY_LOCK = 7_205_002
 """Held by the database transaction that compares, so that there is one at a time."""
@@ -36,6 +37,7 @@ class ReconciliationRunning(Conflict):
     """Another reconciliation is under way."""
 
     code = "reconciliation_running"
+    remedy = "Wait for it to end; `flask reconcile` starts the next one then."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Run:
     counts: Mapping[str, Any]
     totals: Mapping[str, Mapping[str, int]]
     error: str | None
+    provider: str | None
+    requested_by: str | None
 
     @property
     def discrepancies(self) -> Mapping[str, int]:
@@ -92,6 +96,28 @@ def open_run(connection: Connection, period_from: datetime | None, period_to: da
     return run_id
 
 
+def start(connection: Connection, run_id: UUID) -> bool:
+    """Begin a run that was asked for, or begin it again after its process died; whether there is anything to do.
+
+    Raises:
+        ReconciliationRunning: another one is under way.
+    """
+    _take_lock(connection)
+    started = connection.execute(
+        update(_R)
+        .where(_R.id == run_id, _R.status.in_((RunStatus.PENDING, RunStatus.RUNNING)))
+        .values(status=RunStatus.RUNNING.value, started_at=func.now())
+    )
+    return started.rowcount == 1
+
+
+def postpone(connection: Connection, run_id: UUID) -> None:
+    """Have a run that was begun wait again."""
+    connection.execute(
+        update(_R).where(_R.id == run_id, _R.status == RunStatus.RUNNING).values(status=RunStatus.PENDING.value)
+    )
+
+
 def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int, timeout_seconds: int) -> Run:
     """Compare, store what disagrees, raise one alert if something does, and complete the run.
 
@@ -110,7 +136,7 @@ def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int,
         .values(status="failed", finished_at=func.now(), error="Its process ended before it did.")
     )
     run = find(connection, run_id)
-    period = {"period_from": run.period_from, "period_to": run.period_to}
+    period = {"period_from": run.period_from, "period_to": run.period_to, "provider": run.provider}
     connection.execute(sql.COMPARE, period | {"stuck_after_seconds": stuck_after_seconds})
     connection.execute(sql.ANALYZE)
     connection.execute(sql.DESCRIBE_DUPLICATES, period)
@@ -192,7 +218,7 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
 
 
 def _summed_up(connection: Connection, run_id: UUID) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-    counts: dict[str, Any] = {"transactions": 0, "settlements": 0, "ledger_entries": 0}
+    counts: dict[str, Any] = {"transactions": 0, "settlements": 0, "ledger_entries": 0, "statement_lines": 0}
     totals: dict[str, dict[str, int]] = {}
     for row in connection.execute(sql.COMPARED):
         counts[row.kind] += row.counted

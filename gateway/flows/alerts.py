@@ -36,6 +36,7 @@ class AlertNotDelivered(TransientError):
     """The receiver of alerts did not take an alert."""
 
     code = "alert_not_delivered"
+    remedy = "Look at the receiver; four tries are made, and the alert is in the log."
 
 
 @cache

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 from gateway import db
 from gateway.config import settings
 from gateway.domain import reconciliation
-from gateway.domain.reconciliation import Run
+from gateway.domain.reconciliation import ReconciliationRunning, Run
 from gateway.errors import PermanentError
 
 
@@ -18,6 +18,7 @@ class ReconciliationCanceled(PermanentError):
     """PostgreSQL canceled the reconciliation."""
 
     code = "reconciliation_canceled"
+    remedy = "Raise RECONCILIATION_TIMEOUT_SECONDS, or choose a shorter period."
 
 
 def reconcile(period_from: datetime | None = None, period_to: datetime | None = None) -> Run:
@@ -34,15 +35,43 @@ def reconcile(period_from: datetime | None = None, period_to: datetime | None = 
     """
     with db.begin() as connection:
         run_id = reconciliation.open_run(connection, period_from, period_to)
+    try:
+        return _compare(run_id)
+    except Exception as exc:
+        _close(run_id, exc)
+        raise
+
+
+def reconcile_as_requested(run_id: UUID) -> None:
+    """Carry out a run that an operator asked for; one that has ended stays as it is.
+
+    When the database goes away, the run is left as it is too: the task is repeated, and begins it again.
+
+    Raises:
+        ReconciliationRunning: another one is under way; this one waits again.
+    """
+    with db.begin() as connection:
+        if not reconciliation.start(connection, run_id):
+            return
+    try:
+        _compare(run_id)
+    except ReconciliationRunning:
+        with db.begin() as connection:
+            reconciliation.postpone(connection, run_id)
+        raise
+    except ReconciliationCanceled as exc:
+        _close(run_id, exc)
+
+
+def _compare(run_id: UUID) -> Run:
     limit = settings().reconciliation_timeout_seconds
     try:
         with db.patience(limit + db.PATIENCE_MARGIN_SECONDS), db.begin() as connection:
             run = reconciliation.carry_out(
                 connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
             )
-    except Exception as exc:
-        _close(run_id, exc)
-        if isinstance(exc, OperationalError) and isinstance(exc.orig, QueryCanceled):
+    except OperationalError as exc:
+        if isinstance(exc.orig, QueryCanceled):
             raise ReconciliationCanceled(
                 f"PostgreSQL ended the reconciliation (RECONCILIATION_TIMEOUT_SECONDS is {limit}): {exc.orig}"
             ) from exc

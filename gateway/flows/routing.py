@@ -13,6 +13,7 @@ class NoProvider(PermanentError):
     """No provider takes payments in this currency."""
 
     code = "no_provider"
+    remedy = "Enable a provider for it in PROVIDERS, then replay the dead letter."
 
 
 def _choose(currency: str) -> routing.Route:

@@ -43,7 +43,7 @@ def _log_in_operator(app: Flask) -> Caller:
 
 
 def _objects(merchant: Caller) -> dict[str, str]:
-    completed = lifecycles.completed(merchant.merchant_id)
+    completed, _ = (lifecycles.completed(merchant.merchant_id) for _ in range(2))
     _, dead_letter = lifecycles.dead_lettered(merchant.merchant_id)
 
     def newest(path: str) -> str:

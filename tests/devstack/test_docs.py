@@ -1,0 +1,70 @@
+"""The pages that are made from the code (make docs)."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from devstack import docs
+from devstack.bootstrap import ROOT
+from gateway.api import field_codes
+from gateway.api.validation import _CODES
+from gateway.errors import GatewayError
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in docs.pages()))
+def test_a_page_that_is_made_from_the_code_is_up_to_date(name: str) -> None:
+    [(path, content)] = [(path, content) for path, content in docs.pages().items() if path.name == name]
+
+    assert path.read_text() == content, f"{name} is out of date: run `make docs` and commit it"
+
+
+def test_every_error_is_listed() -> None:
+    page = docs.ERRORS.read_text()
+
+    missing = [error.__name__ for error in docs.error_classes() if f"| `{error.code}` |" not in page]
+    assert missing == []
+
+
+def test_every_error_says_what_to_do_about_it() -> None:
+    silent = [error for error in docs.error_classes() if "code" in vars(error) and "remedy" not in vars(error)]
+
+    assert silent == [], "give each a `remedy`: one sentence on what whoever gets it can do"
+
+
+def test_a_code_means_one_status() -> None:
+    statuses: dict[str, set[int]] = {}
+    for error in docs.error_classes():
+        statuses.setdefault(error.code, set()).add(error.status)
+
+    assert {code: found for code, found in statuses.items() if len(found) > 1} == {}
+
+
+def field_codes_in_use() -> Iterator[tuple[str, str]]:
+    """Every code that the API gives to a field, as its source has it, with where that is."""
+    for path in sorted((ROOT / "gateway").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+            if node.func.id == "PydanticCustomError":
+                given = node.args[:1]
+            if node.func.id in {"PydanticCustomError", "FieldError"}:
+                yield from (
+                    (path.name, code.value)
+                    for code in given
+                    if isinstance(code, ast.Constant) and isinstance(code.value, str)
+                )
+
+
+def test_every_code_of_a_field_is_listed_with_what_to_do_about_it() -> None:
+    used = set(field_codes_in_use())
+    assert ("parameters.py", "invalid_time") in used  # so that the search finds something
+
+    unlisted = {(file, code) for file, code in used if code not in field_codes.REMEDIES}
+    assert unlisted == set(), "add them to gateway/api/field_codes.py"
+    assert set(_CODES.values()) <= set(field_codes.REMEDIES)
+
+
+def test_the_error_of_last_resort_tells_to_try_again_safely() -> None:
+    assert "Idempotency-Key" in GatewayError.remedy
