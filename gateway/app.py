@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Flask
 
-from gateway import cli, keys
+from gateway import cli, keys, vault
 from gateway.api import (
     access,
     api_clients,
@@ -13,13 +13,16 @@ from gateway.api import (
     dead_letters,
     docs,
     edge,
+    events,
     health,
     http,
     oauth,
     problems,
+    refunds,
     settlements,
     timeline,
     transactions,
+    webhook_endpoints,
 )
 from gateway.config import settings
 from gateway.telemetry import configure_logging
@@ -30,8 +33,11 @@ PARTS = (
     api_clients.routes,
     transactions.routes,
     timeline.routes,
+    refunds.routes,
     settlements.routes,
     balance.routes,
+    webhook_endpoints.routes,
+    events.routes,
     dead_letters.routes,
     health.routes,
     docs.routes,
@@ -47,6 +53,7 @@ def create_app() -> Flask:
     settings()
     configure_logging()
     keys.make_ready()
+    vault.make_ready()
     app = Flask(__name__, static_folder=None)
     edge.install(app)
     problems.install(app)

@@ -159,6 +159,22 @@ class Settings(BaseSettings):
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
     provider_threads: int = Field(default=50, ge=1, le=200, description="Provider calls at once per worker process")
 
+    rate_limit_per_second: int = Field(
+        default=1000, ge=0, le=1_000_000, description="Requests of one API client, all processes together; 0: no limit"
+    )
+    auth_rate_limit_per_second: int = Field(
+        default=10, ge=0, le=1_000_000, description="Requests to /auth/* and /oauth/token from one address; 0: no limit"
+    )
+    auth_rate_limit_burst: int = Field(
+        default=100, ge=1, le=1_000_000, description="So many of them may come at once after a rest"
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Proxies in front of the API that each add to X-Forwarded-For; 0: the header is not believed",
+    )
+
     fee_basis_points: int = Field(
         default=290, ge=0, le=10_000, description="Fee of a new merchant, in hundredths of a per cent of the amount"
     )
@@ -180,6 +196,10 @@ class Settings(BaseSettings):
         description="The longest that a reconciliation may take; RabbitMQ takes a message back after half an hour",
     )
 
+    webhook_allow_loopback: bool = Field(
+        default=False,
+        description="Whether merchants' webhooks may go to http:// URLs and to this host: for development only",
+    )
     alert_webhook_url: WebUrl | None = Field(default=None, description="Receiver of alerts; without it they are logged")
     alert_timeout_seconds: int = Field(default=10, ge=1, le=30, description="The longest that the receiver may take")
 

@@ -152,7 +152,7 @@ class KeyRing:
         number = 1 + max(_number_of(key.path) for key, _ in keys)
         path = self._folder / _SIGNING_FILE.format(number)
         waits = any(state is KeyState.NEXT for _, state in keys)
-        return path if not waits and _publish(path, _new_private_key()) else None
+        return path if not waits and publish(path, _new_private_key()) else None
 
     def remove_retired(self) -> list[Path]:
         """Delete the files of the keys that verify no more, and name them.
@@ -173,7 +173,7 @@ def key_ring() -> KeyRing:
     Raises:
         ConfigError: the folder of the keys, or a key in it, cannot be read or made.
     """
-    return KeyRing(_prepared_folder())
+    return KeyRing(prepared_folder())
 
 
 def hash_secret(secret: str) -> bytes:
@@ -198,10 +198,10 @@ def make_ready() -> None:
 
 @cache
 def _hmac_key() -> bytes:
-    path = _prepared_folder() / _HMAC_FILE
+    path = prepared_folder() / _HMAC_FILE
     try:
         if not path.exists():
-            _publish(path, secrets.token_hex(HMAC_KEY_BYTES).encode())
+            publish(path, secrets.token_hex(HMAC_KEY_BYTES).encode())
         key = bytes.fromhex(path.read_text())
     except (OSError, ValueError) as exc:
         raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
@@ -211,20 +211,25 @@ def _hmac_key() -> bytes:
 
 
 @cache
-def _prepared_folder() -> Path:
+def prepared_folder() -> Path:
+    """The folder of the keys, made with a first signing key if need be.
+
+    Raises:
+        ConfigError: it cannot be read or made.
+    """
     folder = settings().keys_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(folder.stat().st_mode) & 0o077:
             logger.warning("KEYS_DIR: others than its owner may look into {}; chmod 700 keeps them out", folder)
         if not any(folder.glob(_SIGNING_FILES)):
-            _publish(folder / _SIGNING_FILE.format(1), _new_private_key())
+            publish(folder / _SIGNING_FILE.format(1), _new_private_key())
     except OSError as exc:
         raise ConfigError(f"KEYS_DIR: {folder} cannot be used: {exc}") from None
     return folder
 
 
-def _publish(path: Path, content: bytes) -> bool:
+def publish(path: Path, content: bytes) -> bool:
     """Write a key file that is complete whenever it is seen; False when another process was first with this name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
     try:

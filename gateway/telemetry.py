@@ -51,7 +51,9 @@ PROCESSING_SECONDS = Histogram(
 )
 PROVIDER_SECONDS = Histogram("provider_call_seconds", "Duration of provider calls", ["provider", "outcome"])
 WEBHOOK_DELIVERIES = Counter(
-    "webhook_deliveries_total", "Attempts at deliveries by outcome (succeeded, failed, exhausted, canceled)", ["outcome"]
+    "webhook_deliveries_total",
+    "Attempts at deliveries by outcome (succeeded, failed, exhausted, canceled)",
+    ["outcome"],
 )
 WEBHOOK_SECONDS = Histogram(
     "webhook_call_seconds",

@@ -1,12 +1,29 @@
-"""Handing webhook endpoints to the deliveries of a `worker-webhooks` process."""
+"""Events to merchants: endpoints with due deliveries come to a `worker-webhooks` process, which sees to them."""
 
-from loguru import logger
+from typing import Any
 
+from celery import signals
+
+from gateway.flows import webhooks
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask, parse_ids
 
 
 @app.task(name="webhooks.deliver", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def deliver(_self: GatewayTask, ids: object) -> None:
-    """See to the due deliveries of these endpoints."""
-    logger.debug("{} endpoints have deliveries", len(parse_ids(ids)))
+    """Have this process see to the due deliveries of these endpoints. It returns at once: no receiver holds up a queue.
+
+    The database knows what is due, so nothing is lost with the message, or with the process.
+    """
+    webhooks.wake(parse_ids(ids))
+
+
+@app.task(name="operations.enqueue_due_webhooks", base=GatewayTask, bind=True, max_retries=0)
+def enqueue_due(_self: GatewayTask) -> None:
+    """Enqueue endpoints whose deliveries are due again; the next run does what one left that could not be made."""
+    webhooks.enqueue_due()
+
+
+@signals.worker_process_shutdown.connect
+def _finish(**_: Any) -> None:
+    webhooks.close()

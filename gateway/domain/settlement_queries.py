@@ -11,13 +11,14 @@ from gateway.errors import NotFound
 from gateway.models.settlements import Settlement
 
 _S = Settlement
-_COLUMNS = (
+COLUMNS = (
     _S.id, _S.transaction_id, _S.amount, _S.fee, _S.net, _S.currency, _S.status, _S.provider, _S.provider_reference,
     _S.attempts, _S.settled_at,
 )  # fmt: skip
 
 
-def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    """A row of `COLUMNS` as api.md shows it."""
     plain = ("amount", "fee", "net", "currency", "status", "provider", "provider_reference", "attempts")
     return {
         "id": str(row.id),
@@ -34,20 +35,20 @@ def find(connection: Connection, merchant_id: UUID, settlement_id: UUID) -> dict
     Raises:
         NotFound: there is none, or it belongs to another merchant.
     """
-    query = select(*_COLUMNS).where(_S.id == settlement_id, _S.merchant_id == merchant_id)
+    query = select(*COLUMNS).where(_S.id == settlement_id, _S.merchant_id == merchant_id)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound
-    return _of_row(row)
+    return of_row(row)
 
 
 def list_newest(
     connection: Connection, merchant_id: UUID, transaction_id: UUID | None, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """At most `limit` settlements of this merchant that are older than `before`, newest first."""
-    query = select(*_COLUMNS).where(_S.merchant_id == merchant_id)
+    query = select(*COLUMNS).where(_S.merchant_id == merchant_id)
     if transaction_id is not None:
         query = query.where(_S.transaction_id == transaction_id)
     if before is not None:
         query = query.where(_S.id < before)
-    return [_of_row(row) for row in connection.execute(query.order_by(_S.id.desc()).limit(limit))]
+    return [of_row(row) for row in connection.execute(query.order_by(_S.id.desc()).limit(limit))]

@@ -1,0 +1,107 @@
+"""Reading deliveries back for the merchant whose events they are, and having an event delivered again."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from operator import eq, lt
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from gateway.domain import event_queries, outbox, webhook_endpoints
+from gateway.domain.ids import rfc3339
+from gateway.domain.listing import Listed, conditions, search
+from gateway.domain.outbox import Topic
+from gateway.errors import InvalidState
+from gateway.models.webhooks import WebhookDelivery
+from gateway.states import DeliveryStatus, EndpointStatus
+
+_D = WebhookDelivery
+_COLUMNS = (
+    _D.id, _D.endpoint_id, _D.event_id, _D.event_type, _D.status, _D.attempts, _D.next_attempt_at, _D.last_attempt_at,
+    _D.response_status, _D.last_error, _D.created_at, _D.finished_at,
+)  # fmt: skip
+
+
+def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    def moment(at: datetime | None) -> str | None:
+        return rfc3339(at) if at else None
+
+    return {
+        "id": str(row.id),
+        "object": "webhook_delivery",
+        "endpoint_id": str(row.endpoint_id),
+        "event_id": str(row.event_id),
+        "event_type": row.event_type,
+        "status": row.status,
+        "attempts": row.attempts,
+        "next_attempt_at": moment(row.next_attempt_at),
+        "last_attempt_at": moment(row.last_attempt_at),
+        "response_status": row.response_status,
+        "last_error": row.last_error,
+        "created_at": rfc3339(row.created_at),
+        "finished_at": moment(row.finished_at),
+    }
+
+
+def list_newest(
+    connection: Connection,
+    merchant_id: UUID,
+    endpoint_id: UUID,
+    status: DeliveryStatus | None,
+    *,
+    before: UUID | None,
+    limit: int,
+) -> Listed:
+    """At most `limit` deliveries to this endpoint that are older than `before`, newest first.
+
+    Raises:
+        NotFound: there is no such endpoint, or it belongs to another merchant.
+    """
+    webhook_endpoints.find(connection, merchant_id, endpoint_id)
+    return search(
+        connection,
+        columns=_COLUMNS,
+        id=_D.id,
+        represent=_of_row,
+        within=[_D.endpoint_id == endpoint_id, *conditions((_D.id, lt, before))],
+        wanted=conditions((_D.status, eq, status)),
+        limit=limit,
+    )
+
+
+_RESEND = text("""
+    INSERT INTO webhook_deliveries (id, merchant_id, endpoint_id, event_id, event_type, transaction_id,
+                                    next_attempt_at, created_at)
+    SELECT uuid_v7(), p.merchant_id, p.id, :event_id, :event_type, :transaction_id, now(), now()
+    FROM webhook_endpoints p
+    WHERE p.merchant_id = :merchant_id AND p.status = 'enabled' AND p.deleted_at IS NULL
+      AND CASE WHEN CAST(:endpoint_id AS uuid) IS NULL THEN :event_type = ANY(p.events) ELSE p.id = :endpoint_id END
+    RETURNING *
+""")
+
+
+def resend(
+    connection: Connection, merchant_id: UUID, event_id: UUID, endpoint_id: UUID | None
+) -> Sequence[dict[str, Any]]:
+    """New deliveries of an event: to `endpoint_id`, or to every enabled endpoint that asks for its type.
+
+    Raises:
+        NotFound: event or endpoint do not exist, or belong to another merchant.
+        InvalidState: the endpoint is disabled.
+    """
+    event = event_queries.find(connection, merchant_id, event_id)
+    if endpoint_id is not None:
+        endpoint = webhook_endpoints.find(connection, merchant_id, endpoint_id)
+        if endpoint["status"] != EndpointStatus.ENABLED:
+            raise InvalidState("The endpoint is disabled.")
+    values = {
+        "merchant_id": merchant_id,
+        "event_id": event_id,
+        "event_type": event["type"],
+        "transaction_id": UUID(event["data"].get("transaction_id") or event["data"]["id"]),
+        "endpoint_id": endpoint_id,
+    }
+    rows = connection.execute(_RESEND, values).all()
+    outbox.enqueue(connection, Topic.WEBHOOK_DUE, [row.endpoint_id for row in rows])
+    return [_of_row(row) for row in rows]

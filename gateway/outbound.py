@@ -1,0 +1,179 @@
+"""Calls to addresses that merchants choose: public ones only, whatever the name, the number or the DNS say.
+
+A URL is checked when it is set. When it is called, every address that its name resolves to must be public, and what
+the socket is connected to is checked once more: a name that changes its mind in between gains nothing.
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+URL_MAX_LENGTH = 2_048
+HTTP_PORT, HTTPS_PORT, FIRST_UNPRIVILEGED_PORT = 80, 443, 1_024
+KEEP_ALIVE_SECONDS = 2.0
+"""Shorter than most receivers keep a connection open, so that they seldom close it under a call."""
+LOOKUPS_AT_ONCE = 100
+
+_PRINTABLE = re.compile(r"[!-\[\]-~]+")  # ASCII without spaces, controls and the backslash, which parsers disagree on
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
+_LOCAL_NAMES = re.compile(r"(.+\.)?(localhost|local|internal|home\.arpa)")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NOT_PUBLIC = (
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF protocol assignments
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
+    ipaddress.ip_network("168.63.129.16/32"),  # a cloud's metadata service, on a public address
+    ipaddress.ip_network("2001::/23"),  # Teredo and other IETF protocol assignments
+    ipaddress.ip_network("2002::/16"),  # 6to4
+    ipaddress.ip_network("3fff::/20"),  # documentation
+)
+"""Addresses that `ipaddress` takes to be global, in some version of Python, and that no receiver has."""
+
+
+class ForbiddenUrl(ValueError):
+    """The URL is not one that the gateway calls; the text says why, to the merchant."""
+
+
+class ForbiddenAddress(OSError):
+    """The host's address is not one that the gateway calls."""
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether a host on the internet can have `address`.
+
+    Not: loopback, private, link-local, carrier-grade NAT, multicast, reserved, unspecified, and the IPv6 addresses that
+    stand for an IPv4 address, but for those of NAT64, which are judged by it.
+    """
+    if isinstance(address, IPv6Address):
+        if address in _NAT64:
+            return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+        if address not in _IPV6_UNICAST:
+            return False
+    listed = any(address.version == network.version and address in network for network in _NOT_PUBLIC)
+    return address.is_global and not (address.is_multicast or address.is_reserved or listed)
+
+
+def check_address(text: str, *, allow_loopback: bool) -> None:
+    """Accept an address that may be called.
+
+    Raises:
+        ForbiddenAddress: it may not be.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if not (is_public(address) or (allow_loopback and address.is_loopback)):
+        raise ForbiddenAddress("the address is not a public one")
+
+
+def check_url(url: str, *, allow_loopback: bool) -> None:
+    """Accept a URL that may be called, as far as can be told without asking the DNS.
+
+    `allow_loopback` is for development: it allows `http`, and this host.
+
+    Raises:
+        ForbiddenUrl: it may not be called.
+    """
+    if len(url) > URL_MAX_LENGTH or not _PRINTABLE.fullmatch(url):
+        raise ForbiddenUrl(f"This should be at most {URL_MAX_LENGTH} printable ASCII characters without spaces.")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ForbiddenUrl("This should be a URL such as https://example.com/webhooks.") from None
+    if parts.scheme != "https" and not (allow_loopback and parts.scheme == "http"):
+        raise ForbiddenUrl("This should be an https:// URL.")
+    if "@" in parts.netloc or "#" in url or not host:
+        raise ForbiddenUrl("This should have a host, and neither a user nor a fragment.")
+    if port is not None and port not in {HTTP_PORT, HTTPS_PORT} and port < FIRST_UNPRIVILEGED_PORT:
+        raise ForbiddenUrl(f"The port should be {HTTPS_PORT}, or {FIRST_UNPRIVILEGED_PORT} or higher.")
+    _check_host(host, allow_loopback=allow_loopback)
+
+
+def _check_host(host: str, *, allow_loopback: bool) -> None:
+    try:
+        check_address(host, allow_loopback=allow_loopback)
+    except ForbiddenAddress as exc:
+        raise ForbiddenUrl(f"This cannot be called: {exc}.") from None
+    except (
+        ValueError
+    ):  # not an address in its usual form; nothing but a name has a last label that begins with a letter
+        if allow_loopback and host == "localhost":
+            return
+        if not _HOST_NAME.fullmatch(host) or _LOCAL_NAMES.fullmatch(host):
+            raise ForbiddenUrl("The host should be a public name, such as example.com, or a public address.") from None
+
+
+class PublicResolver(AbstractResolver):
+    """The operating system's resolver; a name that leads to any other than public addresses fails.
+
+    It has threads of its own, because some names take the DNS many seconds.
+    """
+
+    def __init__(self, *, allow_loopback: bool) -> None:
+        self._allow_loopback = allow_loopback
+        self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Called by aiohttp.
+
+        Raises:
+            OSError: the name does not resolve, or to an address that may not be called.
+        """
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, host, port, family)
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
+            for family, address in found
+        ]
+
+    def _look_up(self, host: str, port: int, family: int) -> list[tuple[int, str]]:
+        answers = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        found = [(int(answer[0]), str(answer[4][0])) for answer in answers]
+        for _, address in found:
+            check_address(address, allow_loopback=self._allow_loopback)
+        return found
+
+    async def close(self) -> None:
+        """Called by aiohttp. A lookup that the DNS does not answer must not be waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def session(*, allow_loopback: bool, user_agent: str, timeout_seconds: float) -> aiohttp.ClientSession:
+    """A client for calls that merchants ask for: no proxy, no cookies, no redirects unless a call asks for them.
+
+    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and answer. Make and close it in the loop
+    that uses it.
+    """
+
+    def connected_to_public(addr_info: Any) -> socket.socket:
+        family, kind, protocol, _, address = addr_info
+        check_address(address[0], allow_loopback=allow_loopback)
+        return socket.socket(family, kind, protocol)
+
+    tls = ssl.create_default_context()
+    tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # a slim image has no store of its own
+    connector = aiohttp.TCPConnector(
+        ssl=tls,
+        limit=0,
+        resolver=PublicResolver(allow_loopback=allow_loopback),
+        socket_factory=connected_to_public,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds, ceil_threshold=float("inf")),
+        headers={"User-Agent": user_agent},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
