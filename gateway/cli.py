@@ -175,6 +175,8 @@ def list_dead_letters(
     else:
         names = ("id", "status", "queue", "reason", "attempts", "transaction_id", "dead_lettered_at", "exception")
         click.echo(_table(names, found))
+    if found.reached:
+        click.echo(f"The search stopped there; it goes on with --before {found.reached}", err=True)
 
 
 @dead_letter_commands.command("show")

@@ -27,7 +27,7 @@ def _decimal(text: Any) -> Any:
     return text
 
 
-Decimal = Annotated[int, Field(ge=0), BeforeValidator(_decimal)]
+Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValidator(_decimal)]
 """A non-negative integer written in decimal digits."""
 Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
 
@@ -39,7 +39,7 @@ class Page(QueryModel):
     cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
 
 
-Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]] | Listed]
+Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
 """Returns at most so many objects that are older than the given one."""
 
 
@@ -50,10 +50,10 @@ def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
         InvalidCursor: the cursor is not one of this list's.
     """
     before = None if page.cursor is None else _position_of(kind, page.cursor)
-    answer = fetch(before, page.limit + 1)  # one more tells whether there is a next page
-    listed = answer if isinstance(answer, Listed) else Listed(answer)
-    shown = list(listed.objects[: page.limit])
-    last = UUID(shown[-1]["id"]) if len(listed.objects) > page.limit else listed.reached
+    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
+    shown = list(found[: page.limit])
+    reached = found.reached if isinstance(found, Listed) else None
+    last = UUID(shown[-1]["id"]) if len(found) > page.limit else reached
     return {"data": shown, "next_cursor": _cursor_of(kind, last) if last else None}
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from gateway.domain import audit, outbox, rescue
 from gateway.domain.ids import rfc3339
-from gateway.domain.listing import conditions
+from gateway.domain.listing import Listed, conditions, search
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.models.dead_letters import DeadLetter
@@ -61,14 +61,18 @@ def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
     }
 
 
-def list_newest(
-    connection: Connection, wanted: DeadLetterFilter, before: UUID | None, limit: int
-) -> Sequence[dict[str, Any]]:
+def list_newest(connection: Connection, wanted: DeadLetterFilter, before: UUID | None, limit: int) -> Listed:
     """At most `limit` dead letters older than `before`, newest first."""
-    query = select(_TABLE).where(*wanted.conditions())
-    if before is not None:
-        query = query.where(DeadLetter.id < before)
-    return [_represent(row) for row in connection.execute(query.order_by(DeadLetter.id.desc()).limit(limit))]
+    indexed = conditions((DeadLetter.merchant_id, eq, wanted.merchant_id), (DeadLetter.status, eq, wanted.status))[:1]
+    return search(
+        connection,
+        columns=_TABLE.columns.values(),
+        id=DeadLetter.id,
+        represent=_represent,
+        within=[*conditions((DeadLetter.id, lt, before)), *indexed],
+        wanted=wanted.conditions() if wanted != DeadLetterFilter() else [],
+        limit=limit,
+    )
 
 
 def find(connection: Connection, dead_letter_id: UUID) -> dict[str, Any]:

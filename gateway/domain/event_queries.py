@@ -147,6 +147,6 @@ def list_newest(
         ),
         limit=limit,
     )
-    events = [StoredEvent(**row) for row in listed.objects]
+    events = [StoredEvent(**row) for row in listed]
     objects = objects_of(connection, events)
     return Listed([_represent(event, objects[event.id]) for event in events], listed.reached)

@@ -1,7 +1,6 @@
 """Lists, newest first: filters, and searches that look at a bounded number of rows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -39,12 +38,12 @@ def created_within(
     return bounds
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(list[dict[str, Any]]):
     """Objects of a list, newest first. `reached` is the id at which the search for more stopped for now, if it did."""
 
-    objects: Sequence[dict[str, Any]]
-    reached: UUID | None = None
+    def __init__(self, objects: Iterable[dict[str, Any]], reached: UUID | None = None) -> None:
+        super().__init__(objects)
+        self.reached = reached
 
 
 def search(
@@ -70,7 +69,7 @@ def search(
     """
     if not wanted:
         plain = select(*columns).where(*within).order_by(id.desc()).limit(limit)
-        return Listed([represent(row) for row in connection.execute(plain)])
+        return Listed(represent(row) for row in connection.execute(plain))
     scanned = (
         select(
             *columns,
@@ -86,4 +85,4 @@ def search(
     rows = connection.execute(query.order_by(scanned.c[id.key].desc()).limit(limit)).all()
     stopped = bool(rows) and rows[-1].position == SEARCH_ROWS_MAX
     reached = rows[-1]._mapping[id.key] if stopped else None
-    return Listed([represent(row) for row in rows if row.is_wanted], reached)
+    return Listed((represent(row) for row in rows if row.is_wanted), reached)

@@ -29,6 +29,7 @@ class DeadLetter(Base):
             postgresql_where=text("status = 'open' AND transaction_id IS NOT NULL"),
         ),
         Index("ix_dead_letters_status_id", "status", "id"),
+        Index(None, "merchant_id", "id"),
         Index(None, "transaction_id"),
     )
 
