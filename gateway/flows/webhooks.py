@@ -3,13 +3,14 @@
 One event loop per process has all calls in hand. A receiver that hangs costs a socket and nobody's thread, so however
 many of them are dead, slow or hostile, the others' deliveries go on. What bounds them:
 
-- Each endpoint has a window of calls that it may have in hand: it grows with every success, and a failure closes it to
-  one call at a time, until the next success. Which endpoints are failing is in the database too.
+- Each endpoint has a window of calls that it may have in hand: one at first, one more with every success, and one again
+  after a failure. Which endpoints are failing is in the database too.
 - Failing endpoints together may have a part of all calls only, and endpoints that have calls in hand leave some for
   those that have none.
 """
 
 import asyncio
+import resource
 import threading
 import time
 from collections import Counter
@@ -38,9 +39,10 @@ CALL_SECONDS = 15.0
 ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
 """How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
-WINDOW_AT_FIRST = 4
 WINDOW_MAX = 32
 IN_HAND_MAX = 1_000
+FILES_MAX = 4_096
+"""Files that this process may open, if the system lets it: a call is a socket, and the usual limit is 1024."""
 FAILING_IN_HAND_MAX = 250
 RESERVED = 250
 """Calls that are left for endpoints with none in hand."""
@@ -61,7 +63,7 @@ class _Endpoint:
     due: bool = True
     """Whether there may be deliveries to claim."""
     in_hand: int = 0
-    window: int = WINDOW_AT_FIRST
+    window: int = 1
     failing: bool = False
 
     def note(self, result: Result) -> None:
@@ -74,6 +76,7 @@ class Courier:
     """All deliveries that this process has in hand, in a thread of their own."""
 
     def __init__(self) -> None:
+        _allow_open_files()
         self._endpoints: dict[UUID, _Endpoint] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._results: list[Result] = []
@@ -90,8 +93,9 @@ class Courier:
 
     def close(self) -> None:
         """Claim nothing more, and wait for the calls in hand, which takes `CLOSE_SECONDS` at most."""
-        self._loop.call_soon_threadsafe(self._close)
-        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._close)
+            self._thread.join(CLOSE_SECONDS)
 
     def _wake(self, ids: Sequence[UUID]) -> None:
         for id in ids:
@@ -199,6 +203,12 @@ class Courier:
         self._news.set()
 
 
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES_MAX:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES_MAX, hard), hard))
+
+
 async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
     """POST one event. The answer's status is what counts; of its body only so much is read as keeps the connection."""
     status = None
@@ -259,7 +269,7 @@ def _courier() -> Courier:
 
 
 def wake(ids: Sequence[UUID]) -> None:
-    """See to the due deliveries of the endpoints `ids`, in the background; what a crash interrupts becomes due again."""
+    """See to the due deliveries of the endpoints `ids`, in the background. A crash makes them due again later."""
     _courier().wake(ids)
 
 

@@ -1,0 +1,345 @@
+"""Sending events to real receivers, good and bad ones."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from gateway.db import autocommit, begin
+from gateway.domain import delivery_queries, webhook_deliveries, webhook_endpoints
+from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
+from gateway.flows import webhooks
+from gateway.flows.webhooks import FAILING_IN_HAND_MAX, WINDOW_MAX, Courier
+from gateway.states import EndpointStatus, EventType
+from tests.factories import count, execute, make_merchant
+from tests.receivers import answering
+from tests.support import eventually
+from tests.webhook_receivers import complete_payments, deliveries, loopback_allowed, make_endpoint, receiver
+
+pytestmark = pytest.mark.usefixtures("database")
+
+COMPLETED = EventType.TRANSACTION_COMPLETED
+PROMPT_SECONDS = 3.0
+PATIENCE_SECONDS = 6.0
+"""What a receiver may take in tests with receivers that hang: what is prompt has not waited for one of them."""
+
+
+@pytest.fixture
+def courier() -> Iterator[Courier]:
+    """A process's deliveries, which may go to this host."""
+    with loopback_allowed():
+        made = Courier()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "CALL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
+
+
+def statuses(endpoint_id: UUID) -> list[str]:
+    return [row.status for row in deliveries(endpoint_id)]
+
+
+def make_due(endpoint_id: UUID) -> None:
+    """As if the time of the next attempts had come."""
+    execute("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id = :id AND status = 'pending'", id=endpoint_id)  # fmt: skip  # noqa: E501
+
+
+def attempted(endpoint_id: UUID, attempts: int) -> Callable[[], bool]:
+    return lambda: all(row.attempts == attempts for row in deliveries(endpoint_id))
+
+
+def test_a_merchant_verifies_what_arrives_with_a_standard_webhooks_library(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:
+        endpoint_id, secret = make_endpoint(merchant_id, there.url)
+        [payment] = complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 2, what="both deliveries")
+    by_type = {call.json["type"]: call for call in there.calls}
+    assert by_type.keys() == {"transaction.completed", "settlement.completed"}
+    for call in there.calls:
+        Webhook(secret).verify(call.body, call.headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(call.body.replace(b"USD", b"EUR"), call.headers)
+        assert call.path == "/hooks?shop=7"
+        assert call.headers["content-type"] == "application/json"
+    data = by_type["transaction.completed"].json["data"]
+    assert (data["id"], data["status"], data["object"]) == (str(payment), "completed", "transaction")
+    assert by_type["settlement.completed"].json["data"]["transaction_id"] == str(payment)
+
+
+def test_after_a_rotation_both_secrets_verify_until_the_old_one_has_run_out(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:
+        endpoint_id, old = make_endpoint(merchant_id, there.url, COMPLETED)
+        with begin() as connection:
+            new = webhook_endpoints.rotate_secret(connection, merchant_id, endpoint_id, "test")["secret"]
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: len(there.calls) == 1, what="the first call")
+        execute("UPDATE webhook_endpoints SET previous_secret_until = now()")
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: len(there.calls) == 2, what="the second call")
+    during, after = there.calls
+    assert len(during.headers["webhook-signature"].split()) == 2
+    for secret, call in ((old, during), (new, during), (new, after)):
+        Webhook(secret).verify(call.body, call.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(old).verify(after.body, after.headers)
+
+
+def test_every_attempt_and_a_resend_have_the_same_id_and_the_same_bytes(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver(status=500) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        [payment] = complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), what="the first attempt")
+        execute(
+            "UPDATE transactions SET status = 'refunded', amount_refunded = amount, updated_at = now() WHERE id = :id",
+            id=payment,
+        )
+        there.status = 204
+        make_due(endpoint_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"], what="the second attempt")
+        with begin() as connection:
+            delivery_queries.resend(connection, merchant_id, UUID(there.calls[0].id), None)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 2, what="the resend")
+    assert len(there.calls) == 3
+    assert len({(call.id, call.body) for call in there.calls}) == 1
+    assert there.calls[0].json["data"]["status"] == "completed"
+
+
+def test_a_failing_delivery_is_tried_ten_times_on_schedule_and_is_exhausted_then(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver(status=503) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+        for attempt, delay in enumerate(DELAYS_SECONDS, start=1):
+            courier.wake([endpoint_id])
+            eventually(attempted(endpoint_id, attempt), what=f"attempt {attempt}")
+            [row] = deliveries(endpoint_id)
+            assert (row.status, row.response_status, row.last_error) == ("pending", 503, "HTTP 503")
+            waits = (row.next_attempt_at - row.last_attempt_at).total_seconds()
+            assert delay <= waits <= delay * (1 + JITTER) + 1
+            make_due(endpoint_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["exhausted"], what="the last attempt")
+    assert len(there.calls) == 10
+    assert deliveries(endpoint_id)[0].finished_at is not None
+
+
+def test_410_disables_the_endpoint_and_cancels_what_waits_for_it(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver(status=410) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED, consecutive_failures=1)
+        complete_payments(merchant_id, 5)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["canceled"] * 5, what="the end of all deliveries")
+        complete_payments(merchant_id)
+    assert len(there.calls) == 1
+    assert count("webhook_deliveries") == 5
+    with autocommit() as connection:
+        endpoint = webhook_endpoints.find(connection, merchant_id, endpoint_id)
+    assert (endpoint["status"], endpoint["disabled_reason"]) == ("disabled", webhook_endpoints.GONE)
+
+
+def test_a_redirect_is_not_followed(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver() as elsewhere, receiver(status=307, location=elsewhere.url) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), what="the attempt")
+    assert deliveries(endpoint_id)[0].last_error == "HTTP 307"
+    assert elsewhere.calls == []
+
+
+def trickle(connection: socket.socket) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000:
+        connection.send(bytes([byte]))
+        time.sleep(1)  # what makes it a slow receiver
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Type: text/plain\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65_536)
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+
+
+def silent(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+@pytest.mark.usefixtures("_patience")
+@pytest.mark.parametrize("misbehave", [trickle, endless, reset, silent])
+def test_a_receiver_that_misbehaves_delays_nobody_else(
+    courier: Courier, misbehave: Callable[[socket.socket], None]
+) -> None:
+    bad_merchant, good_merchant = make_merchant(), make_merchant()
+    with answering(misbehave) as bad_url, receiver() as good:
+        bad_endpoint, _ = make_endpoint(bad_merchant, bad_url)
+        good_endpoint, _ = make_endpoint(good_merchant, good.url)
+        complete_payments(bad_merchant, 40)
+        courier.wake([bad_endpoint])
+        eventually(lambda: any(row.next_attempt_at > datetime.now(UTC) for row in deliveries(bad_endpoint)))
+        for number in range(1, 4):
+            complete_payments(good_merchant, 10)
+            courier.wake([good_endpoint])
+            eventually(lambda: len(good.calls) == 20 * number, within=PROMPT_SECONDS, what="the good deliveries")  # noqa: B023
+        assert "succeeded" not in statuses(bad_endpoint)
+
+
+def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "CALL_SECONDS", 1.5)
+    merchant_id = make_merchant()
+    with loopback_allowed(), answering(trickle) as url:
+        endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
+        complete_payments(merchant_id)
+        courier = Courier()
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), within=4, what="the end of the call")
+        courier.close()
+    assert deliveries(endpoint_id)[0].last_error == "no answer within 1.5 s"
+
+
+@pytest.mark.usefixtures("_patience")
+def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: Courier) -> None:
+    dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
+    with socket.create_server(("127.0.0.1", 0), backlog=4_096) as dead, receiver() as good:
+        url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
+        dead_endpoints = [make_endpoint(id, url, COMPLETED)[0] for id in dead_merchants for _ in range(16)]
+        good_endpoint, _ = make_endpoint(good_merchant, good.url)
+        for merchant_id in dead_merchants:
+            complete_payments(merchant_id, 3)
+        courier.wake(dead_endpoints)
+        eventually(lambda: count("webhook_deliveries", "next_attempt_at > now()") >= 320, what="the dead ones in hand")
+        complete_payments(good_merchant, 50)
+        courier.wake([good_endpoint])
+        eventually(lambda: len(good.calls) == 100, within=PROMPT_SECONDS, what="the good deliveries")
+        assert count("webhook_deliveries", "next_attempt_at > now()") >= 320
+
+
+def test_a_failing_endpoint_is_tried_one_call_at_a_time_until_it_answers(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver(status=500) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED, consecutive_failures=3)
+        complete_payments(merchant_id, 30)
+        at_once, most = [0], [0]
+
+        def notice() -> None:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+            time.sleep(0.01)  # long enough for a second call to meet the first
+            at_once[0] -= 1
+
+        there.before_answer = notice
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), what="the first attempts")
+        assert (most[0], len(there.calls)) == (1, 30)
+        assert count("webhook_endpoints", "consecutive_failures = 33") == 1
+        there.status = 200
+        make_due(endpoint_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 30, what="all deliveries")
+    assert count("webhook_endpoints", "consecutive_failures = 0") == 1
+    assert 1 < most[0] <= WINDOW_MAX
+
+
+def test_what_a_process_that_died_had_in_hand_becomes_due_again(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+        with autocommit() as connection:
+            [claim] = webhook_deliveries.claim(connection, {endpoint_id: (5, 1)})
+            assert webhook_deliveries.claim(connection, {endpoint_id: (5, 1)}) == []
+            assert webhook_deliveries.enqueue_due(connection) == 0
+        assert claim.lease > datetime.now(UTC) + timedelta(seconds=2 * webhooks.CALL_SECONDS)
+        execute("DELETE FROM outbox")
+        make_due(endpoint_id)  # the lease is over
+        assert webhooks.enqueue_due() == 1
+        assert webhooks.enqueue_due() == 0, "it is on its way already"
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"], what="the delivery")
+    assert count("outbox", "topic = 'webhook.due'") == 1
+
+
+def test_two_processes_send_each_event_once() -> None:
+    merchant_id = make_merchant()
+    with loopback_allowed(), receiver() as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url)
+        complete_payments(merchant_id, 50)
+        couriers = [Courier(), Courier()]
+        for courier in couriers:
+            courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 100, what="all deliveries")
+        for courier in couriers:
+            courier.close()
+    assert len(there.ids()) == len(set(there.ids())) == 100
+
+
+def test_a_process_that_ends_finishes_the_calls_in_hand(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver(before_answer=lambda: time.sleep(0.5)) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id, 2)
+        courier.wake([endpoint_id])
+        eventually(lambda: len(there.calls) == 2, what="the calls")
+        courier.close()
+    assert statuses(endpoint_id) == ["succeeded"] * 2
+
+
+def test_an_endpoint_that_may_not_be_called_is_not_called() -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:  # on this host, and nothing allows that
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+        courier = Courier()
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), what="the attempt")
+        courier.close()
+    assert there.calls == []
+    assert "not a public one" in deliveries(endpoint_id)[0].last_error
+
+
+def test_a_disabled_endpoint_gets_nothing_and_an_enabled_one_what_happens_from_then_on(courier: Courier) -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+
+        def set_status(status: EndpointStatus) -> None:
+            with begin() as connection:
+                webhook_endpoints.change(
+                    connection, merchant_id, endpoint_id, url=None, events=None, status=status, actor="test"
+                )
+
+        set_status(EndpointStatus.DISABLED)
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        set_status(EndpointStatus.ENABLED)
+        [payment] = complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: "succeeded" in statuses(endpoint_id), what="the delivery")
+    assert [call.json["data"]["id"] for call in there.calls] == [str(payment)]
+    assert statuses(endpoint_id) == ["canceled", "succeeded"]
+
+
+def test_failing_endpoints_leave_most_calls_to_the_others() -> None:
+    assert FAILING_IN_HAND_MAX <= webhooks.IN_HAND_MAX / 2
