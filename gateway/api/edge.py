@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from loguru import logger
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway import db
 from gateway.api.card_numbers import holds_card_number
+from gateway.config import settings
 from gateway.domain.ids import new_id
 from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context
 
@@ -91,6 +93,7 @@ def _closing(chunks: Iterable[bytes]) -> Iterator[None]:
 
 def install(app: Flask) -> None:
     """Put the edge around `app`."""
-    app.wsgi_app = _Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way to add middleware
+    inner = ProxyFix(app.wsgi_app, x_for=settings().trusted_proxies, x_proto=0, x_host=0)
+    app.wsgi_app = _Edge(inner)  # type: ignore[method-assign]  # Flask's documented way to add middleware
     app.before_request(_start_clock)
     app.after_request(_note_answer)

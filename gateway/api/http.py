@@ -16,7 +16,7 @@ from uuid import UUID
 from flask import Flask, Response, request
 from pydantic import BaseModel
 
-from gateway.api import access, edge
+from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
 from gateway.api.validation import QueryModel, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
@@ -125,9 +125,18 @@ class Endpoint:
         models = [model for model in (self.body, self.form) if model is not None]
         return any(field.is_required() for model in models for field in model.model_fields.values())
 
+    @property
+    def signs_in(self) -> bool:
+        """Whether this is where credentials are tried, so that the limit is the address's."""
+        return self.path.startswith(("/auth/", "/oauth/"))
+
     def serve(self, **path: str) -> Response:
         """Answer the current request."""
+        if self.signs_in:
+            rate_limits.admit_address(request.remote_addr)
         caller = None if self.public else access.authenticate()
+        if caller is not None and not self.signs_in:
+            rate_limits.admit_caller(caller.subject)
         if caller is not None and self.scope is not None:
             access.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import alerts, housekeeping, outbox, rescue
+from gateway.domain import alerts, housekeeping, outbox, rate_limits, rescue
 from gateway.domain.ids import utc_now
 from gateway.telemetry import RESCUED
 
@@ -41,6 +41,8 @@ def sweep() -> Swept:
     alert_lagging_outbox()
     with db.begin() as connection:
         purged = housekeeping.purge(connection, BATCH)
+    with db.autocommit() as connection:  # on its own: no lease waits for the rest
+        purged += rate_limits.purge(connection, BATCH)
     return Swept(rescued, purged)
 
 

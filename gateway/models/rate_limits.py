@@ -16,4 +16,8 @@ class RateLimit(Base):
 
     subject: Mapped[str] = mapped_column(primary_key=True)
     tokens: Mapped[float]
+    granted: Mapped[int]
+    """What the last lease got."""
+    pacing: Mapped[bool]
+    """The subject ran into its limit, and the bucket has not been full since."""
     refilled_at: Mapped[datetime]

@@ -1,0 +1,152 @@
+"""How often somebody may call: each API client everywhere, each address where people and programs sign in.
+
+A process spends tokens that it leased in blocks from the bucket that all processes share, so a request seldom asks the
+database: hardly more than once a second of a quiet caller, at most `1 / PAUSE_SECONDS` times a second of one who is
+over the limit. What a process leased and did not spend lapses.
+
+Without the database everybody is let in: a limiter must not be the outage, and what a limit protects, payments and
+passwords, fails by itself then.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+from loguru import logger
+
+from gateway import db
+from gateway.config import settings
+from gateway.domain import rate_limits
+from gateway.domain.rate_limits import Limit
+from gateway.errors import RateLimited
+
+LEASE_SECONDS = 1.0
+"""How long leased tokens may be spent."""
+BLOCK_SHARE = 0.05
+"""The largest lease, of what a second brings: more processes than 1 / BLOCK_SHARE could hold a second's tokens idle."""
+PAUSE_SECONDS = 0.05
+"""The shortest time between a lease that emptied the bucket and the next one."""
+BLIND_SECONDS = 1.0
+"""How long everybody is let in after the database did not answer, before it is asked again."""
+BUCKETS_MAX = 10_000
+"""Subjects whose lease is kept; another one's is forgotten, and its tokens lapse."""
+
+LOGIN_FAILURES = Limit(per_second=10 / 60, burst=100)
+"""Wrong passwords for one email, from wherever: NIST SP 800-63B (5.2.2) allows 100 in a row."""
+PACED_SHARE = 0.2
+PACED_MIN = 2
+
+
+class _Leased:
+    """One subject's tokens in this process."""
+
+    __slots__ = (
+        "_blind_until",
+        "_block",
+        "_empty_until",
+        "_expires_at",
+        "_granted",
+        "_limit",
+        "_lock",
+        "_subject",
+        "_tokens",
+    )
+
+    def __init__(self, subject: str, limit: Limit) -> None:
+        self._subject, self._limit = subject, limit
+        self._lock = threading.Lock()
+        self._tokens = self._granted = 0
+        self._block = 1
+        self._expires_at = self._empty_until = self._blind_until = 0.0
+
+    def take(self) -> float:
+        """Spend a token, after leasing some if need be; the seconds to wait if there is none."""
+        with self._lock:
+            now = time.monotonic()
+            if (self._tokens == 0 or now >= self._expires_at) and now >= max(self._empty_until, self._blind_until):
+                self._lease(now)
+            if now < self._expires_at and self._tokens > 0:
+                self._tokens -= 1
+                return 0.0
+            return 0.0 if now < self._blind_until else self._empty_until - now
+
+    def _lease(self, now: float) -> None:
+        largest = max(1, int(self._limit.per_second * BLOCK_SHARE))
+        self._block = min(largest, self._block * 2) if self._tokens == 0 else max(1, self._granted - self._tokens)
+        try:
+            with db.autocommit() as connection:
+                leased = rate_limits.lease(connection, self._subject, self._limit, self._block)
+        except db.UNAVAILABLE as exc:
+            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, type(exc).__name__)
+            self._blind_until = time.monotonic() + BLIND_SECONDS  # the failure may have taken a while
+            return
+        self._granted = self._tokens = leased.granted
+        self._expires_at = now + LEASE_SECONDS
+        if leased.granted < self._block:
+            self._empty_until = now + max(leased.wait_seconds, PAUSE_SECONDS)
+
+
+_leased = lru_cache(maxsize=BUCKETS_MAX)(_Leased)
+
+
+def admit_caller(subject: str) -> None:
+    """Let a request of this API client or user in.
+
+    Raises:
+        RateLimited: it makes more than RATE_LIMIT_PER_SECOND.
+    """
+    per_second = settings().rate_limit_per_second
+    if per_second:
+        paced = max(PACED_MIN, int(per_second * PACED_SHARE))
+        _admit(f"caller:{subject}", Limit(per_second, per_second, max(0, per_second - paced)))
+
+
+def admit_address(address: str | None) -> None:
+    """Let a request without a token in that comes from this address.
+
+    Raises:
+        RateLimited: from there come more than AUTH_RATE_LIMIT_PER_SECOND.
+    """
+    config = settings()
+    if config.auth_rate_limit_per_second:
+        limit = Limit(config.auth_rate_limit_per_second, config.auth_rate_limit_burst)
+        _admit(f"address:{_network_of(address or '')}", limit)
+
+
+def admit_login(email: str) -> None:
+    """Let a try of a password for this email in; it counts as a wrong one until `forgive_login`.
+
+    Raises:
+        RateLimited: there were more than LOGIN_FAILURES.
+    """
+    _admit(_login(email), LOGIN_FAILURES)
+
+
+def forgive_login(email: str) -> None:
+    """The password was right, so that the try does not count."""
+    with db.autocommit() as connection:
+        rate_limits.give_back(connection, _login(email), LOGIN_FAILURES)
+
+
+def _admit(subject: str, limit: Limit) -> None:
+    wait_seconds = _leased(subject, limit).take()
+    if wait_seconds > 0:
+        raise RateLimited(headers={"Retry-After": str(math.ceil(wait_seconds))})
+
+
+def _login(email: str) -> str:
+    return f"login:{hashlib.sha256(email.lower().encode()).hexdigest()}"
+
+
+def _network_of(address: str) -> str:
+    """What one host has: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:  # a Unix socket, or a proxy that names no address
+        return "unknown"
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+    return str(parsed)

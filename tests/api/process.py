@@ -1,0 +1,56 @@
+"""The API as processes of its own, as the Procfile starts it, on the test database."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from tests.support import eventually
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 30
+STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class ApiProcess:
+    """A running API: its URL, and the file that its log goes to."""
+
+    url: str
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def api_process(log: Path, workers: int = 1, **environment: str) -> Iterator[ApiProcess]:
+    """Granian with `workers` worker processes on a free port; all is ended when the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", str(workers)]
+    command += ["--blocking-threads", "16", "--workers-kill-timeout", "5", "gateway.app:app"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: process.poll() is not None or _lives(url), within=START_SECONDS, what=f"{url}/health/live")
+        assert process.poll() is None, log.read_text()
+        yield ApiProcess(url, log)
+    finally:
+        process.terminate()
+        process.wait(STOP_SECONDS)
+
+
+def _lives(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health/live", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
