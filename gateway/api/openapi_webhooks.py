@@ -6,11 +6,12 @@ from pydantic import BaseModel
 
 from gateway.api.examples import ID, TIME, example_of
 from gateway.api.http import JSON
+from gateway.api.refunds import Refund
 from gateway.api.settlements import Settlement
 from gateway.api.transactions import Transaction
 from gateway.states import EventType
 
-_OBJECTS: dict[str, type[BaseModel]] = {"transaction": Transaction, "settlement": Settlement}
+_OBJECTS: dict[str, type[BaseModel]] = {"transaction": Transaction, "refund": Refund, "settlement": Settlement}
 """What the `data` of an event is, by the first part of its type."""
 
 _SIGNATURE = """`v1,` and the base64 HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}` with the

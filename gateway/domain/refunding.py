@@ -42,7 +42,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
 
 def _claim_of(row: Row[Any], in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
     refund = Refund(row.id, row.charge_reference, row.amount, row.currency, row.payment_method, row.number + 1)
-    return RefundClaim(refund, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
+    return Claim(refund, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
 
 
 SETTLING_UP = """released AS (

@@ -5,19 +5,16 @@ was paid. The reservation ends with the refund: see `gateway.domain.refunding`.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
-from operator import eq, ge, lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, text
 
-from gateway.domain.ids import new_id, rfc3339, time_of
-from gateway.domain.listing import Listed, conditions, created_within, search
+from gateway.domain.ids import new_id, time_of
 from gateway.domain.outbox import Topic
+from gateway.domain.refund_queries import of_row
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AmountExceedsRefundable, FieldError, InvalidState, NotFound
-from gateway.models.refunds import Refund
 from gateway.states import SETTLED
 
 
@@ -78,88 +75,9 @@ def create(
     if row is None:
         raise NotFound
     if row.id is not None:
-        return _of_row(row)
+        return of_row(row)
     if row.paid_status not in SETTLED:
         raise InvalidState(f"This transaction is {row.paid_status}; only a completed one can be refunded.")
     detail = f"{row.refundable} of this transaction is left to be refunded."
     error = FieldError(pointer="/amount", code=AmountExceedsRefundable.code, detail=detail)
     raise AmountExceedsRefundable(detail, errors=[error])
-
-
-def location_of(refund: dict[str, Any]) -> str:
-    """The path of a refund."""
-    return f"/v1/refunds/{refund['id']}"
-
-
-_F = Refund
-_COLUMNS = (
-    _F.id, _F.transaction_id, _F.merchant_id, _F.amount, _F.currency, _F.reason, _F.status, _F.provider,
-    _F.provider_reference, _F.failure_code, _F.failure_message, _F.failure_category, _F.failure_retryable, _F.attempts,
-    _F.created_at, _F.updated_at, _F.completed_at,
-)  # fmt: skip
-
-
-def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    failure = row.failure_category and {
-        "code": row.failure_code,
-        "message": row.failure_message,
-        "category": row.failure_category,
-        "retryable": row.failure_retryable,
-    }
-    return {
-        "id": str(row.id),
-        "object": "refund",
-        "transaction_id": str(row.transaction_id),
-        "merchant_id": str(row.merchant_id),
-        "amount": row.amount,
-        "currency": row.currency,
-        "reason": row.reason,
-        "status": row.status,
-        "provider": row.provider,
-        "provider_reference": row.provider_reference,
-        "failure": failure,
-        "attempts": row.attempts,
-        "created_at": rfc3339(row.created_at),
-        "updated_at": rfc3339(row.updated_at),
-        "completed_at": rfc3339(row.completed_at) if row.completed_at else None,
-    }
-
-
-def find(connection: Connection, merchant_id: UUID, refund_id: UUID) -> dict[str, Any]:
-    """One refund of this merchant, as api.md shows it.
-
-    Raises:
-        NotFound: there is none, or it belongs to another merchant.
-    """
-    query = select(*_COLUMNS).where(_F.id == refund_id, _F.merchant_id == merchant_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise NotFound
-    return _of_row(row)
-
-
-@dataclass(frozen=True, slots=True)
-class RefundFilter:
-    """Which refunds to list; None does not filter. Times are inclusive from, exclusive to."""
-
-    transaction_id: UUID | None = None
-    status: str | None = None
-    created_from: datetime | None = None
-    created_to: datetime | None = None
-
-
-def list_newest(
-    connection: Connection, merchant_id: UUID, wanted: RefundFilter, before: UUID | None, limit: int
-) -> Listed:
-    """At most `limit` refunds of this merchant that are older than `before`, newest first."""
-    within = [
-        _F.merchant_id == merchant_id,
-        *conditions((_F.id, lt, before), (_F.transaction_id, eq, wanted.transaction_id)),
-        *created_within(_F.id, wanted.created_from, wanted.created_to),
-    ]
-    rest = conditions(
-        (_F.status, eq, wanted.status),
-        (_F.created_at, ge, wanted.created_from),
-        (_F.created_at, lt, wanted.created_to),
-    )
-    return search(connection, columns=_COLUMNS, id=_F.id, represent=_of_row, within=within, wanted=rest, limit=limit)

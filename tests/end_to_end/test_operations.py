@@ -140,7 +140,8 @@ def test_a_message_that_expired_unread_is_enqueued_again(merchant: Client, truth
 
 
 @pytest.mark.parametrize(
-    "role", ["api", "relay", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations", "beat", "flower"]
+    "role",
+    ["api", "relay", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations", "beat", "flower"],
 )
 def test_no_role_shows_a_secret_in_its_log(stack: dict[str, Any], role: str) -> None:
     text = (Path(os.environ["GATEWAY_STACK"]).parent / "logs" / f"{role}.log").read_text(errors="replace")

@@ -1,0 +1,115 @@
+"""Asking for refunds: what may be refunded, and that refunds at once never exceed what was paid."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gateway.db import autocommit
+from gateway.domain import refunds
+from gateway.domain.ids import new_id
+from gateway.domain.refunds import NewRefund
+from gateway.errors import AmountExceedsRefundable, InvalidState, NotFound
+from gateway.flows.refunds import refund as carry_out
+from gateway.flows.settlement import settle
+from tests.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.refunds import ask, merchant_of, paid, refunded, row, standing
+
+pytestmark = pytest.mark.usefixtures("database")
+
+AT_ONCE = 20  # as many as the pool has connections
+
+
+def test_a_refund_reserves_its_amount_and_is_enqueued() -> None:
+    transaction_id = paid()
+    id = ask(transaction_id, 300)
+    assert standing(transaction_id) == ("completed", 0, 300)
+    refund = row("refunds", id)
+    assert (refund.status, refund.amount, refund.currency, refund.provider) == ("pending", 300, "USD", "simulated")
+    assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
+
+
+def test_without_an_amount_all_that_is_left_is_refunded() -> None:
+    transaction_id = paid()
+    refunded(transaction_id, 250)
+    ask(transaction_id, 100)
+    assert row("refunds", ask(transaction_id)).amount == 650
+
+
+@pytest.mark.parametrize("amount", [1, None])
+@pytest.mark.parametrize("status", ["pending", "processing", "failed", "dead_lettered", "canceled"])
+def test_only_a_settled_transaction_can_be_refunded(status: str, amount: int | None) -> None:
+    id = accept_payment(make_merchant())
+    execute(
+        "UPDATE transactions SET status = :status, provider = 'simulated', failure_category = CASE :status WHEN"
+        " 'failed' THEN 'declined' END WHERE id = :id",
+        id=id,
+        status=status,
+    )
+    with pytest.raises(InvalidState, match=status):
+        ask(id, amount)
+    assert standing(id) == (status, 0, 0)
+
+
+@pytest.mark.parametrize(("earlier", "amount"), [([], 1_001), ([999], 2), ([600, 400], None), ([600, 400], 1)])
+def test_more_than_is_left_is_refused(earlier: list[int], amount: int | None) -> None:
+    transaction_id = paid()
+    for part in earlier:
+        refunded(transaction_id, part)
+    before = standing(transaction_id)
+    with pytest.raises(AmountExceedsRefundable) as raised:
+        ask(transaction_id, amount)
+    assert [error["pointer"] for error in raised.value.errors] == ["/amount"]
+    assert standing(transaction_id) == before
+    assert count("refunds") == len(earlier)
+
+
+def test_what_a_failed_refund_had_reserved_can_be_refunded() -> None:
+    transaction_id = paid("tok_refund_decline")
+    failed = ask(transaction_id)
+    carry_out([failed], "task-1")
+    assert row("refunds", ask(transaction_id)).amount == 1_000
+
+
+def test_the_transaction_of_another_merchant_does_not_exist() -> None:
+    transaction_id = paid()
+    for merchant_id, id in ((make_merchant(), transaction_id), (merchant_of(transaction_id), new_id())):
+        with autocommit() as connection, pytest.raises(NotFound):
+            refunds.create(connection, merchant_id, id, NewRefund(), "req-test")
+
+
+def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
+    transaction_id = paid(amount=1_000)
+    amounts: list[int | None] = [1 + 7 * number % 60 for number in range(199)]
+
+    def attempt(amount: int | None) -> int:
+        try:
+            return int(row("refunds", ask(transaction_id, amount)).amount)
+        except AmountExceedsRefundable:
+            return 0
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        reserved = sum(threads.map(attempt, amounts))
+    assert reserved <= 1_000
+    assert standing(transaction_id) == ("completed", 0, reserved)
+    rest = attempt(None)
+    assert reserved + rest == 1_000
+    assert count("refunds", "status = 'pending'") == count("outbox", "topic = 'refund.requested'")
+
+
+def test_asking_and_carrying_out_at_once_add_up() -> None:
+    transaction_id = paid(amount=200)
+
+    def ask_and_carry_out(_: int) -> None:
+        carry_out([ask(transaction_id, 1)], "task-1")
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(ask_and_carry_out, range(200)))
+    assert standing(transaction_id) == ("refunded", 200, 0)
+    assert count("refunds", "status = 'completed'") == 200
+
+
+def test_a_declined_payment_has_nothing_to_refund() -> None:
+    [id] = route_payments(make_merchant(), "tok_decline_fraud")
+    settle([id], "task-1")
+    with pytest.raises(InvalidState):
+        ask(id)

@@ -1,0 +1,211 @@
+"""Carrying out lists of refunds, on real PostgreSQL with the sandbox provider."""
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.config import settings
+from gateway.db import autocommit, begin
+from gateway.domain import refunding
+from gateway.domain.ids import new_id
+from gateway.domain.refunding import RefundClaim
+from gateway.flows.provider_calls import Handled
+from gateway.flows.refunds import refund
+from gateway.outcomes import Approved, Declined
+from tests.factories import count, execute, make_merchant
+from tests.refunds import ask, expire_lease, paid, row, standing
+from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def entries_of(source_id: UUID) -> set[tuple[str, str, int]]:
+    query = text("SELECT account, direction, amount FROM ledger_entries WHERE source_id = :id")
+    with begin() as connection:
+        return {(row.account, row.direction, row.amount) for row in connection.execute(query, {"id": source_id})}
+
+
+def balance() -> tuple[int, int, int]:
+    query = "SELECT sum(settled), sum(refunded), sum(fees) FROM balance_changes"
+    with begin() as connection:
+        settled, refunded, fees = connection.execute(text(query)).one()
+    return int(settled), int(refunded), int(fees)
+
+
+def events() -> list[tuple[str, UUID]]:
+    query = "SELECT type, object_id FROM events WHERE type LIKE 'refund.%' ORDER BY id"
+    with begin() as connection:
+        return [(row.type, row.object_id) for row in connection.execute(text(query))]
+
+
+def claim(id: UUID, task_id: str = "task-1") -> RefundClaim:
+    with autocommit() as connection:
+        [claimed] = refunding.claim(connection, [id], task_id, settings().claim_lease_seconds).claims
+    return claimed
+
+
+def test_a_full_refund_is_posted_to_the_cent_and_keeps_the_fee() -> None:
+    transaction_id = paid(amount=12_550)
+    id = ask(transaction_id)
+    assert refund([id], "task-1").completed == [id]
+    assert standing(transaction_id) == ("refunded", 12_550, 0)
+    assert entries_of(id) == {("merchant_payable", "debit", 12_550), ("provider_clearing", "credit", 12_550)}
+    assert balance() == (12_550, 12_550, 364)
+    done = row("refunds", id)
+    assert (done.status, done.attempts, done.provider_reference) == ("completed", 1, f"sim_re_{id.hex}")
+    assert events() == [("refund.completed", id)]
+
+
+def test_partial_refunds_add_up_until_nothing_is_left() -> None:
+    transaction_id = paid()
+    for amount, expected in ((333, ("partially_refunded", 333, 0)), (1, ("partially_refunded", 334, 0))):
+        assert refund([ask(transaction_id, amount)], "task-1").completed
+        assert standing(transaction_id) == expected
+    refund([ask(transaction_id)], "task-1")
+    assert standing(transaction_id) == ("refunded", 1_000, 0)
+    assert balance()[1] == 1_000
+
+
+def test_a_list_may_hold_several_refunds_of_one_transaction() -> None:
+    first, second, declined = paid(), paid(), paid("tok_refund_decline")
+    ids = [ask(first, 100), ask(second), ask(first, 200), ask(declined, 400), ask(first, 700), ask(declined, 600)]
+    result = refund(ids, "task-1")
+    assert set(result.completed) == {ids[0], ids[1], ids[2], ids[4]}
+    assert [standing(id) for id in (first, second, declined)] == [
+        ("refunded", 1_000, 0),
+        ("refunded", 1_000, 0),
+        ("completed", 0, 0),
+    ]
+
+
+def test_a_declined_refund_fails_for_good_and_releases_what_it_reserved() -> None:
+    transaction_id = paid("tok_refund_decline")
+    id = ask(transaction_id, 400)
+    assert refund([id], "task-1") == Handled()
+    assert standing(transaction_id) == ("completed", 0, 0)
+    failed = row("refunds", id)
+    assert (failed.status, failed.failure_code, failed.failure_category) == ("failed", "refund_refused", "declined")
+    assert (entries_of(id), balance()[1]) == (set(), 0)
+    assert events() == [("refund.failed", id)]
+    assert refund([id], "task-2") == Handled()
+    assert count("refund_attempts") == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "outcomes"),
+    [
+        ("tok_approve", ["approved"]),
+        ("tok_refund_error_once", ["unavailable", "approved"]),
+        ("tok_refund_timeout_done", ["approved"]),
+        ("tok_refund_timeout_not_done", ["unavailable", "approved"]),
+    ],
+)
+def test_each_token_is_refunded_once(token: str, outcomes: list[str]) -> None:
+    transaction_id = paid(token)
+    id = ask(transaction_id)
+    for _ in outcomes[:-1]:
+        assert refund([id], "task-1").retry == [id]
+        assert standing(transaction_id) == ("completed", 0, 1_000)
+    assert refund([id], "task-1").completed == [id]
+    with begin() as connection:
+        query = text("SELECT outcome FROM refund_attempts WHERE refund_id = :id ORDER BY number")
+        assert list(connection.scalars(query, {"id": id})) == outcomes
+    assert standing(transaction_id) == ("refunded", 1_000, 0)
+
+
+def test_a_provider_that_never_takes_a_refund_uses_up_four_attempts() -> None:
+    transaction_id = paid("tok_refund_error_always")
+    id = ask(transaction_id)
+    results = [refund([id], "task-1") for _ in range(5)]
+    assert [(result.retry, result.dead) for result in results] == [([id], [])] * 3 + [([], [id])] * 2
+    assert standing(transaction_id) == ("completed", 0, 1_000)
+    assert count("refund_attempts") == 4
+
+
+def test_an_id_without_a_refund_is_dead_and_its_neighbours_are_refunded() -> None:
+    stranger, good = new_id(), ask(paid())
+    result = refund([stranger, good], "task-1")
+    assert (result.completed, result.dead) == ([good], [stranger])
+
+
+def test_a_claim_in_force_keeps_other_workers_off() -> None:
+    id = ask(paid())
+    claim(id)
+    assert refund([id], "task-2") == Handled(busy=[id])
+
+
+def test_the_refunds_of_a_dead_worker_are_asked_after_before_they_are_tried_again() -> None:
+    ids = [ask(paid("tok_refund_timeout_done")), ask(paid())]
+    for id in ids:
+        claim(id)
+    expire_lease(ids)
+    assert set(refund(ids, "task-2").alone) == set(ids)
+    for id in ids:
+        second = claim(id, "task-2")
+        assert second.in_doubt
+        expire_lease([id])
+        assert refund([id], "task-3").completed == [id]
+    assert count("refund_attempts", "code = 'worker_lost'") == 4
+    assert count("ledger_entries", "direction = 'debit' AND account = 'merchant_payable'") == 2
+
+
+def test_a_late_answer_after_another_worker_was_done_changes_nothing() -> None:
+    transaction_id = paid()
+    id = ask(transaction_id, 400)
+    orphaned = claim(id)
+    expire_lease([id])
+    refund([id], "task-2")
+    for late in (Approved("sim_other"), Declined("refund_refused", "no")):
+        with autocommit() as connection:
+            assert refunding.record(connection, [(orphaned, late)]) == []
+    assert standing(transaction_id) == ("partially_refunded", 400, 0)
+    assert (len(entries_of(id)), balance()[1], len(events())) == (2, 400, 1)
+
+
+def test_many_workers_on_the_same_list_refund_each_once() -> None:
+    merchant_id = make_merchant()
+    transactions = [paid(merchant_id=merchant_id) for _ in range(5)]
+    ids = [ask(transaction_id, 100) for transaction_id in transactions for _ in range(6)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: refund(ids, str(uuid4())), range(8)))
+    assert (count("refund_attempts"), count("refunds", "status = 'completed'")) == (30, 30)
+    assert [standing(id) for id in transactions] == [("partially_refunded", 600, 0)] * 5
+
+
+def test_ends_of_refunds_lock_their_transactions_in_the_order_of_their_ids_so_never_wait_in_a_circle() -> None:
+    transactions = sorted(paid() for _ in range(8))
+    outcomes = [(claim(ask(id, 10)), Approved(f"sim_re_{id}")) for id in reversed(transactions)]
+
+    def record() -> int:
+        with autocommit() as connection:
+            return len(refunding.record(connection, outcomes))
+
+    def unlocked() -> set[UUID]:
+        with begin() as connection:
+            return set(connection.scalars(text("SELECT id FROM transactions FOR UPDATE SKIP LOCKED")))
+
+    with ThreadPoolExecutor(1) as pool:
+        with begin() as holder:
+            holder.execute(text("SELECT FROM transactions WHERE id = :id FOR UPDATE"), {"id": transactions[4]})
+            recording = pool.submit(record)
+            eventually(lambda: unlocked() == set(transactions[5:]), within=0.9, what="a lock on each before the fifth")
+        assert recording.result() == 8
+    assert [standing(id) for id in transactions] == [("partially_refunded", 10, 0)] * 8
+
+
+def test_a_refund_given_up_for_good_gets_no_further_attempt() -> None:
+    id = ask(paid("tok_refund_error_once"))
+    refund([id], "task-1")
+    with begin() as connection:
+        refunding.give_up(connection, [id], "ValueError: no such thing")
+    assert refund([id], "task-1").dead == [id]
+
+
+def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_the_next_try() -> None:
+    id = ask(paid())
+    execute("UPDATE refunds SET provider = 'nowhere' WHERE id = :id", id=id)
+    assert refund([id], "task-1").retry == [id]
+    execute("UPDATE refunds SET provider = 'simulated' WHERE id = :id", id=id)
+    assert claim(id, "task-2").in_doubt
