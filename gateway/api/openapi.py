@@ -156,10 +156,8 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         parameters.extend(_query_parameter(name, described) for name, described in _inlined(schema).items())
     if endpoint.idempotent:
         key = {"type": "string", "minLength": 1, "maxLength": KEY_MAX_LENGTH, "pattern": "^[ -~]+$"}
-        text = "Makes the request safe to repeat: the first answer is given again"
-        parameters.append(
-            {"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key, "example": "order-1001"}
-        )
+        text = "A UUID of your own, say. It makes the request safe to repeat: the first answer is given again"
+        parameters.append({"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key})
     return parameters
 
 

@@ -27,14 +27,15 @@ def _payable(code: str) -> str:
 
 
 def _rfc3339(text: Any) -> Any:
-    restored = _LOST_PLUS.sub("+", text)  # an unencoded plus in a query string arrives as a space
+    # an unencoded plus in a query string arrives as a space
+    restored = _LOST_PLUS.sub("+", text) if isinstance(text, str) else ""
     if not _RFC3339.fullmatch(restored) or not YEAR_MIN <= int(restored[:4]) < 9999:
         raise PydanticCustomError("invalid_time", "This should be a time such as 2026-01-31T12:00:00Z.")
     return restored
 
 
 def _canonical_id(text: Any) -> UUID:
-    parsed = parse_id(text)
+    parsed = parse_id(text) if isinstance(text, str) else None
     if parsed is None:
         raise PydanticCustomError("invalid_id", "This should be an id: a UUID in lower case with hyphens.")
     return parsed
@@ -53,7 +54,12 @@ CurrencyCode = Annotated[
     Field(pattern="^[A-Za-z]{3}$", description="ISO 4217 alphabetic code", examples=["USD"]),
     AfterValidator(_payable),
 ]
-Moment = Annotated[datetime, AwareDatetime, BeforeValidator(_rfc3339)]
+Moment = Annotated[
+    datetime,
+    AwareDatetime,
+    BeforeValidator(_rfc3339),
+    Field(strict=False, description="RFC 3339, with its offset", examples=["2026-01-31T12:00:00Z"]),
+]
 """An RFC 3339 time with its offset."""
 IdParameter = Annotated[
     UUID, BeforeValidator(_canonical_id), WithJsonSchema({"type": "string", "format": "uuid", "description": "UUIDv7"})
