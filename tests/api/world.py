@@ -11,7 +11,7 @@ from gateway.domain import merchants
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.models import all_tables
 from gateway.passwords import hash_password
-from tests import lifecycles
+from tests import lifecycles, refunds
 from tests.api.conftest import PASSWORD, Caller, register
 
 OPERATOR = "operator@example.com"
@@ -53,6 +53,7 @@ def _objects(merchant: Caller) -> dict[str, str]:
 
     return {
         "transaction": str(completed),
+        "refund": str(refunds.ask(completed, 1)),
         "settlement": newest("/v1/settlements"),
         "api_client": newest("/v1/api-clients"),
         "dead_letter": str(dead_letter),
