@@ -7,7 +7,7 @@ after `call` is an id in the path. The same declaration validates requests and g
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
+from gateway.api.uploads import Upload
 from gateway.api.validation import QueryModel, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import parse_id
@@ -28,14 +29,16 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
+_GIVEN = frozenset({"call", "body", "query", "upload"})
+"""The parameters of a view that are not ids."""
 _PATH_PARAMETER = re.compile(r"<(\w+)>")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: a JSON document, or text that is sent as it is."""
+    """An answer: a JSON document, or text that is sent as it is; a long one piece by piece, after the view is over."""
 
-    body: Mapping[str, Any] | str | bytes | None = None
+    body: Mapping[str, Any] | str | bytes | Iterator[bytes] | None = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,7 +69,7 @@ class Call:
     @property
     def actor(self) -> str:
         """Who does this, for the audit log."""
-        return f"user:{self.caller.subject}"
+        return self.caller.actor
 
     @property
     def request_id(self) -> str:
@@ -106,6 +109,7 @@ class Endpoint:
     scope: str | None
     body: type[BaseModel] | None
     form: type[BaseModel] | None
+    upload: Upload | None
     query: type[BaseModel] | None
     ids: tuple[str, ...]
     answers: Mapping[int, type[BaseModel] | None]
@@ -147,11 +151,15 @@ class Endpoint:
         if self.body is not None:
             absent = not self.needs_body and not request.get_data()
             arguments["body"] = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
+        if self.upload is not None:
+            arguments["upload"] = self.upload.receive()
         reply = self.view(Call(caller), **arguments)
         return self._respond(reply)
 
     def _respond(self, reply: Reply) -> Response:
         content = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
+        if isinstance(content, Iterator):
+            edge.stream_answer()
         response = Response(content, reply.status, dict(reply.headers), content_type=self.media_type)
         if not self.public:
             response.headers["Cache-Control"] = "no-store"
@@ -192,6 +200,7 @@ class Routes:
         scope: str | None = None,
         public: bool = False,
         form: type[BaseModel] | None = None,
+        upload: Upload | None = None,
         errors: Iterable[type[GatewayError]] = (),
         media_type: str = JSON,
         idempotent: bool = False,
@@ -200,7 +209,8 @@ class Routes:
         """Declare the decorated view as the answer to `method` `path`.
 
         `answers` maps each status to the model of its body; `errors` are those that the machinery does not raise by
-        itself; `form` documents a form body that the view reads; `idempotent` calls take an Idempotency-Key.
+        itself; `form` documents a form body that the view reads; `upload` is a file that it takes as a parameter;
+        `idempotent` calls take an Idempotency-Key.
         """
 
         def declare(view: View) -> View:
@@ -215,6 +225,7 @@ class Routes:
                 scope=scope,
                 body=models.get("body"),
                 form=form,
+                upload=upload,
                 query=models.get("query", takes_none),
                 ids=tuple(_PATH_PARAMETER.findall(path)),
                 answers=answers,
@@ -223,7 +234,7 @@ class Routes:
                 idempotent=idempotent,
                 documented=documented,
             )
-            taken = [name for name in inspect.signature(view).parameters if name not in {"call", "body", "query"}]
+            taken = [name for name in inspect.signature(view).parameters if name not in _GIVEN]
             assert sorted(taken) == sorted(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
             self.endpoints.append(endpoint)
             return view
