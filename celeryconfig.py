@@ -132,6 +132,11 @@ beat_schedule = {
         "schedule": float(_settings.invariants_interval_seconds),
         "options": {"expires": _settings.invariants_interval_seconds},
     },
+    "check_balances": {
+        "task": "operations.check_balances",
+        "schedule": crontab(minute=30, hour=_settings.reconciliation_hour),
+        "options": {"expires": 3600},
+    },
     "reconcile": {
         "task": "operations.reconcile",
         "schedule": crontab(minute=0, hour=_settings.reconciliation_hour),

@@ -3,7 +3,7 @@
 from loguru import logger
 
 from gateway import db
-from gateway.flows import alerts, balances, invariants, upkeep
+from gateway.flows import alerts, balances, invariants, resumption, upkeep
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 
@@ -12,6 +12,7 @@ from tasks.base import TRANSIENT, GatewayTask
 def sweep(_self: GatewayTask) -> None:
     """Enqueue again what stands still, purge what is kept no longer, deliver alerts that nobody delivered."""
     result = upkeep.sweep()
+    resumption.resume()
     alerts.deliver_overdue()
     logger.info("sweep: {} enqueued again, {} old rows purged", result.rescued, result.purged)
 
@@ -39,3 +40,17 @@ def fold_balances(_self: GatewayTask) -> None:
         balances.fold()
     except db.UNAVAILABLE as exc:
         logger.warning("the balances could not be folded: {}", exc)
+
+
+@app.task(
+    name="operations.check_balances",
+    base=GatewayTask,
+    bind=True,
+    autoretry_for=TRANSIENT,
+    max_retries=3,
+    soft_time_limit=balances.CHECK_SECONDS + 60,
+    time_limit=balances.CHECK_SECONDS + 120,
+)
+def check_balances(_self: GatewayTask) -> None:
+    """Compare every balance with the whole ledger."""
+    balances.check()

@@ -11,7 +11,7 @@ from loguru import logger
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway import db
-from gateway.api.card_numbers import holds_card_number
+from gateway.card_numbers import holds_card_number
 from gateway.config import settings
 from gateway.domain.ids import new_id
 from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context
@@ -24,6 +24,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 DATABASE_PATIENCE_SECONDS = 2.0
 """The longest that a request waits for PostgreSQL; its own lock timeout is shorter."""
 _ENVIRON_KEY = "gateway.request_id"
+_STREAMED = "gateway.streamed"
 _UNMATCHED = "unmatched"
 _QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Asked every few seconds by machines: their log lines are for debugging only."""
@@ -40,6 +41,11 @@ def request_id() -> str:
     """The id of the request being answered: the caller's own if it was usable."""
     found: str = request.environ[_ENVIRON_KEY]
     return found
+
+
+def stream_answer() -> None:
+    """Have the answer sent piece by piece; what makes the pieces has neither log context nor patience from here."""
+    request.environ[_STREAMED] = True
 
 
 def _chosen_request_id(offered: str) -> str:
@@ -77,6 +83,8 @@ class _Edge:
         environ[_ENVIRON_KEY] = _chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         with log_context(request_id=environ[_ENVIRON_KEY]), db.patience(DATABASE_PATIENCE_SECONDS):
             chunks = self._inner(environ, start_response)
+            if environ.get(_STREAMED):
+                return chunks
             with _closing(chunks):
                 return [b"".join(chunks)]
 

@@ -193,7 +193,7 @@ def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in endpoint.answers.items():
         names = ["X-Request-Id"]
-        names += ["Location"] if status == 201 and not endpoint.public else []
+        names += ["Location"] if status in {201, 202} and not endpoint.public else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": header_references(names)}
         if status != 204:

@@ -19,6 +19,8 @@ class Topic(StrEnum):
     ALERT_RAISED = "alert.raised"
     REFUND_REQUESTED = "refund.requested"
     WEBHOOK_DUE = "webhook.due"
+    RECONCILIATION_REQUESTED = "reconciliation.requested"
+    DEAD_LETTER_JOB_DUE = "dead_letter_job.due"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ nothing in memory. With ids in random order (`IDS_ARE_IN_ORDER`) hash joins do i
 # ruff: noqa: S608  # put together from the constants of this module, never from input
 from sqlalchemy import text
 
+from gateway.domain import statement_comparison_sql
 from gateway.states import SETTLED, UNFINISHED
 
 
@@ -24,6 +25,13 @@ def _in_period(column: str) -> str:
     )
 
 
+def _of_provider(column: str) -> str:
+    return f"(CAST(:provider AS text) IS NULL OR {column} = CAST(:provider AS text))"
+
+
+# An entry belongs to the provider of its transaction; one without a transaction belongs to none.
+_OF_PROVIDER_S_SOURCE = """(CAST(:provider AS text) IS NULL OR EXISTS (
+        SELECT FROM transactions o WHERE o.id = e.transaction_id AND o.provider = CAST(:provider AS text)))"""
 _SETTLED = f"t.status IN ({_listed(SETTLED)})"
 
 # A pair is compared when either side is in the period. The condition on pairs comes first: it lets only those
@@ -47,6 +55,7 @@ _PAIRS = f"""
     ) AS v (kind, subject_id, found, detail)
     WHERE (coalesce({_SETTLED}, false) <> (s.id IS NOT NULL) OR s.amount <> t.amount OR s.currency <> t.currency)
       AND ({_in_period("t.completed_at")} OR {_in_period("s.settled_at")})
+      AND {_of_provider("coalesce(t.provider, s.provider)")}
       AND v.found
 """
 
@@ -63,7 +72,7 @@ _LEDGER = f"""
     SELECT 'ledger_imbalance', s.id, s.transaction_id, s.id, s.currency, s.amount, NULL::bigint,
            NULL::text, NULL::bigint, NULL::jsonb
     FROM settlements s LEFT JOIN ledger_entries e ON e.source_id = s.id
-    WHERE {_in_period("s.settled_at")}
+    WHERE {_in_period("s.settled_at")} AND {_of_provider("s.provider")}
     GROUP BY s.id
     HAVING count(*) <> 1 + (s.net > 0)::int + (s.fee > 0)::int
         OR bit_or(CASE
@@ -80,6 +89,7 @@ _UNSOURCED_ENTRIES = f"""
            NULL::text, NULL::bigint, NULL::jsonb
     FROM ledger_entries e
     WHERE {_in_period("e.posted_at")} AND NOT EXISTS (SELECT FROM settlements s WHERE s.id = e.source_id)
+      AND {_OF_PROVIDER_S_SOURCE}
 """
 
 # The same rule as the sweep's, except that having been enqueued again is no progress.
@@ -88,7 +98,7 @@ _STUCK = f"""
            'The transaction is ' || t.status || ' and stands still since ' ||
            to_char(t.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || '.', NULL::bigint, NULL::jsonb
     FROM transactions t
-    WHERE t.status IN ({_listed(UNFINISHED)}) AND {_in_period("t.created_at")}
+    WHERE t.status IN ({_listed(UNFINISHED)}) AND {_in_period("t.created_at")} AND {_of_provider("t.provider")}
       AND t.updated_at < now() - make_interval(secs => :stuck_after_seconds)
       AND NOT EXISTS (
           SELECT FROM attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
@@ -98,19 +108,23 @@ _STUCK = f"""
 _TOTALS = f"""
     SELECT 'transactions', NULL::uuid, NULL::uuid, NULL::uuid, t.currency, NULL::bigint, NULL::bigint, NULL::text,
            count(*), jsonb_build_object('transactions', sum(t.amount))
-    FROM transactions t WHERE {_SETTLED} AND {_in_period("t.completed_at")} GROUP BY t.currency
+    FROM transactions t WHERE {_SETTLED} AND {_in_period("t.completed_at")} AND {_of_provider("t.provider")}
+    GROUP BY t.currency
     UNION ALL
     SELECT 'settlements', NULL::uuid, NULL::uuid, NULL::uuid, currency, NULL::bigint, NULL::bigint, NULL::text,
            count(*), jsonb_build_object('settlements', sum(amount), 'fees', sum(fee), 'net', sum(net))
-    FROM settlements WHERE {_in_period("settled_at")} GROUP BY currency
+    FROM settlements WHERE {_in_period("settled_at")} AND {_of_provider("provider")} GROUP BY currency
     UNION ALL
     SELECT 'ledger_entries', NULL::uuid, NULL::uuid, NULL::uuid, currency, NULL::bigint, NULL::bigint, NULL::text,
            count(*), jsonb_build_object('ledger_debits', coalesce(sum(amount) FILTER (WHERE direction = 'debit'), 0),
                                         'ledger_credits', coalesce(sum(amount) FILTER (WHERE direction = 'credit'), 0))
-    FROM ledger_entries WHERE {_in_period("posted_at")} GROUP BY currency
+    FROM ledger_entries e WHERE {_in_period("posted_at")} AND {_OF_PROVIDER_S_SOURCE} GROUP BY currency
 """
 
-_PARTS = " UNION ALL ".join((_PAIRS, _DUPLICATES, _LEDGER, _UNSOURCED_ENTRIES, _STUCK, _TOTALS))
+_PARTS = " UNION ALL ".join((
+    _PAIRS, _DUPLICATES, _LEDGER, _UNSOURCED_ENTRIES, _STUCK, _TOTALS,
+    *statement_comparison_sql.parts(_in_period, _of_provider),
+))  # fmt: skip
 
 IDS_ARE_IN_ORDER = text("""
     SELECT coalesce(min(correlation), 0) >= :correlation FROM pg_stats
@@ -133,7 +147,8 @@ DESCRIBE_DUPLICATES = text(f"""
         SELECT s.transaction_id, t.currency, t.amount AS expected, sum(s.amount) AS actual, count(*) AS settlements
         FROM settlements s LEFT JOIN transactions t ON t.id = s.transaction_id
         WHERE s.transaction_id IN (SELECT subject_id FROM comparison WHERE kind = 'duplicate_settlement')
-        GROUP BY s.transaction_id, t.currency, t.amount HAVING bool_or({_in_period("s.settled_at")})
+        GROUP BY s.transaction_id, t.currency, t.amount
+        HAVING bool_or({_in_period("s.settled_at")} AND {_of_provider("s.provider")})
     ) d
     WHERE c.kind = 'duplicate_settlement' AND c.subject_id = d.transaction_id
 """)
@@ -164,7 +179,7 @@ _UUID7 = """
 
 # What an operator resolved stays resolved while nothing about it has changed.
 RECORD = text(f"""
-    INSERT INTO discrepancies AS known (
+    WITH found AS (INSERT INTO discrepancies AS known (
         id, kind, subject_id, transaction_id, settlement_id, currency, expected_amount, actual_amount, detail,
         first_run_id, last_run_id, first_seen_at, last_seen_at)
     SELECT DISTINCT ON (kind, subject_id) {_UUID7}, kind, subject_id, transaction_id, settlement_id, currency,
@@ -175,10 +190,16 @@ RECORD = text(f"""
     SET transaction_id = excluded.transaction_id, settlement_id = excluded.settlement_id, currency = excluded.currency,
         expected_amount = excluded.expected_amount, actual_amount = excluded.actual_amount, detail = excluded.detail,
         last_run_id = excluded.last_run_id, last_seen_at = excluded.last_seen_at,
-        status = CASE WHEN (known.currency, known.expected_amount, known.actual_amount, known.detail)
-                           IS DISTINCT FROM
-                           (excluded.currency, excluded.expected_amount, excluded.actual_amount, excluded.detail)
-                      THEN 'open' ELSE known.status END
+        (status, resolution, note, resolved_by, resolved_at) = (
+            SELECT CASE WHEN same THEN known.status ELSE 'open' END, CASE WHEN same THEN known.resolution END,
+                   CASE WHEN same THEN known.note END, CASE WHEN same THEN known.resolved_by END,
+                   CASE WHEN same THEN known.resolved_at END
+            FROM (SELECT (known.currency, known.expected_amount, known.actual_amount, known.detail)
+                         IS NOT DISTINCT FROM
+                         (excluded.currency, excluded.expected_amount, excluded.actual_amount, excluded.detail)
+                 ) AS compared (same))
+    RETURNING id)
+    INSERT INTO reconciliation_findings (run_id, discrepancy_id) SELECT :run_id, id FROM found
 """)
 
 FOUND = text("""

@@ -81,7 +81,8 @@ def _compare(run_id: UUID) -> Run:
 
 
 def _close(run_id: UUID, exc: Exception) -> None:
-    reason = str(getattr(exc, "orig", None) or exc).partition("\n")[0]
+    cause = exc.__cause__ if isinstance(exc, ReconciliationCanceled) else exc
+    reason = str(getattr(cause, "orig", None) or exc).partition("\n")[0]
     try:
         with db.begin() as connection:
             reconciliation.fail(connection, run_id, reason)

@@ -19,6 +19,7 @@ DISCREPANCY_KINDS = (
     "stuck_processing",
     "missing_at_provider",
     "charged_not_settled",
+    "duplicate_charge",
     "refunded_not_recorded",
     "unknown_to_us",
     "statement_amount_mismatch",
@@ -59,6 +60,7 @@ class ReconciliationFinding(Base):
     """Which run found which discrepancy; one that stays is found by run after run."""
 
     __tablename__ = "reconciliation_findings"
+    __table_args__ = (Index(None, "discrepancy_id"),)
 
     run_id: Mapped[UUID] = mapped_column(ForeignKey("reconciliation_runs.id"), primary_key=True)
     discrepancy_id: Mapped[UUID] = mapped_column(ForeignKey("discrepancies.id"), primary_key=True)

@@ -12,7 +12,7 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 _NEW_KINDS = (
-    "'missing_at_provider', 'charged_not_settled', 'refunded_not_recorded', 'unknown_to_us', 'statement_amount_mismatch', "
+    "'missing_at_provider', 'charged_not_settled', 'duplicate_charge', 'refunded_not_recorded', 'unknown_to_us', 'statement_amount_mismatch', "
     "'statement_currency_mismatch'"
 )
 _OLD_KINDS = (
@@ -127,6 +127,9 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["run_id"], ["reconciliation_runs.id"], name=op.f("fk_reconciliation_findings_run_id")),
         sa.PrimaryKeyConstraint("run_id", "discrepancy_id", name=op.f("pk_reconciliation_findings")),
+    )
+    op.create_index(
+        op.f("ix_reconciliation_findings_discrepancy_id"), "reconciliation_findings", ["discrepancy_id"], unique=False
     )
     for column in ("provider", "requested_by"):
         op.add_column("reconciliation_runs", sa.Column(column, sa.Text(), nullable=True))

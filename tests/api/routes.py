@@ -45,6 +45,25 @@ ROUTES = {
     "create_refund": Route(scope="refunds:write", object="transaction", body={"amount": 1}, idempotent=True),
     "list_refunds": Route(scope="transactions:read"),
     "get_refund": Route(scope="transactions:read", object="refund"),
+    "create_refund": Route(
+        scope="refunds:write", object="transaction", body={"amount": 1, "reason": "One seat was taken"}, idempotent=True
+    ),
+    "list_refunds": Route(scope="transactions:read"),
+    "get_refund": Route(scope="transactions:read", object="refund"),
+    "create_webhook_endpoint": Route(
+        scope="webhooks:manage", body={"url": "https://example.com/webhooks", "events": ["refund.completed"]}
+    ),
+    "list_webhook_endpoints": Route(scope="webhooks:manage"),
+    "get_webhook_endpoint": Route(scope="webhooks:manage", object="webhook_endpoint"),
+    "change_webhook_endpoint": Route(
+        scope="webhooks:manage", object="webhook_endpoint", body={"events": ["refund.completed"]}
+    ),
+    "delete_webhook_endpoint": Route(scope="webhooks:manage", object="webhook_endpoint"),
+    "rotate_webhook_secret": Route(scope="webhooks:manage", object="webhook_endpoint"),
+    "list_webhook_deliveries": Route(scope="webhooks:manage", object="webhook_endpoint"),
+    "list_events": Route(scope="webhooks:manage"),
+    "get_event": Route(scope="webhooks:manage", object="event"),
+    "resend_event": Route(scope="webhooks:manage", object="event", body={}),
     "list_settlements": Route(scope="settlements:read"),
     "get_settlement": Route(scope="settlements:read", object="settlement"),
     "list_dead_letters": Route(scope="operations:read"),
@@ -68,6 +87,26 @@ ROUTES = {
     "list_discrepancies": Route(scope="operations:read"),
     "get_discrepancy": Route(scope="operations:read"),
     "resolve_discrepancy": Route(scope="operations:write", body={"resolution": "accepted"}),
+    "list_audit_log": Route(scope="operations:read"),
+    "create_dead_letter_job": Route(
+        scope="operations:write", body={"action": "discard", "filter": {"queue": "none"}, "dry_run": True}
+    ),
+    "list_dead_letter_jobs": Route(scope="operations:read"),
+    "get_dead_letter_job": Route(scope="operations:read", object="dead_letter_job"),
+    "cancel_dead_letter_job": Route(scope="operations:write", object="dead_letter_job"),
+    "create_reconciliation": Route(
+        scope="operations:write", body={"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    ),
+    "list_reconciliations": Route(scope="operations:read"),
+    "get_reconciliation": Route(scope="operations:read", object="reconciliation"),
+    "list_reconciliation_discrepancies": Route(scope="operations:read", object="reconciliation"),
+    "get_reconciliation_report": Route(scope="operations:read", object="reconciliation"),
+    "upload_statement": Route(scope="operations:write"),
+    "list_statements": Route(scope="operations:read"),
+    "get_statement": Route(scope="operations:read", object="statement"),
+    "list_discrepancies": Route(scope="operations:read"),
+    "get_discrepancy": Route(scope="operations:read", object="discrepancy"),
+    "resolve_discrepancy": Route(scope="operations:write", object="discrepancy", body={"resolution": "accepted"}),
     "list_audit_log": Route(scope="operations:read"),
     "live": PUBLIC,
     "ready": PUBLIC,

@@ -1,0 +1,106 @@
+"""Reconciliations as operators ask for them and follow them; `gateway.domain.reconciliation` carries them out."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, insert, select, text
+
+from gateway.domain import audit, outbox
+from gateway.domain.ids import new_id, rfc3339
+from gateway.domain.outbox import Topic
+from gateway.errors import NotFound
+from gateway.models.reconciliation import ReconciliationRun
+from gateway.states import RunStatus
+
+_R = ReconciliationRun
+_TABLE = ReconciliationRun.__table__
+
+
+def request(
+    connection: Connection,
+    period_from: datetime,
+    period_to: datetime,
+    provider: str | None,
+    actor: str,
+) -> dict[str, Any]:
+    """Have the period [from, to) reconciled, of all providers or of one; return the run, which is still pending."""
+    run = connection.execute(
+        insert(_R)
+        .values(
+            id=new_id(),
+            status=RunStatus.PENDING.value,
+            period_from=period_from,
+            period_to=period_to,
+            provider=provider,
+            requested_by=actor,
+            started_at=text("now()"),
+            enqueued_at=text("now()"),
+        )
+        .returning(*_TABLE.columns)
+    ).one()
+    outbox.enqueue(connection, Topic.RECONCILIATION_REQUESTED, [run.id])
+    detail = {"from": rfc3339(period_from), "to": rfc3339(period_to), "provider": provider}
+    audit.record(connection, actor=actor, action="reconciliation.requested", subject=str(run.id), detail=detail)
+    return _represent(run)
+
+
+def list_newest(connection: Connection, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
+    """At most `limit` runs older than `before`, the nightly ones among them, newest first."""
+    query = select(_TABLE).order_by(_R.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(_R.id < before)
+    return [_represent(row) for row in connection.execute(query)]
+
+
+def find(connection: Connection, run_id: UUID) -> dict[str, Any]:
+    """One run.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    row = connection.execute(select(_TABLE).where(_R.id == run_id)).one_or_none()
+    if row is None:
+        raise NotFound
+    return _represent(row)
+
+
+_STALE = text("""
+    UPDATE reconciliation_runs SET enqueued_at = now() WHERE id = ANY (ARRAY(
+        SELECT id FROM reconciliation_runs r
+        WHERE status IN ('pending', 'running')
+          AND enqueued_at < now() - make_interval(secs => :pending_seconds)
+          AND (status = 'pending' OR started_at < now() - make_interval(secs => :running_seconds))
+          AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = r.id)
+        ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED))
+    RETURNING id
+""")
+
+
+def enqueue_stale(connection: Connection, *, pending_seconds: int, running_seconds: int, limit: int) -> int:
+    """Enqueue again the requested runs that stand still: their message was lost, or their worker died.
+
+    One whose message is only late, or which is under way after all, is not carried out twice.
+    """
+    values = {"pending_seconds": pending_seconds, "running_seconds": running_seconds, "limit": limit}
+    ids = list(connection.scalars(_STALE, values))
+    outbox.enqueue(connection, Topic.RECONCILIATION_REQUESTED, ids)
+    return len(ids)
+
+
+def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "object": "reconciliation",
+        "status": row.status,
+        "from": rfc3339(row.period_from) if row.period_from else None,
+        "to": rfc3339(row.period_to),
+        "provider": row.provider,
+        "counts": row.counts,
+        "totals": row.totals,
+        "error": row.error,
+        "requested_by": row.requested_by,
+        "started_at": None if row.status == RunStatus.PENDING else rfc3339(row.started_at),
+        "finished_at": rfc3339(row.finished_at) if row.finished_at else None,
+    }
