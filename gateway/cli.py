@@ -15,7 +15,7 @@ from uuid import UUID
 import click
 from flask import Flask
 
-from gateway import cli_invariants, cli_keys, cli_reconciliation, db
+from gateway import cli_balances, cli_invariants, cli_keys, cli_reconciliation, db
 from gateway.api.auth import normalised_email
 from gateway.console import alert_receiver
 from gateway.domain import dead_letters, merchants
@@ -241,5 +241,6 @@ def register(app: Flask) -> None:
     app.cli.add_command(dead_letter_commands)
     app.cli.add_command(cli_reconciliation.command)
     app.cli.add_command(cli_invariants.command)
+    app.cli.add_command(cli_balances.command)
     app.cli.add_command(cli_keys.command)
     app.cli.add_command(alert_receiver.command)

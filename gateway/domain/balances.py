@@ -5,6 +5,7 @@ adds those rows to the balances now and then; `of_merchant` reads both in one st
 meanwhile, each change counts once.
 """
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -52,3 +53,42 @@ _FOLD = text("""
 def fold(connection: Connection, limit: int) -> int:
     """Add the oldest `limit` changes that no other fold holds to their balances; how many they were."""
     return int(connection.execute(_FOLD, {"limit": limit}).scalar_one())
+
+
+# What a posting means for a balance: money in is debited to provider_clearing, money back is credited to it.
+_MISSTATED = text("""
+    WITH kept AS (
+        SELECT merchant_id, currency, sum(settled) AS settled, sum(refunded) AS refunded, sum(fees) AS fees
+        FROM (SELECT merchant_id, currency, settled, refunded, fees FROM balances
+              UNION ALL SELECT merchant_id, currency, settled, refunded, fees FROM balance_changes) AS parts
+        GROUP BY merchant_id, currency
+    ), posted AS (
+        SELECT merchant_id, currency,
+               coalesce(sum(amount) FILTER (WHERE account = 'provider_clearing' AND direction = 'debit'), 0) AS settled,
+               coalesce(sum(amount) FILTER (WHERE account = 'provider_clearing' AND direction = 'credit'), 0)
+                   AS refunded,
+               coalesce(sum(CASE direction WHEN 'credit' THEN amount ELSE -amount END)
+                   FILTER (WHERE account = 'fees'), 0) AS fees
+        FROM ledger_entries GROUP BY merchant_id, currency
+    )
+    SELECT merchant_id, currency, concat_ws('/', k.settled, k.refunded, k.fees) AS kept,
+           concat_ws('/', p.settled, p.refunded, p.fees) AS posted
+    FROM kept k FULL JOIN posted p USING (merchant_id, currency)
+    WHERE (k.settled, k.refunded, k.fees) IS DISTINCT FROM (p.settled, p.refunded, p.fees)
+    ORDER BY merchant_id, currency LIMIT :limit
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Misstated:
+    """A balance that is not what the ledger adds up to; both as settled/refunded/fees, empty when there is none."""
+
+    merchant_id: UUID
+    currency: str
+    kept: str
+    posted: str
+
+
+def misstated(connection: Connection, limit: int) -> list[Misstated]:
+    """At most `limit` balances that differ from the ledger. Reads all of it, in one state of the database."""
+    return [Misstated(*row) for row in connection.execute(_MISSTATED, {"limit": limit})]

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import text
 
 import celeryconfig
+from gateway.app import create_app
 from gateway.db import autocommit, begin, engine
 from gateway.domain import balances as rules
 from gateway.flows import balances, routing, settlement
 from tasks import app as celery
-from tasks.upkeep import fold_balances
+from tasks.upkeep import check_balances, fold_balances
 from tests.factories import accept_payment, count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -140,3 +141,37 @@ def test_a_balance_may_be_below_zero() -> None:
             [usd] = [row for row in rules.of_merchant(connection, merchant_id) if row["currency"] == "USD"]
         assert usd == {"currency": "USD", "available": -29, "settled": 1_000, "refunded": 1_000, "fees": 29}
         balances.fold()
+
+
+def test_a_balance_that_differs_from_the_ledger_is_found_and_alerted_about() -> None:
+    merchant_id = make_merchant()
+    settle_some([merchant_id], 1_000)
+    balances.fold()
+    settle_some([merchant_id], 500)
+    agreed = create_app().test_cli_runner().invoke(args=["balances"])
+    assert (agreed.exit_code, count("alerts")) == (0, 0)
+    execute("UPDATE balances SET fees = fees + 1 WHERE currency = 'USD'")
+    execute("DELETE FROM balance_changes WHERE currency = 'EUR'")
+    execute("DELETE FROM ledger_entries WHERE currency = 'JPY'")
+
+    found = create_app().test_cli_runner().invoke(args=["balances"])
+
+    assert found.exit_code == 1
+    assert found.output.splitlines()[:3] == [
+        f"{merchant_id} EUR: kept 1000/0/29, posted 1500/0/44",
+        f"{merchant_id} JPY: kept 1500/0/44, posted nothing",
+        f"{merchant_id} USD: kept 1500/0/45, posted 1500/0/44",
+    ]
+    assert count("alerts", "severity = 'critical' AND details ->> 'kind' = 'misstated_balance'") == 1
+
+
+def test_the_nightly_check_is_scheduled_and_agrees_while_payments_settle() -> None:
+    merchant_id = make_merchant()
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(settle_some, [merchant_id], 100 + number) for number in range(10)]
+        while not all(done.done() for done in work):
+            balances.fold()
+            assert balances.check() == []
+    check_balances()
+    assert count("alerts") == 0
+    assert celeryconfig.beat_schedule["check_balances"]["task"] in celery.tasks
