@@ -5,7 +5,6 @@ from typing import IO, Annotated, Any, Literal
 from pydantic import Field
 
 from gateway import db
-from gateway.card_numbers import holds_card_number
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Id, Time
 from gateway.api.paging import Page, list_page
@@ -102,7 +101,6 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
             prefix=(statement.id, statement.provider),
             since=query.since,
             until=query.until,
-            is_card_number=lambda text: holds_card_number(text, issued_only=True),
         ) as file,
         db.patience(settings().database_timeout_seconds + db.PATIENCE_MARGIN_SECONDS),
         db.begin() as connection,
