@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.api import field_codes
-from gateway.api.card_numbers import holds_card_number
+from gateway.card_numbers import holds_card_number
 from gateway.errors import (
     CardNumberRejected,
     FieldError,
@@ -124,10 +124,10 @@ def guarded_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
     """
     values: dict[str, str] = {}
     for name, value in parameters:
+        _guard(_strings({name: value}))
         if name in values:
             refuse([FieldError(pointer=pointer_to((name,)), code="duplicate", detail="This is given more than once.")])
         values[name] = value
-    _guard(_strings(values))
     return values
 
 

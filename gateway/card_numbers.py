@@ -1,0 +1,124 @@
+"""Finds card numbers in text, so that none is stored or logged (PCI DSS 3.5).
+
+A card number is 13 to 19 digits that pass the Luhn check, in whatever script and whatever separates them. Ids and dates
+are digits too: UUIDs, hexadecimal ids and calendar dates are passed over, and of a longer row of digit groups only a
+group, or a part that some card scheme could have issued, counts.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate, islice
+
+MIN_DIGITS = 13
+MAX_DIGITS = 19
+MASK = "[card number]"
+
+_NOT_CARDS = re.compile(
+    r"""(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![0-9a-f])   # a UUID
+    | (?<![0-9a-z])(?:
+        (?=[0-9]*[a-f])(?![a-f]*[0-9]{13,19}[a-f]*(?![0-9a-f]))[0-9a-f]{16,}    # a UUID without hyphens, a digest, ...
+        | (?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]                                # 2026-01-31
+        | [0-3][0-9]\.[01][0-9]\.(?:19|20)[0-9]{2}                              # 31.01.2026
+    )(?![0-9a-z])""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DIGITS = re.compile("[0-9]+")
+_DIGIT_GROUPS = re.compile(r"[0-9]+(?:[\s\-._]+[0-9]+)*")
+_ISSUED_LENGTHS = (
+    ("4", (13, 16, 19)),
+    ("5", (16,)),
+    ("6", (13, 14, 15, 16, 17, 18, 19)),
+    ("2", (16,)),
+    ("34", (15,)),
+    ("35", (16,)),
+    ("37", (15,)),
+    ("30", (14, 16)),
+    ("36", (14, 16, 19)),
+    ("38", (14, 16, 19)),
+    ("39", (14, 16, 19)),
+)
+"""First digits and lengths of the numbers that card schemes issue."""
+_CANDIDATES_MAX = 1_000
+"""Candidates looked at in one text; more is nothing that a merchant writes, and only costs time."""
+
+_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+"""Twice each digit, with the digits of the product added up."""
+
+_SEPARATING = frozenset({"Zs", "Zl", "Zp", "Pd", "Pc", "Cf", "Mn", "Me", "Sk"})
+"""Unicode's general categories of spaces, dashes, and marks that show nothing of their own."""
+_DOTS = frozenset("\u00b7\u2022\u2024\u2027\u2212\u2219\u22c5\u30fb\u3002\uff0e\uff61")
+
+
+def passes_luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B).
+
+    >>> passes_luhn("4242424242424242"), passes_luhn("4242424242424241")
+    (True, False)
+    """
+    backwards = [int(digit) for digit in reversed(digits)]
+    return (sum(backwards[::2]) + sum(_DOUBLED[digit] for digit in backwards[1::2])) % 10 == 0
+
+
+@lru_cache(maxsize=4096)
+def _plain_character(character: str) -> str:
+    """The ASCII digit or separator that a reader takes `character` for."""
+    if character.isascii():
+        return character
+    digit = unicodedata.digit(character, None)
+    if digit is not None:
+        return str(digit)
+    return "-" if character in _DOTS or unicodedata.category(character) in _SEPARATING else character
+
+
+def _plain(text: str) -> str:
+    """`text` with digits and separators of all scripts in ASCII, character by character."""
+    return text if text.isascii() else "".join(map(_plain_character, text))
+
+
+def _candidates(groups: list[str], *, issued_only: bool) -> Iterator[str]:
+    digits = "".join(groups)
+    if len(digits) < MIN_DIGITS:
+        return
+    if not issued_only:
+        yield from (number for number in (digits, *groups) if MIN_DIGITS <= len(number) <= MAX_DIGITS)
+    ends = list(accumulate(map(len, groups)))
+    boundaries = set(ends)
+    for start in (0, *ends):
+        for prefix, lengths in _ISSUED_LENGTHS:
+            if digits.startswith(prefix, start):
+                yield from (digits[start : start + length] for length in lengths if start + length in boundaries)
+
+
+def _rows(plain: str) -> Iterator[re.Match[str]]:
+    """The rows of digit groups that could hold a card number, at their places in `plain`."""
+    if sum(map(plain.count, "0123456789")) >= MIN_DIGITS:
+        yield from _DIGIT_GROUPS.finditer(_NOT_CARDS.sub(lambda found: "#" * len(found.group()), plain))
+
+
+def holds_card_number(text: str, *, issued_only: bool = False) -> bool:
+    """Whether a card number stands somewhere in `text`; with `issued_only`, one that a card scheme could have issued.
+
+    The latter is for ids that programs make: one in ten timestamps passes the Luhn check.
+    """
+    if len(text) < MIN_DIGITS:
+        return False
+    candidates = (
+        candidate
+        for row in _rows(_plain(text))
+        for candidate in _candidates(_DIGITS.findall(row.group()), issued_only=issued_only)
+    )
+    return any(map(passes_luhn, islice(candidates, _CANDIDATES_MAX)))
+
+
+def mask_card_numbers(text: str) -> str:
+    """`text` with each row of digits that holds a number that a card scheme could have issued replaced by `MASK`."""
+    if len(text) < MIN_DIGITS:
+        return text
+    pieces, position = [], 0
+    for row in _rows(_plain(text)):
+        if holds_card_number(row.group(), issued_only=True):
+            pieces += [text[position : row.start()], MASK]
+            position = row.end()
+    return "".join((*pieces, text[position:]))
