@@ -86,13 +86,13 @@ class Result:
         write("")
         _table(
             ("", "unit", "plain Celery", "spread", "gateway", "spread", "better", "aim"),
-            [self._line(row) for row in ROWS if self.median("gateway", row.key) is not None],
+            [self._line(row) for row in ROWS if self.values("gateway", row.key)],
         )
         for side in ("baseline", "gateway"):
             self._show_roles(side)
         for title, figures in self.further.items():
             write(f"\n{title}")
-            _table(("", ""), [(name, _number(value)) for name, value in figures.items()])
+            _table(("", ""), [(name, _number(value)) for name, value in figures.items() if not isinstance(value, dict)])
 
     def _line(self, row: Row) -> tuple[str, ...]:
         cells = [row.title, row.unit]

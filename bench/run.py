@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, dataclass
 
-from bench import phases, sides
+from bench import fill, phases, sides, volume
 from bench.phases import Figures
 from bench.report import Result
 from bench.running import PaymentsLost, running
@@ -13,6 +13,7 @@ from devstack.console import complain, say
 from devstack.settings import BENCH_DIR, BENCH_PORT_BASE, environment, layout
 
 RESULT_FILE = "bench.json"
+WARM_UP = 300
 _FOREIGN = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL", "ALERT_WEBHOOK_URL")
 
 
@@ -58,7 +59,7 @@ def amounts() -> Amounts:
     chosen = asdict(QUICK if os.environ.get("QUICK", "0") not in {"", "0"} else FULL)
     chosen["rounds"] = int(os.environ.get("ROUNDS") or chosen["rounds"])
     growth = int(os.environ.get("GROWTH") or 0)
-    chosen["growth"] = 10_000_000 if growth == 1 else growth
+    chosen["growth"] = fill.COUNT_MAX if growth == 1 else growth
     return Amounts(**chosen)
 
 
@@ -75,6 +76,7 @@ def main() -> int:
         with sides.servers(own, caller) as servers:
             try:
                 _compare(servers, wanted, result)
+                _grow(servers, wanted, result)
             except PaymentsLost as lost:
                 complain(str(lost))
                 return 1
@@ -90,17 +92,35 @@ def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
             result.rounds[side.name].append(_round(servers, side, f"{number}", wanted))
 
 
+def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:
+    """What takes many rows, which would slow the rounds down."""
+    side = sides.gateway(servers)
+    if not wanted.rounds:
+        with running(side, servers, "first") as on:  # the copies are made of a payment that was settled
+            phases.warm_up(on, WARM_UP)
+    result.further["reconciliation"] = volume.reconciliation(servers, side, wanted.reconcile)
+    if not wanted.growth:
+        return
+    fill.fill(volume.superuser_url(servers), wanted.growth, present=wanted.reconcile)
+    with running(side, servers, "grown") as on:
+        phases.warm_up(on, WARM_UP)
+        grown = phases.load(on, wanted.load_seconds) | phases.drain(on, wanted.drain)
+        title = f"with {wanted.growth:,} settled payments in the tables"
+        result.further[title] = volume.growth(result, grown) | volume.reads(on)
+        result.further["grown"] = grown
+
+
 def _round(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
     """One turn of one side."""
     plain = side.name == sides.BASELINE
     say(f"round {name} of {wanted.rounds}: {side.name}")
     servers.administer("CHECKPOINT")
     with running(side, servers, f"{name}a") as on:
-        phases.warm_up(on, 300)
+        phases.warm_up(on, WARM_UP)
         figures = phases.load(on, wanted.load_seconds)
         figures |= phases.latency(on, wanted.latency_seconds)
         figures |= phases.drain(on, wanted.drain_baseline if plain else wanted.drain)
     with running(sides.with_acquirer(side, servers.layout), servers, f"{name}b") as on:
-        phases.warm_up(on, 50)
+        phases.warm_up(on, WARM_UP // 10)
         figures |= phases.slow_provider(on, wanted.provider_baseline if plain else wanted.provider)
     return figures
