@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.http import BODY_MAX_BYTES, FORM, JSON, Endpoint
+from gateway.api.http import FORM, JSON, Endpoint
 from gateway.api.openapi_errors import Problem, ValidationProblem
 from tests.api.conftest import Answer, Caller, expect_problem, field_errors
 from tests.api.routes import ANY_TOKEN, SOME_ID, endpoints, name_of, path_of, route_of
@@ -21,7 +21,7 @@ CARD = "4242 4242 4242 4242"
 
 ALL = endpoints()
 WITH_JSON = [endpoint for endpoint in ALL if endpoint.body is not None]
-WITH_BODY = [endpoint for endpoint in ALL if endpoint.body is not None or endpoint.form is not None]
+WITH_BODY = [endpoint for endpoint in ALL if endpoint.body or endpoint.form or endpoint.upload]
 WITH_QUERY = [endpoint for endpoint in ALL if endpoint.query is not None]
 WITH_ID = [endpoint for endpoint in ALL if endpoint.ids]
 LISTS = [endpoint for endpoint in WITH_QUERY if "cursor" in endpoint.query.model_fields]  # type: ignore[union-attr]
@@ -36,7 +36,14 @@ def who_may(world: World, endpoint: Endpoint) -> Caller:
 
 def target_of(world: World, endpoint: Endpoint) -> str:
     """The path of a call, with an id of something that is there."""
-    return path_of(endpoint, world.ids.get(str(route_of(endpoint).object), SOME_ID))
+    return path_of(endpoint, world.ids.get(str(route_of(endpoint).object), SOME_ID)) + route_of(endpoint).query
+
+
+def media_type_of(endpoint: Endpoint) -> str:
+    """What the body of a call has to be."""
+    if endpoint.upload is not None:
+        return endpoint.upload.media_type
+    return FORM if endpoint.form else JSON
 
 
 def send(world: World, endpoint: Endpoint, body: bytes, content_type: str | None = JSON, **headers: str) -> Answer:
@@ -61,7 +68,8 @@ def test_an_unknown_field_is_named(world: World, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("endpoint", WITH_QUERY, ids=name_of)
 def test_an_unknown_parameter_is_named(world: World, endpoint: Endpoint) -> None:
-    answer = who_may(world, endpoint).call(endpoint.method, f"{target_of(world, endpoint)}?limti=1")
+    path = target_of(world, endpoint)
+    answer = who_may(world, endpoint).call(endpoint.method, f"{path}{'&' if '?' in path else '?'}limti=1")
 
     expect_problem(answer, 422, "unknown_field")
     assert field_errors(answer) == {"/limti": "unknown_field"}
@@ -69,14 +77,16 @@ def test_an_unknown_parameter_is_named(world: World, endpoint: Endpoint) -> None
 
 @pytest.mark.parametrize("endpoint", WITH_BODY, ids=name_of)
 def test_a_body_of_another_media_type_is_not_supported(world: World, endpoint: Endpoint) -> None:
-    for content_type in ("text/plain", "application/xml", FORM if endpoint.body else JSON):
+    for content_type in {None, "text/plain", "application/xml", FORM, JSON} - {media_type_of(endpoint)}:
         answer = send(world, endpoint, b'{"a": 1}', content_type)
         expect_problem(answer, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("endpoint", WITH_BODY, ids=name_of)
-def test_a_body_over_64_kib_is_too_large(world: World, endpoint: Endpoint) -> None:
-    answer = send(world, endpoint, b" " * (BODY_MAX_BYTES + 1), JSON if endpoint.body else FORM)
+def test_a_body_over_the_limit_is_too_large(world: World, endpoint: Endpoint) -> None:
+    limit = endpoint.upload.max_bytes if endpoint.upload else 64 * 1024
+
+    answer = send(world, endpoint, b" " * (limit + 1), media_type_of(endpoint))
 
     expect_problem(answer, 413, "body_too_large")
 

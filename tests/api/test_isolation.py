@@ -176,6 +176,20 @@ def test_a_list_shows_the_merchant_its_own_and_nothing_of_it_to_others(world: Wo
     assert not own & others
 
 
+def test_sending_ones_own_event_to_an_endpoint_of_another_merchant_answers_as_to_one_that_never_was(
+    world: World,
+) -> None:
+    other = world.other.post("/v1/webhook-endpoints", {"url": "https://example.com/", "events": ["*"]}).json["id"]
+    path = f"/v1/events/{world.ids['event']}/resend"
+
+    foreign, nothing = (
+        world.merchant.post(path, {"endpoint_id": id}, headers={"X-Request-Id": "same"}) for id in (other, SOME_ID)
+    )
+
+    expect_problem(foreign, 404, "not_found")
+    assert foreign.data == nothing.data
+
+
 @pytest.mark.parametrize(
     ("endpoint", "parameter"),
     [

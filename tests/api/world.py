@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -11,7 +12,7 @@ from gateway.domain import merchants
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.models import all_tables
 from gateway.passwords import hash_password
-from tests import lifecycles, refunds
+from tests import lifecycles
 from tests.api.conftest import PASSWORD, Caller, register
 
 OPERATOR = "operator@example.com"
@@ -42,9 +43,18 @@ def _log_in_operator(app: Flask) -> Caller:
     return Caller(app, answer.json["access_token"])
 
 
-def _objects(merchant: Caller) -> dict[str, str]:
+def _made(caller: Caller, path: str, body: dict[str, Any]) -> str:
+    answer = caller.post(path, body)
+    assert answer.status_code in {201, 202}, answer.text
+    return str(answer.json["id"])
+
+
+def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
+    endpoint = _made(merchant, "/v1/webhook-endpoints", {"url": "https://example.com/webhooks", "events": ["*"]})
     completed, _ = (lifecycles.completed(merchant.merchant_id) for _ in range(2))
+    refund = _made(merchant, f"/v1/transactions/{completed}/refunds", {"amount": 1})
     _, dead_letter = lifecycles.dead_lettered(merchant.merchant_id)
+    period = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
 
     def newest(path: str) -> str:
         answer = merchant.get(path)
@@ -53,10 +63,18 @@ def _objects(merchant: Caller) -> dict[str, str]:
 
     return {
         "transaction": str(completed),
-        "refund": str(refunds.ask(completed, 1)),
+        "refund": refund,
         "settlement": newest("/v1/settlements"),
         "api_client": newest("/v1/api-clients"),
+        "webhook_endpoint": endpoint,
+        "endpoint": endpoint,
+        "event": newest("/v1/events"),
+        "merchant": str(merchant.merchant_id),
         "dead_letter": str(dead_letter),
+        "dead_letter_job": _made(
+            operator, "/v1/dead-letters/bulk", {"action": "replay", "filter": {}, "dry_run": True}
+        ),
+        "reconciliation": _made(operator, "/v1/reconciliations", period),
     }
 
 
@@ -64,7 +82,8 @@ def _objects(merchant: Caller) -> dict[str, str]:
 def world(app: Flask) -> Iterator[World]:
     """One world for all tests of a module, which must leave it as it is."""
     merchant = register(app)
-    yield World(merchant, register(app), _log_in_operator(app), _objects(merchant))
+    operator = _log_in_operator(app)
+    yield World(merchant, register(app), operator, _objects(merchant, operator))
     with begin() as connection:
         for table in reversed(all_tables().sorted_tables):
             connection.execute(table.delete())
