@@ -34,6 +34,8 @@ IDS_MAX = 1_000
 
 PAYMENT_QUEUES = frozenset({"transaction.created", "settlement.requested"})
 """Queues whose messages carry the ids of transactions that still need an outcome."""
+REFUND_QUEUE = "refund.requested"
+"""The queue whose messages carry the ids of refunds."""
 
 
 def parse(message: Message) -> DeadMessage:
@@ -55,7 +57,8 @@ def parse(message: Message) -> DeadMessage:
         payload=text[:PAYLOAD_MAX_CHARACTERS],
         headers=_plain(headers),
         died_at=died_at,
-        transaction_ids=_transaction_ids(text) if queue in PAYMENT_QUEUES else (),
+        transaction_ids=_ids(text) if queue in PAYMENT_QUEUES else (),
+        refund_ids=_ids(text) if queue == REFUND_QUEUE else (),
     )
 
 
@@ -79,7 +82,7 @@ def _plain(headers: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _transaction_ids(body: str) -> tuple[UUID, ...]:
+def _ids(body: str) -> tuple[UUID, ...]:
     """The ids in a Celery message body `[[ids], {}, {}]`; none when it holds anything else."""
     try:
         ids = json.loads(body)[0][0]
@@ -143,7 +146,8 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
 def store_dead(messages: list[DeadMessage]) -> None:
     """Store a batch in one commit, and count it."""
     # An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts.
-    kept = [message for message in messages if message.reason != EXPIRED or message.queue in PAYMENT_QUEUES]
+    money = PAYMENT_QUEUES | {REFUND_QUEUE}
+    kept = [message for message in messages if message.reason != EXPIRED or message.queue in money]
     with db.begin() as connection:
         stored = dead_letter_intake.store(connection, kept)
     for queue, reason in stored.dead:

@@ -60,7 +60,7 @@ def one_of_each() -> dict[str, UUID]:
     with autocommit() as connection:
         settlements.claim(connection, [ids["leased"]], "task-1", lease_seconds=600)
     with begin() as connection:
-        rescue.enqueue_again(connection, [ids["rescued"]])
+        rescue.enqueue_again(connection, rescue.TRANSACTIONS, [ids["rescued"]])
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
     _stood_still(ids["pending"])
     ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}

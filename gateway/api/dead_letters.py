@@ -29,6 +29,7 @@ class DeadLetter(AnswerModel):
     queue: str
     task: str | None
     transaction_id: Id | None
+    refund_id: Annotated[Id | None, Field(description="The refund that died; without one, the payment did")]
     merchant_id: Id | None
     reason: Annotated[str, Field(description="`rejected`, `expired` or `delivery_limit`")]
     exception: str | None

@@ -1,40 +1,41 @@
-"""Taking dead messages in: which of their transactions are dead, and which only lost their message.
+"""Taking dead messages in: which of their transactions and refunds are dead, and which only lost their message.
 
-The broker's word that a message is dead is not the last one: whether a transaction had its attempts is known here.
+The broker's word that a message is dead is not the last one: whether its subject had its attempts is known here.
 Work that died untried (expired, dropped with its worker) is enqueued again; only the rest becomes a dead letter.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gateway.domain import alerts, rescue
+from gateway.domain.events import TELLING
 from gateway.domain.ids import new_id
 from gateway.models.dead_letters import DeadLetter
-from gateway.states import UNFINISHED
+from gateway.states import UNFINISHED, EventType
 
 EXPIRED = "expired"
 RESCUE_LIMIT = 10
-"""A transaction that was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
+"""What was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
 ALERTS_MAX = 30
 ALERT_SECONDS = 60
 """So many alerts about dead letters in so many seconds; what comes on top is told in one."""
 IN_DOUBT = "in_doubt"
-"""The reason of a payment whose last attempt has no known outcome: the provider may have charged.
+"""The reason of a payment or refund whose last attempt has no known outcome: the provider may have done it.
 
-A replay queries the charge's status before it charges again.
+A replay queries its status before it is sent again.
 """
 ALERT_IDS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
 class DeadMessage:
-    """A message from a dead-letter queue. `transaction_ids` are those that its payload names, if it can be read."""
+    """A message from a dead-letter queue. Its payload names transactions or refunds, or nothing that can be read."""
 
     message_key: str
     queue: str
@@ -44,6 +45,7 @@ class DeadMessage:
     headers: dict[str, Any]
     died_at: datetime
     transaction_ids: tuple[UUID, ...] = ()
+    refund_ids: tuple[UUID, ...] = ()
 
 
 @dataclass(slots=True)
@@ -57,42 +59,66 @@ class Stored:
     """Settled otherwise, or in the hands of a live worker."""
 
 
-_STATE = text("""
-    SELECT t.id, t.status, t.merchant_id, t.attempt_limit, t.rescues, t.request_id, t.created_at,
-           a.attempts, a.in_doubt, a.leased, a.first_failed_at, coalesce(t.last_error, e.error) AS error
-    FROM transactions t
-    CROSS JOIN LATERAL (
-        SELECT coalesce(max(number), 0) AS attempts, min(started_at) AS first_failed_at,
-               count(*) > 0
-                   AND coalesce((array_agg(outcome ORDER BY number DESC))[1], 'unknown') = 'unknown' AS in_doubt,
-               coalesce(bool_or(outcome IS NULL AND lease_until > now()), false) AS leased
-        FROM attempts WHERE transaction_id = t.id
-    ) a
-    LEFT JOIN LATERAL (
-        SELECT code || ': ' || message AS error FROM attempts
-        WHERE transaction_id = t.id AND code IS NOT NULL ORDER BY number DESC LIMIT 1
-    ) e ON true
-    WHERE t.id = ANY(CAST(:ids AS uuid[]))
-    FOR UPDATE OF t
-""")
+def _state_statement(table: str, attempts: str, key: str, names: str) -> TextClause:
+    return text(f"""
+        SELECT s.id, {names}, s.status, s.merchant_id, s.attempt_limit, s.rescues, s.request_id, s.created_at,
+               a.attempts, a.in_doubt, a.leased, a.first_failed_at, coalesce(s.last_error, e.error) AS error
+        FROM {table} s
+        CROSS JOIN LATERAL (
+            SELECT coalesce(max(number), 0) AS attempts, min(started_at) AS first_failed_at,
+                   count(*) > 0
+                       AND coalesce((array_agg(outcome ORDER BY number DESC))[1], 'unknown') = 'unknown' AS in_doubt,
+                   coalesce(bool_or(outcome IS NULL AND lease_until > now()), false) AS leased
+            FROM {attempts} WHERE {key} = s.id
+        ) a
+        LEFT JOIN LATERAL (
+            SELECT code || ': ' || message AS error FROM {attempts}
+            WHERE {key} = s.id AND code IS NOT NULL ORDER BY number DESC LIMIT 1
+        ) e ON true
+        WHERE s.id = ANY(CAST(:ids AS uuid[]))
+        FOR UPDATE OF s
+    """)  # noqa: S608  # the parts are constants of this module
 
-_GIVE_UP = text("""
-    UPDATE transactions SET status = 'dead_lettered', attempts = a.attempts, updated_at = now()
+
+_STATE_OF_TRANSACTIONS = _state_statement(
+    "transactions", "attempts", "transaction_id", "s.id AS transaction_id, NULL::uuid AS refund_id"
+)
+_STATE_OF_REFUNDS = _state_statement("refunds", "refund_attempts", "refund_id", "s.transaction_id, s.id AS refund_id")
+
+# A replay may change what the event's object shows, so the event keeps all of that.
+_GIVE_UP_TRANSACTIONS = text(f"""
+    WITH moved AS (
+        UPDATE transactions SET status = 'dead_lettered', attempts = a.attempts, updated_at = now()
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS a (id, attempts)
+        WHERE transactions.id = a.id AND status IN ('pending', 'processing')
+        RETURNING transactions.id, merchant_id, status, provider, transactions.attempts
+    ), happened AS (
+        SELECT merchant_id, '{EventType.TRANSACTION_DEAD_LETTERED}' AS type, id AS object_id, id AS transaction_id,
+               jsonb_build_object(
+                   'status', status, 'provider', provider, 'provider_reference', NULL, 'failure', NULL,
+                   'attempts', attempts, 'amount_refunded', 0, 'completed_at', NULL) AS state
+        FROM moved
+    ), {TELLING}
+    SELECT id FROM moved
+""")  # noqa: S608  # a constant
+
+_GIVE_UP_REFUNDS = text("""
+    UPDATE refunds SET status = 'dead_lettered', attempts = a.attempts, updated_at = now()
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS a (id, attempts)
-    WHERE transactions.id = a.id AND status IN ('pending', 'processing')
+    WHERE refunds.id = a.id AND status = 'pending'
 """)
 
 
 def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
     """Store a batch of dead messages, with one alert for all of them; a repeat changes nothing."""
-    ids = sorted({id for message in messages for id in message.transaction_ids})
-    states = {row.id: row for row in connection.execute(_STATE, {"ids": ids})} if ids else {}
+    states = _states(connection, messages)
     result = Stored()
     letters: list[dict[str, Any]] = []
     for message in messages:
-        if not message.transaction_ids:
+        ids = message.transaction_ids + message.refund_ids
+        if not ids:
             letters.append(_letter(message, None, None))
-        for id in message.transaction_ids:
+        for id in ids:
             state = states.get(id)
             if state is None or _is_dead(state, message.reason):
                 letters.append(_letter(message, id, state))
@@ -102,8 +128,10 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
                 result.rescued.append(id)
     new = _insert(connection, letters)
     result.dead = [(letter["queue"], letter["reason"]) for letter in new]
-    _give_up(connection, [states[letter["transaction_id"]] for letter in new if letter["merchant_id"]])
-    result.rescued = rescue.enqueue_again(connection, result.rescued)
+    _give_up(
+        connection, [states[letter["refund_id"] or letter["transaction_id"]] for letter in new if letter["merchant_id"]]
+    )
+    result.rescued = [id for kind in rescue.KINDS for id in rescue.enqueue_again(connection, kind, result.rescued)]
     if new:
         _alert_dead(connection, new)
     if result.rescued:
@@ -111,7 +139,18 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
     return result
 
 
-def _is_dead(state: Row[*tuple[Any, ...]], reason: str) -> bool:
+def _states(connection: Connection, messages: Sequence[DeadMessage]) -> dict[UUID, Row[Any]]:
+    """How the transactions and refunds that the messages name stand; locked, so that nobody moves them meanwhile."""
+    payments = sorted({id for message in messages for id in message.transaction_ids})
+    refunds = sorted({id for message in messages for id in message.refund_ids})
+    rows: list[Row[Any]] = []
+    for statement, ids in ((_STATE_OF_TRANSACTIONS, payments), (_STATE_OF_REFUNDS, refunds)):
+        if ids:
+            rows += connection.execute(statement, {"ids": ids})
+    return {row.id: row for row in rows}
+
+
+def _is_dead(state: Row[Any], reason: str) -> bool:
     """A message that expired only waited too long: that says nothing against its transactions, however often."""
     spent = state.attempts >= state.attempt_limit or (state.rescues >= RESCUE_LIMIT and reason != EXPIRED)
     return state.status in UNFINISHED and spent and not state.leased
@@ -130,22 +169,33 @@ def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[d
     return [letter for letter in letters if letter["id"] in stored]
 
 
-def _give_up(connection: Connection, states: Iterable[Row[*tuple[Any, ...]]]) -> None:
-    attempts = {state.id: state.attempts for state in states}
-    if attempts:
-        connection.execute(_GIVE_UP, {"ids": list(attempts), "attempts": list(attempts.values())})
+def _give_up(connection: Connection, states: Sequence[Row[Any]]) -> None:
+    for statement, dead in (
+        (_GIVE_UP_TRANSACTIONS, [state for state in states if state.refund_id is None]),
+        (_GIVE_UP_REFUNDS, [state for state in states if state.refund_id is not None]),
+    ):
+        if dead:
+            values = {"ids": [state.id for state in dead], "attempts": [state.attempts for state in dead]}
+            connection.execute(statement, values)
 
 
-def _letter(message: DeadMessage, transaction_id: UUID | None, state: Row[*tuple[Any, ...]] | None) -> dict[str, Any]:
+def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> dict[str, Any]:
+    """The dead letter of what the message names by `id`; without a `state` there is no such thing."""
+    of_refund = id in message.refund_ids
     return {
         "id": new_id(),
         "message_key": message.message_key,
-        "transaction_id": transaction_id,
+        "transaction_id": state.transaction_id if state else None if of_refund else id,
+        "refund_id": id if of_refund else None,
         "merchant_id": state.merchant_id if state else None,
         "queue": message.queue,
         "task": message.task,
         "reason": IN_DOUBT if state and state.in_doubt else message.reason,
-        "exception": state.error if state else "No transaction has this id." if transaction_id else None,
+        "exception": state.error
+        if state
+        else f"No {'refund' if of_refund else 'transaction'} has this id."
+        if id
+        else None,
         "attempts": state.attempts if state else 0,
         "payload": message.payload,
         "headers": message.headers,
@@ -158,9 +208,11 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
     if alerts.raised_within(connection, ALERT_SECONDS, "dead_letter", ALERTS_MAX):
         _alert_flood(connection)
         return
-    subjects = [str(letter["transaction_id"]) for letter in letters if letter["transaction_id"]]
     first, reason = letters[0], letters[0]["reason"]
-    what = f"transaction {subjects[0]}" if len(letters) == 1 and subjects else f"{len(letters)} dead letters"
+    refunds = [str(letter["refund_id"]) for letter in letters if letter["refund_id"]]
+    payments = [str(letter["transaction_id"]) for letter in letters if letter["transaction_id"]]
+    named = [f"refund {id}" for id in refunds] or [f"transaction {id}" for id in payments]
+    what = named[0] if len(letters) == 1 and named else f"{len(letters)} dead letters"
     alerts.raise_alert(
         connection,
         "error",
@@ -169,7 +221,8 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
             "kind": "dead_letter",
             "count": len(letters),
             "dead_letter_ids": [str(letter["id"]) for letter in letters[:ALERT_IDS_MAX]],
-            "transaction_ids": subjects[:ALERT_IDS_MAX],
+            "transaction_ids": payments[:ALERT_IDS_MAX],
+            "refund_ids": refunds[:ALERT_IDS_MAX],
             "queue": first["queue"],
             "reason": reason,
             "exception": first["exception"],
@@ -192,11 +245,11 @@ def _alert_rescued(connection: Connection, messages: Sequence[DeadMessage], resc
     alerts.raise_alert(
         connection,
         "warning",
-        f"{len(rescued)} transactions left their queue untried and were enqueued again",
+        f"{len(rescued)} transactions or refunds left their queue untried and were enqueued again",
         {
             "kind": "rescued",
             "count": len(rescued),
-            "transaction_ids": [str(id) for id in rescued[:ALERT_IDS_MAX]],
+            "ids": [str(id) for id in rescued[:ALERT_IDS_MAX]],
             "queues": sorted({message.queue for message in messages}),
             "reasons": sorted({message.reason for message in messages}),
         },

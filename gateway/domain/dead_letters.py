@@ -7,17 +7,19 @@ from operator import eq, ge, lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text, update
+from sqlalchemy import Connection, Row, case, select, text, update
 from sqlalchemy.sql import ColumnElement
 
-from gateway.domain import audit, outbox, rescue
+from gateway.domain import audit, outbox, refunding, rescue
+from gateway.domain.events import TELLING
 from gateway.domain.ids import rfc3339
 from gateway.domain.listing import Listed, conditions, search
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.models.dead_letters import DeadLetter
+from gateway.models.refunds import Refund
 from gateway.models.transactions import Transaction
-from gateway.states import DeadLetterStatus, TransactionStatus
+from gateway.states import DeadLetterStatus, EventType, RefundStatus, TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "id": str(row.id),
         "object": "dead_letter",
         "transaction_id": str(row.transaction_id) if row.transaction_id else None,
+        "refund_id": str(row.refund_id) if row.refund_id else None,
         "merchant_id": str(row.merchant_id) if row.merchant_id else None,
         **{name: values[name] for name in plain},
         "first_failed_at": rfc3339(row.first_failed_at),
@@ -88,22 +91,22 @@ def find(connection: Connection, dead_letter_id: UUID) -> dict[str, Any]:
 
 
 def replay(connection: Connection, dead_letter_id: UUID, actor: str) -> dict[str, Any]:
-    """Give the transaction a fresh set of attempts and enqueue it.
+    """Give the transaction or the refund a fresh set of attempts and enqueue it.
 
     Raises:
         NotFound: there is no dead letter with this id.
         AlreadyResolved: it was replayed or discarded before.
-        InvalidState: it names no transaction that waits as a dead letter, so there is nothing to replay.
+        InvalidState: it names nothing that waits as a dead letter, so there is nothing to replay.
     """
     replayed = replay_all(connection, [dead_letter_id], actor, note=None)
     if not replayed:
         _refuse_unless_open(connection, dead_letter_id)
-        raise InvalidState("This dead letter belongs to no transaction that could be replayed; discard it instead.")
+        raise InvalidState("This dead letter belongs to nothing that could be replayed; discard it instead.")
     return replayed[0]
 
 
 def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str | None) -> dict[str, Any]:
-    """Give the transaction up for good: it moves to `failed`.
+    """Give the transaction or the refund up for good: it moves to `failed`.
 
     Raises:
         NotFound: there is no dead letter with this id.
@@ -116,10 +119,16 @@ def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str 
     return discarded[0]
 
 
-_REPLAYABLE = (
-    select(Transaction.id)
-    .where(Transaction.id == DeadLetter.transaction_id, Transaction.status == TransactionStatus.DEAD_LETTERED)
-    .exists()
+_REPLAYABLE = case(
+    (
+        DeadLetter.refund_id.is_(None),
+        select(Transaction.id)
+        .where(Transaction.id == DeadLetter.transaction_id, Transaction.status == TransactionStatus.DEAD_LETTERED)
+        .exists(),
+    ),
+    else_=select(Refund.id)
+    .where(Refund.id == DeadLetter.refund_id, Refund.status == RefundStatus.DEAD_LETTERED)
+    .exists(),
 )
 
 _REVIVE = text("""
@@ -130,23 +139,34 @@ _REVIVE = text("""
     RETURNING id, status
 """)
 
-_DISCARD = text("""
-    UPDATE transactions
-    SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
-        failure_message = coalesce(:note, 'An operator discarded this payment.'), updated_at = now()
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-""")
+_DISCARD = text(f"""
+    WITH moved AS (
+        UPDATE transactions
+        SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
+            failure_message = coalesce(:note, 'An operator discarded this payment.'), updated_at = now()
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
+        RETURNING id, merchant_id
+    ), happened AS (
+        SELECT merchant_id, '{EventType.TRANSACTION_FAILED}' AS type, id AS object_id, id AS transaction_id,
+               NULL::jsonb AS state
+        FROM moved
+    ), {TELLING}
+    SELECT id FROM moved
+""")  # noqa: S608  # a constant
 
 
 def replay_all(
     connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
 ) -> list[dict[str, Any]]:
-    """Replay those of the dead letters that are open and whose transactions can be; return these."""
+    """Replay those of the dead letters that are open and whose transactions or refunds can be; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.REPLAYED, actor, note, _REPLAYABLE)
-    ids = [letter["transaction_id"] for letter in letters]
-    revived = connection.execute(_REVIVE, {"ids": ids, "attempts": ATTEMPT_LIMIT}).all() if ids else []
-    for status, topic in rescue.TOPIC_OF.items():
-        outbox.enqueue(connection, topic, [row.id for row in revived if row.status == status])
+    transaction_ids, refund_ids = _subjects(letters)
+    if transaction_ids:
+        revived = connection.execute(_REVIVE, {"ids": transaction_ids, "attempts": ATTEMPT_LIMIT}).all()
+        for status, topic in rescue.TRANSACTIONS.topic_of.items():
+            outbox.enqueue(connection, topic, [row.id for row in revived if row.status == status])
+    if refund_ids:
+        refunding.replay(connection, refund_ids, ATTEMPT_LIMIT)
     return letters
 
 
@@ -155,10 +175,19 @@ def discard_all(
 ) -> list[dict[str, Any]]:
     """Discard those of the dead letters that are open; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note)
-    ids = [letter["transaction_id"] for letter in letters if letter["transaction_id"]]
-    if ids:
-        connection.execute(_DISCARD, {"ids": ids, "note": note})
+    transaction_ids, refund_ids = _subjects(letters)
+    if transaction_ids:
+        connection.execute(_DISCARD, {"ids": transaction_ids, "note": note})
+    if refund_ids:
+        refunding.discard(connection, refund_ids, note)
     return letters
+
+
+def _subjects(letters: Sequence[dict[str, Any]]) -> tuple[list[UUID], list[UUID]]:
+    """The transactions and the refunds whose work died; the transaction of a refund is not one of them."""
+    refunds = [UUID(letter["refund_id"]) for letter in letters if letter["refund_id"]]
+    payments = [letter["transaction_id"] for letter in letters if not letter["refund_id"]]
+    return [UUID(id) for id in payments if id], refunds
 
 
 def _resolve(
@@ -177,7 +206,8 @@ def _resolve(
         .returning(*_TABLE.columns)
     )
     letters = [_represent(row) for row in closed]
-    details = {letter["id"]: {"transaction_id": letter["transaction_id"], "note": note} for letter in letters}
+    named = ("transaction_id", "refund_id")
+    details = {letter["id"]: {name: letter[name] for name in named} | {"note": note} for letter in letters}
     audit.record_all(connection, actor=actor, action=f"dead_letter.{status.value}", details=details)
     return letters
 

@@ -10,9 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from gateway.domain import attempts
+from gateway.domain import attempts, outbox
 from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded
 from gateway.domain.events import TELLING
+from gateway.domain.outbox import Topic
 from gateway.outcomes import Outcome, Refund
 from gateway.states import RefundStatus
 
@@ -45,7 +46,7 @@ def _claim_of(row: Row[Any], in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # 
     return Claim(refund, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
 
 
-SETTLING_UP = """released AS (
+_SETTLING_UP = """released AS (
         SELECT transaction_id, sum(amount) AS reserved,
                coalesce(sum(amount) FILTER (WHERE status = 'completed'), 0) AS refunded
         FROM moved WHERE status IN ('completed', 'failed') GROUP BY transaction_id
@@ -93,7 +94,7 @@ _RECORD = text(f"""
         INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
         SELECT merchant_id, currency, 0, sum(amount), 0 FROM moved WHERE status = 'completed'
         GROUP BY merchant_id, currency
-    ), {SETTLING_UP}, {TELLING}
+    ), {_SETTLING_UP}, {TELLING}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
 """)  # noqa: S608  # a constant
 
@@ -105,6 +106,37 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
     out of the answer.
     """
     return [Recorded(*row) for row in connection.execute(_RECORD, attempts.results(outcomes))]
+
+
+_REVIVE = text("""
+    UPDATE refunds
+    SET status = 'pending', attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL,
+        updated_at = now()
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
+    RETURNING id
+""")
+
+_DISCARD = text(f"""
+    WITH moved AS (
+        UPDATE refunds
+        SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
+            failure_message = coalesce(:note, 'An operator discarded this refund.'), updated_at = now()
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
+        RETURNING id, transaction_id, merchant_id, amount, status
+    ), {_SETTLING_UP}, {TELLING}
+    SELECT id FROM moved
+""")  # noqa: S608  # a constant
+
+
+def replay(connection: Connection, ids: Sequence[UUID], attempts: int) -> None:
+    """Give those of `ids` that are dead-lettered so many fresh attempts, and enqueue them."""
+    revived = connection.scalars(_REVIVE, {"ids": list(ids), "attempts": attempts}).all()
+    outbox.enqueue(connection, Topic.REFUND_REQUESTED, revived)
+
+
+def discard(connection: Connection, ids: Sequence[UUID], note: str | None) -> None:
+    """Give those of `ids` that are dead-lettered up for good: they fail, and what they reserved is released."""
+    connection.execute(_DISCARD, {"ids": list(ids), "note": note})
 
 
 _GIVE_UP = attempts.give_up_statement(

@@ -6,6 +6,7 @@ from gateway import db
 from gateway.config import settings
 from gateway.domain import alerts, housekeeping, outbox, rate_limits, rescue
 from gateway.domain.ids import utc_now
+from gateway.domain.rescue import Kind
 from gateway.telemetry import RESCUED
 
 BATCH = 1_000
@@ -25,18 +26,7 @@ class Swept:
 
 def sweep() -> Swept:
     """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
-    rescued = 0
-    for _ in range(BATCHES_MAX):
-        with db.begin() as connection:
-            ids = rescue.enqueue_again(connection, rescue.stuck(connection, settings().stuck_after_seconds, BATCH))
-            if ids:
-                details = {"count": len(ids), "transaction_ids": [str(id) for id in ids[:ALERT_IDS_MAX]]}
-                alerts.raise_alert(
-                    connection, "warning", f"{len(ids)} transactions stood still; enqueued again", details
-                )
-        rescued += len(ids)
-        if len(ids) < BATCH:
-            break
+    rescued = sum(_rescue_stuck(kind) for kind in rescue.KINDS)
     RESCUED.labels("sweep").inc(rescued)
     alert_lagging_outbox()
     with db.begin() as connection:
@@ -44,6 +34,22 @@ def sweep() -> Swept:
     with db.autocommit() as connection:  # on its own: no lease waits for the rest
         purged += rate_limits.purge(connection, BATCH)
     return Swept(rescued, purged)
+
+
+def _rescue_stuck(kind: Kind) -> int:
+    rescued = 0
+    for _ in range(BATCHES_MAX):
+        with db.begin() as connection:
+            stuck = rescue.stuck(connection, kind, settings().stuck_after_seconds, BATCH)
+            ids = rescue.enqueue_again(connection, kind, stuck)
+            if ids:
+                details = {"count": len(ids), f"{kind.table[:-1]}_ids": [str(id) for id in ids[:ALERT_IDS_MAX]]}
+                message = f"{len(ids)} {kind.table} stood still; enqueued again"
+                alerts.raise_alert(connection, "warning", message, details)
+        rescued += len(ids)
+        if len(ids) < BATCH:
+            break
+    return rescued
 
 
 def alert_lagging_outbox() -> None:

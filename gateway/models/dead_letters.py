@@ -12,21 +12,24 @@ from gateway.states import DeadLetterStatus
 
 
 class DeadLetter(Base):
-    """One per dead transaction id of a message, or one per message that names none.
+    """One per dead transaction or refund of a message, or one per message that names none.
 
-    `transaction_id` has no foreign key: a message may name a transaction that never existed.
+    That of a refund has the `transaction_id` of what is refunded. There is no foreign key: a message may name what
+    never existed.
     """
 
     __tablename__ = "dead_letters"
     __table_args__ = (
         one_of("status", DeadLetterStatus),
         CheckConstraint("(status = 'open') = (resolved_at IS NULL)", name="resolved"),
-        UniqueConstraint("message_key", "transaction_id", postgresql_nulls_not_distinct=True),
+        UniqueConstraint("message_key", "transaction_id", "refund_id", postgresql_nulls_not_distinct=True),
         Index(
-            "uq_dead_letters_open_transaction",
+            "uq_dead_letters_open_subject",
             "transaction_id",
+            "refund_id",
             unique=True,
-            postgresql_where=text("status = 'open' AND transaction_id IS NOT NULL"),
+            postgresql_nulls_not_distinct=True,
+            postgresql_where=text("status = 'open' AND (transaction_id IS NOT NULL OR refund_id IS NOT NULL)"),
         ),
         Index("ix_dead_letters_status_id", "status", "id"),
         Index(None, "merchant_id", "id"),
@@ -36,6 +39,7 @@ class DeadLetter(Base):
     id: Mapped[Id]
     message_key: Mapped[str]
     transaction_id: Mapped[UUID | None]
+    refund_id: Mapped[UUID | None]
     merchant_id: Mapped[UUID | None]
     queue: Mapped[str]
     task: Mapped[str | None]

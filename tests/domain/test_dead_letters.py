@@ -243,13 +243,13 @@ def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
         settlements.claim(connection, [held], "task-1", lease_seconds=30)
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=fresh)
     with begin() as connection:
-        assert rescue.stuck(connection, 60, 10) == [old]
-        assert rescue.enqueue_again(connection, [old]) == [old]
+        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == [old]
+        assert rescue.enqueue_again(connection, rescue.TRANSACTIONS, [old]) == [old]
     with begin() as connection:
-        assert rescue.stuck(connection, 60, 10) == []
+        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == []
     expire_lease([held])
     with begin() as connection:
-        assert rescue.stuck(connection, 60, 10) == [held]
+        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == [held]
 
 
 def test_a_replay_does_not_touch_a_transaction_that_has_ended_otherwise() -> None:

@@ -77,7 +77,7 @@ BREAKAGES = (
     ),
     Breakage(
         "it has two dead letters", "dead_lettered", COPY_LETTER, ("dead_lettered_have_one_open_dead_letter",),
-        without=("uq_dead_letters_open_transaction",)
+        without=("uq_dead_letters_open_subject",)
     ),
     Breakage(
         "it is dead-lettered and scheduled", "dead_lettered", "UPDATE transactions SET status = 'processing'"
