@@ -73,18 +73,17 @@ def _milliseconds(interval: str) -> str:
     return f"round(extract(epoch FROM {interval}) * 1000)::bigint"
 
 
-def _resolutions(kind: str) -> str:
-    """The columns of what became of a dead letter of a transaction or of a refund, as VALUES.
-
-    The letter's id tells when it was stored, and its subject with it declared dead; the broker's own time of death has
-    whole seconds. Who resolved it is for the audit log.
-    """
-    return f"""
-        (to_timestamp(('x' || translate(left(d.id::text, 13), '-', ''))::bit(48)::bigint / 1000.0),
-         '{kind}.dead_lettered', jsonb_build_object('reason', d.reason, 'attempts', d.attempts)),
-        (d.resolved_at, '{kind}.' || d.status, jsonb_build_object('by', 'operator'))
-    """
-
+# A letter's id tells when it was stored, and its subject declared dead with it: the broker's time of death has
+# whole seconds. Who resolved it is for the audit log.
+_DEAD_LETTERS = """
+    SELECT v.at, CASE d.queue WHEN 'refund.requested' THEN 'refund.' ELSE 'transaction.' END || v.what, v.detail
+    FROM dead_letters d CROSS JOIN LATERAL (VALUES
+        (to_timestamp(('x' || translate(left(d.id::text, 13), '-', ''))::bit(48)::bigint / 1000.0), 'dead_lettered',
+         jsonb_build_object('reason', d.reason, 'attempts', d.attempts)),
+        (d.resolved_at, d.status, jsonb_build_object('by', 'operator'))
+    ) AS v (at, what, detail)
+    WHERE d.transaction_id IN (SELECT id FROM t UNION ALL SELECT id FROM refund) AND v.at IS NOT NULL
+"""
 
 _TIMELINE = text(f"""
     WITH t AS MATERIALIZED (
@@ -108,10 +107,7 @@ _TIMELINE = text(f"""
                'fee', s.fee, 'net', s.net)
         FROM settlements s WHERE s.transaction_id IN (SELECT id FROM t)
         UNION ALL
-        SELECT v.at, v.type, v.detail FROM dead_letters d CROSS JOIN LATERAL (VALUES
-            {_resolutions("transaction")}
-        ) AS v (at, type, detail)
-        WHERE d.transaction_id IN (SELECT id FROM t) AND d.queue <> 'refund.requested' AND v.at IS NOT NULL
+        {_DEAD_LETTERS}
         UNION ALL
         SELECT v.at, v.type, jsonb_build_object('refund_id', r.id) || v.detail
         FROM refund r CROSS JOIN LATERAL (VALUES
