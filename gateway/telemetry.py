@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.config import settings
+from gateway.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -86,17 +87,21 @@ def _json_sink(message: object) -> None:
     entry = {
         "timestamp": record["time"].astimezone(UTC).isoformat(),
         "level": record["level"].name,
-        "message": record["message"],
+        "message": redact(record["message"]),
         "logger": record["name"],
-        **record["extra"],
+        **{name: redact(str(value)) for name, value in record["extra"].items()},
     }
     if record["exception"] is not None:
-        entry["exception"] = str(message).partition("\n")[2].strip()
-    sys.stderr.write(json.dumps(entry, default=str) + "\n")
+        entry["exception"] = redact(str(message).partition("\n")[2].strip())
+    sys.stderr.write(json.dumps(entry) + "\n")
+
+
+def _console_sink(message: object) -> None:
+    sys.stderr.write(redact(str(message)))
 
 
 def configure_logging() -> None:
-    """Send this process's log lines, its libraries' too, to standard error in the configured format."""
+    """Send this process's log lines, its libraries' too, to standard error: redacted, in the configured format."""
     config = settings()
     as_json = config.log_format == "json" or (config.log_format == "auto" and not sys.stderr.isatty())
     logger.remove()
@@ -104,7 +109,14 @@ def configure_logging() -> None:
     if as_json:
         logger.add(_json_sink, level=config.log_level, format="{message}", backtrace=False, diagnose=False)
     else:
-        logger.add(sys.stderr, level=config.log_level, format=_console_format, backtrace=False, diagnose=False)
+        logger.add(
+            _console_sink,
+            level=config.log_level,
+            format=_console_format,
+            colorize=sys.stderr.isatty(),
+            backtrace=False,
+            diagnose=False,
+        )
     logging.basicConfig(handlers=[_StandardLogging()], level=config.log_level, force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
 
