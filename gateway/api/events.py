@@ -9,6 +9,7 @@ from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Id, Time
 from gateway.api.paging import Page, list_page
 from gateway.api.parameters import IdParameter, Moment
+from gateway.api.refunds import Refund
 from gateway.api.settlements import Settlement
 from gateway.api.transactions import Transaction
 from gateway.api.validation import RequestModel
@@ -28,7 +29,7 @@ class Event(AnswerModel):
     object: Literal["event"]
     type: Literal[tuple(str(type) for type in EventType)]  # type: ignore[valid-type]  # the enum's values
     created_at: Time
-    data: Annotated[Transaction | Settlement, Field(discriminator="object")]
+    data: Annotated[Transaction | Refund | Settlement, Field(discriminator="object")]
 
 
 class EventPage(AnswerModel):

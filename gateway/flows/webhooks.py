@@ -39,7 +39,7 @@ CALL_SECONDS = 15.0
 ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
 """How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
-WINDOW_MAX = 32
+WINDOW_MAX = 64
 IN_HAND_MAX = 1_000
 FILES_MAX = 4_096
 """Files that this process may open, if the system lets it: a call is a socket, and the usual limit is 1024."""
