@@ -150,7 +150,7 @@ def list_transactions(call: Call, query: TransactionQuery) -> Reply:
     """List transactions, newest first.
 
     A page may hold fewer than `limit`, or none, and still have a `next_cursor`: a filter that matches rarely, such as a
-    range of amounts, is tested on 10,000 transactions per page. The list ends where `next_cursor` is null.
+    range of amounts, is tested on 2,000 transactions per page. The list ends where `next_cursor` is null.
     """
     with db.autocommit() as connection:
         page = list_page(

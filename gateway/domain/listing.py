@@ -14,9 +14,10 @@ from gateway.domain.ids import smallest_id
 Criterion = tuple[InstrumentedAttribute[Any], Callable[[Any, Any], Any], object]
 """A column, a comparison of the `operator` module, and the value wanted; None does not filter."""
 
-SEARCH_ROWS_MAX = 10_000
+SEARCH_ROWS_MAX = 2_000
 """Rows that one page looks at, at most. A rare match in a long history would otherwise take as long as the history is:
-the page ends with what it found, perhaps nothing, and its cursor goes on from there."""
+the page ends with what it found, perhaps nothing, and its cursor goes on from there. In ten million rows each of these
+may be on a disk page of its own: reading so many takes some 20 ms."""
 ID_LAG = timedelta(seconds=1)
 """The time in an id and its row's `created_at` differ by less: they are the same, or were read one after the other."""
 

@@ -23,7 +23,7 @@ from gateway.models import all_tables
 from tests.api.conftest import Caller
 from tests.api.routes import endpoints, name_of, path_of, route_of
 from tests.api.world import World, world
-from tests.statements import Statement, statements
+from tests.captured_sql import Statement, statements
 
 __all__ = ["world"]
 

@@ -13,9 +13,9 @@ from gateway.domain.ids import new_id
 from gateway.domain.timeline import ENTRIES_MAX, of_transaction
 from gateway.flows.settlement import settle
 from tests.api.conftest import Caller, expect_problem
+from tests.captured_sql import statements
 from tests.factories import accept_payment, execute, route_payments
 from tests.lifecycles import ACTOR, completed, dead_lettered, replayed
-from tests.statements import statements
 
 ATTEMPT = ["attempt.started", "attempt.finished"]
 
