@@ -22,8 +22,9 @@ from devstack.settings import Layout
 
 _STEP_LIMIT_SECONDS = 120
 _RESTART_PAUSE_SECONDS = 1.0
-_DEFAULTS = {"LOG_FORMAT": "console", "RETRY_BACKOFF_SECONDS": "1"}
-"""The caller's environment may change these; a first retry after a second lets the demo end soon."""
+_DEFAULTS = {"LOG_FORMAT": "console", "RETRY_BACKOFF_SECONDS": "1", "WEBHOOK_ALLOW_LOOPBACK": "true"}
+"""The caller's environment may change these. A first retry after a second lets the demo end soon; webhooks may be tried
+out on this host."""
 
 NEEDS_NO_BROKER = frozenset({"api"})
 """Roles that start while RabbitMQ still boots."""

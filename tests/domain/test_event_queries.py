@@ -1,0 +1,105 @@
+"""Events as the bodies of webhooks: small, and the same bytes for ever."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+
+from gateway import db
+from gateway.db import autocommit
+from gateway.domain import event_queries, webhook_deliveries
+from gateway.domain.event_queries import BODY_MAX_BYTES, StoredEvent
+from gateway.domain.ids import new_id
+from gateway.domain.transactions import NewTransaction, accept
+from gateway.flows import routing
+from gateway.flows.settlement import settle
+from gateway.states import EventType
+from tests.factories import make_merchant
+from tests.webhook_receivers import complete_payments, make_endpoint
+
+pytestmark = pytest.mark.usefixtures("database")
+
+URL = "https://example.com/webhooks"
+
+
+def claim_all(endpoint_id: UUID) -> list[dict[str, Any]]:
+    with autocommit() as connection:
+        claims = webhook_deliveries.claim(connection, {endpoint_id: (100, 1)})
+    assert all(len(claim.body) < BODY_MAX_BYTES for claim in claims)
+    return [json.loads(claim.body) for claim in claims]
+
+
+def body_of_payment(**fields: Any) -> dict[str, Any]:
+    """The body of the webhook that tells of a completed payment with `fields`."""
+    merchant_id = make_merchant()
+    endpoint_id, _ = make_endpoint(merchant_id, URL, EventType.TRANSACTION_COMPLETED)
+    new = NewTransaction(1_000, "USD", "tok_approve", **fields)
+    with autocommit() as connection:
+        accepted = accept(connection, merchant_id, new, "req-test", None)
+    ids = [UUID(str(accepted.answer.location).rpartition("/")[2])]
+    routing.route(ids)
+    settle(ids, "task-1")
+    [body] = claim_all(endpoint_id)
+    return body
+
+
+def test_a_body_says_what_happened_when_and_to_what() -> None:
+    body = body_of_payment(metadata={"cart": "c-9", "gift": "Zwölf Äpfel 🍏"}, description="Two seats")
+    assert list(body) == ["type", "timestamp", "data"]
+    assert body["timestamp"] == body["data"]["updated_at"] == body["data"]["completed_at"]
+    assert body["data"]["metadata"] == {"cart": "c-9", "gift": "Zwölf Äpfel 🍏"}
+
+
+@pytest.mark.parametrize("character", ["x", "ü", "漢", "🍏", '"', "\x01", "\\"])
+def test_a_body_stays_small_whatever_the_merchant_has_attached(character: str) -> None:
+    metadata = {f"{number:02}".ljust(40, character): character * 500 for number in range(50)}
+    body = body_of_payment(
+        metadata=metadata, description=character * 500, reference=character * 255, customer_id=character * 64
+    )
+    assert body["omitted"] == ["metadata"]
+    assert body["data"]["metadata"] == {}
+    assert body["data"]["description"] == character * 500
+    assert body["data"]["reference"] == character * 255
+
+
+def test_metadata_that_fits_is_sent() -> None:
+    metadata = {f"key-{number}": "é" * 250 for number in range(30)}
+    body = body_of_payment(metadata=metadata)
+    assert "omitted" not in body
+    assert body["data"]["metadata"] == metadata
+
+
+def test_the_description_goes_last() -> None:
+    event = StoredEvent(new_id(), "transaction.completed", new_id(), None, datetime.now(UTC))
+    shown = {"metadata": {"a": "b"}, "description": "x" * BODY_MAX_BYTES, "reference": "r"}
+    body = json.loads(event_queries.body_of(event, shown))
+    assert body["omitted"] == ["metadata", "description"]
+    assert body["data"] == {"metadata": {}, "description": None, "reference": "r"}
+    assert shown["metadata"] == {"a": "b"}, "what was given is left as it was"
+
+
+def test_every_type_of_event_has_an_object() -> None:
+    kinds = {str(type).partition(".")[0] for type in EventType}
+    assert kinds == event_queries._OBJECTS.keys()
+
+
+def test_many_deliveries_cost_no_more_statements_than_one() -> None:
+    merchant_id = make_merchant()
+    endpoints = [make_endpoint(merchant_id, URL)[0] for _ in range(3)]
+    complete_payments(merchant_id, 10)
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    sqlalchemy_event.listen(db.engine(), "before_cursor_execute", note)
+    try:
+        with autocommit() as connection:
+            claims = webhook_deliveries.claim(connection, dict.fromkeys(endpoints, (100, 1)))
+    finally:
+        sqlalchemy_event.remove(db.engine(), "before_cursor_execute", note)
+    assert len(claims) == 60
+    assert len(statements) == 3, "the claim, the transactions, the settlements"

@@ -1,0 +1,73 @@
+"""Webhooks as a merchant sees them: an endpoint, a payment, and what arrives."""
+
+import signal
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tests.end_to_end.client import Client
+from tests.end_to_end.conftest import Processes
+from tests.support import eventually
+from tests.webhook_receivers import Receiver, receiver
+
+
+def subscribe(merchant: Client, there: Receiver, *events: str) -> dict[str, Any]:
+    answer = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def test_a_payment_is_told_to_the_merchant_who_verifies_it(merchant: Client) -> None:
+    with receiver() as there:
+        secret = subscribe(merchant, there, "*")["secret"]
+        paid = merchant.pay()["id"]
+        declined = merchant.pay("tok_decline_fraud")["id"]
+        eventually(lambda: len(there.calls) == 3, what="three events")
+    told = {
+        (call.json["type"], call.json["data"].get("transaction_id", call.json["data"]["id"])) for call in there.calls
+    }
+    assert told == {
+        ("transaction.completed", paid),
+        ("settlement.completed", paid),
+        ("transaction.failed", declined),
+    }
+    for call in there.calls:
+        Webhook(secret).verify(call.body, call.headers)
+    assert {event["id"] for event in merchant.get("/v1/events")["data"]} == set(there.ids())
+
+
+def test_a_delivery_that_failed_is_made_again_after_a_few_seconds(merchant: Client) -> None:
+    with receiver(status=500) as there:
+        endpoint = subscribe(merchant, there, "transaction.completed")
+        merchant.pay()
+        eventually(lambda: len(there.calls) == 1, what="the first attempt")
+        there.status = 204
+        eventually(lambda: len(there.calls) == 2, within=20, what="the second attempt")
+
+        def delivered() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = merchant.get(
+                f"/v1/webhook-endpoints/{endpoint['id']}/deliveries", status="succeeded"
+            )["data"]
+            return found
+
+        [delivery] = eventually(delivered, what="the recorded success")
+    assert (delivery["attempts"], delivery["response_status"]) == (2, 204)
+    assert there.calls[0].body == there.calls[1].body
+    assert len(set(there.ids())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_events_of_payments_that_were_settled_without_the_webhook_worker_arrive_when_it_is_back(
+    merchant: Client, processes: Processes, number: signal.Signals
+) -> None:
+    with receiver() as there:
+        subscribe(merchant, there, "transaction.completed")
+        with processes.down("worker-webhooks", number):
+            paid = [merchant.pay()["id"] for _ in range(5)]
+            eventually(
+                lambda: all(merchant.transaction(id)["status"] == "completed" for id in paid), what="the payments"
+            )
+        eventually(lambda: len(set(there.ids())) == 5, within=40, what="the events")
+    assert {call.json["data"]["id"] for call in there.calls} == set(paid)

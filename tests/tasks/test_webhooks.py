@@ -1,0 +1,80 @@
+"""From a settled payment to a merchant's receiver, by real messages."""
+
+from collections.abc import Iterator
+
+import pytest
+from kombu import Connection
+
+from gateway.errors import MalformedMessage
+from gateway.flows import webhooks as flow
+from gateway.states import EventType
+from tasks import app, relay
+from tasks.webhooks import deliver, enqueue_due
+from tests.factories import count, execute, make_merchant
+from tests.support import eventually
+from tests.tasks.test_relay import received
+from tests.webhook_receivers import complete_payments, deliveries, loopback_allowed, make_endpoint, receiver
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture
+def _process() -> Iterator[None]:
+    """A process of `worker-webhooks`, as far as its deliveries are concerned."""
+    with loopback_allowed():
+        yield
+        flow.close()
+
+
+@pytest.mark.usefixtures("_process")
+def test_the_relay_tells_a_worker_of_the_endpoint_and_the_worker_delivers(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    with receiver() as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, EventType.TRANSACTION_COMPLETED)
+        complete_payments(merchant_id, 3)
+        with app.amqp.Producer(broker, auto_declare=False) as producer:
+            relay.relay_once(producer)
+        [[args, *_]] = received(broker, "webhook.delivery")
+        assert args == [[str(endpoint_id)]], "one message, however many deliveries"
+        deliver(*args)
+        eventually(lambda: len(there.calls) == 3, what="the deliveries")
+        eventually(lambda: count("webhook_deliveries", "status = 'succeeded'") == 3, what="their recording")
+
+
+@pytest.mark.usefixtures("_process")
+def test_the_task_waits_for_no_receiver() -> None:
+    merchant_id = make_merchant()
+    with receiver(before_answer=lambda: eventually(finished.copy, what="the end of the task")) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, EventType.TRANSACTION_COMPLETED)
+        complete_payments(merchant_id)
+        finished: list[str] = []
+        deliver([str(endpoint_id)])
+        finished.append("the task")
+        eventually(lambda: deliveries(endpoint_id)[0].status == "succeeded", what="the delivery")
+
+
+def test_a_malformed_message_is_refused() -> None:
+    for ids in (None, [], ["x"], "x", [7]):
+        with pytest.raises(MalformedMessage):
+            deliver(ids)
+
+
+def test_the_scheduled_job_enqueues_what_is_due_and_cancels_what_nobody_wants(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    wanted, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    disabled, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    waiting, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant_id, 2)
+    execute("DELETE FROM outbox")
+    execute("UPDATE webhook_endpoints SET status = 'disabled', disabled_reason = 'x' WHERE id = :id", id=disabled)
+    later = "UPDATE webhook_deliveries SET next_attempt_at = now() + interval '5 s' WHERE endpoint_id = :id"
+    execute(later, id=waiting)
+
+    enqueue_due()
+
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        assert relay.relay_once(producer) == 1
+    [[args, *_]] = received(broker, "webhook.delivery")
+    assert args == [[str(wanted)]]
+    assert {row.status for row in deliveries(disabled)} == {"canceled"}
+    assert {row.status for row in deliveries(waiting)} == {"pending"}
