@@ -1,33 +1,38 @@
-"""What a block of code really sends to PostgreSQL."""
+"""Statements as the provider would write them: made from what it really did, then damaged."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import event
+from sqlalchemy import text
 
-from gateway.db import engine
+from gateway.db import begin
+from gateway.domain.ids import rfc3339, utc_now
+from gateway.domain.statement_files import COLUMNS
+from tests.discrepancies import settled_payment
 
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement as psycopg takes it."""
-
-    sql: str
-    parameters: Any
+HEADER = ",".join(COLUMNS)
 
 
-@contextmanager
-def statements() -> Iterator[list[Statement]]:
-    """The statements that are executed within the block, in order; those of a driver's own are not among them."""
-    sent: list[Statement] = []
+def charge_of(transaction_id: UUID) -> dict[str, str]:
+    """The line of a settled payment's charge."""
+    with begin() as connection:
+        query = text("SELECT provider_reference, amount, currency FROM settlements WHERE transaction_id = :id")
+        reference, amount, currency = connection.execute(query, {"id": transaction_id}).one()
+    return line(charge_id=reference, idempotency_key=str(transaction_id), amount=str(amount), currency=currency)
 
-    def note(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> None:
-        sent.append(Statement(sql, parameters))
 
-    event.listen(engine(), "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine(), "before_cursor_execute", note)
+def line(**cells: str) -> dict[str, str]:
+    """A valid line but for `cells`."""
+    usual = {"charge_id": "ch_1", "type": "charge", "amount": "1000", "fee": "18", "currency": "USD"}
+    return {"idempotency_key": "key-1", "time": rfc3339(utc_now()), **usual, **cells}
+
+
+def csv_of(*lines: dict[str, Any]) -> bytes:
+    """A file of these lines."""
+    rows = [HEADER, *(",".join(cells[name] for name in COLUMNS) for cells in lines)]
+    return "".join(f"{row}\r\n" for row in rows).encode()
+
+
+def settled_line(amount: int = 1_000) -> dict[str, str]:
+    """The line of a new payment that was settled."""
+    return charge_of(settled_payment(amount))

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
@@ -151,10 +152,10 @@ class Endpoint:
         if self.body is not None:
             absent = not self.needs_body and not request.get_data()
             arguments["body"] = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
-        if self.upload is not None:
-            arguments["upload"] = self.upload.receive()
-        reply = self.view(Call(caller), **arguments)
-        return self._respond(reply)
+        with self.upload.received() if self.upload is not None else nullcontext() as file:
+            if file is not None:
+                arguments["upload"] = file
+            return self._respond(self.view(Call(caller), **arguments))
 
     def _respond(self, reply: Reply) -> Response:
         content = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body

@@ -44,6 +44,7 @@ class ReconciliationCounts(AnswerModel):
 
     transactions: int = 0
     settlements: int = 0
+    refunds: int = 0
     ledger_entries: int = 0
     statement_lines: int = 0
     discrepancies: Annotated[dict[str, int], Field(default_factory=dict, description="By kind")]

@@ -95,7 +95,6 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
     refuse_unless_ordered(query.since, query.until)
     statement = NewStatement(new_id(), query.provider, query.since, query.until)
     with (
-        upload,
         statement_files.read(
             upload,
             prefix=(statement.id, statement.provider),

@@ -1,5 +1,7 @@
 """Bodies that are files: a media type and a size of their own, and never all of one in memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -20,8 +22,9 @@ class Upload:
     media_type: str
     max_bytes: int
 
-    def receive(self) -> IO[bytes]:
-        """The file of the current request, at its beginning; whoever takes it closes it.
+    @contextmanager
+    def received(self) -> Iterator[IO[bytes]]:
+        """The file of the current request, at its beginning, until the block ends.
 
         It is here as a whole before anything else happens: a slow sender holds up nothing but its own request.
 
@@ -32,11 +35,10 @@ class Upload:
         if request.mimetype != self.media_type or request.headers.get("Content-Encoding", "identity") != "identity":
             raise UnsupportedMediaType(f"Send the body as {self.media_type}.")
         request.max_content_length = self.max_bytes + 1  # one more tells that there is a rest; see http.install
-        file = SpooledTemporaryFile(MEMORY_MAX_BYTES)  # noqa: SIM115  # closed by the view
-        while chunk := request.stream.read(CHUNK_BYTES):
-            file.write(chunk)
-        if file.tell() > self.max_bytes:
-            file.close()
-            raise BodyTooLarge(f"The file may have {self.max_bytes} bytes at most.")
-        file.seek(0)
-        return file
+        with SpooledTemporaryFile(MEMORY_MAX_BYTES) as file:
+            while chunk := request.stream.read(CHUNK_BYTES):
+                file.write(chunk)
+            if file.tell() > self.max_bytes:
+                raise BodyTooLarge(f"The file may have {self.max_bytes} bytes at most.")
+            file.seek(0)
+            yield file

@@ -31,6 +31,7 @@ NEVER_SPLIT = "5TB"
 CLIENT_CHECK_INTERVAL = "1s"
 """How soon PostgreSQL notices that the process which asked for the comparison has died, and stops comparing."""
 LISTED_MAX = 1_000
+COMPARED_TABLES = ("transactions", "settlements", "refunds", "ledger_entries")
 
 
 class ReconciliationRunning(Conflict):
@@ -64,8 +65,8 @@ class Run:
 
     @property
     def compared(self) -> int:
-        """Rows that were compared: transactions, settlements and ledger entries."""
-        return sum(self.counts.get(table, 0) for table in ("transactions", "settlements", "ledger_entries"))
+        """Rows that were compared, see `COMPARED_TABLES`."""
+        return sum(self.counts.get(table, 0) for table in COMPARED_TABLES)
 
     @property
     def seconds(self) -> float:
@@ -218,7 +219,7 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
 
 
 def _summed_up(connection: Connection, run_id: UUID) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-    counts: dict[str, Any] = {"transactions": 0, "settlements": 0, "ledger_entries": 0, "statement_lines": 0}
+    counts: dict[str, Any] = dict.fromkeys((*COMPARED_TABLES, "statement_lines"), 0)
     totals: dict[str, dict[str, int]] = {}
     for row in connection.execute(sql.COMPARED):
         counts[row.kind] += row.counted

@@ -10,7 +10,7 @@ nothing in memory. With ids in random order (`IDS_ARE_IN_ORDER`) hash joins do i
 # ruff: noqa: S608  # put together from the constants of this module, never from input
 from sqlalchemy import text
 
-from gateway.domain import statement_comparison_sql
+from gateway.domain import refund_comparison_sql, statement_comparison_sql
 from gateway.states import SETTLED, UNFINISHED
 
 
@@ -89,6 +89,7 @@ _UNSOURCED_ENTRIES = f"""
            NULL::text, NULL::bigint, NULL::jsonb
     FROM ledger_entries e
     WHERE {_in_period("e.posted_at")} AND NOT EXISTS (SELECT FROM settlements s WHERE s.id = e.source_id)
+      AND NOT EXISTS (SELECT FROM refunds f WHERE f.id = e.source_id AND f.status = 'completed')
       AND {_OF_PROVIDER_S_SOURCE}
 """
 
@@ -123,6 +124,7 @@ _TOTALS = f"""
 
 _PARTS = " UNION ALL ".join((
     _PAIRS, _DUPLICATES, _LEDGER, _UNSOURCED_ENTRIES, _STUCK, _TOTALS,
+    *refund_comparison_sql.parts(_in_period, _of_provider),
     *statement_comparison_sql.parts(_in_period, _of_provider),
 ))  # fmt: skip
 
@@ -156,8 +158,10 @@ DESCRIBE_DUPLICATES = text(f"""
 DESCRIBE_LEDGER = text("""
     UPDATE comparison c
     SET actual_amount = CASE WHEN p.debits = c.expected_amount THEN p.credits ELSE p.debits END,
-        detail = CASE WHEN c.settlement_id IS NULL THEN 'There is no settlement with this id; it has posted: '
-                      ELSE 'The settlement has posted: ' END || p.entries || '.'
+        detail = CASE WHEN c.settlement_id IS NOT NULL THEN 'The settlement has posted: '
+                      WHEN c.expected_amount IS NOT NULL THEN 'The refund has posted: '
+                      ELSE 'There is no settlement or completed refund with this id; it has posted: '
+                 END || p.entries || '.'
     FROM (
         SELECT w.subject_id, coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0) AS debits,
                coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0) AS credits,

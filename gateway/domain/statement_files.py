@@ -14,12 +14,12 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from gateway.card_numbers import holds_card_number
 from gateway.domain.ids import parse_id
@@ -68,14 +68,6 @@ class StatementFile:
     last_at: datetime | None = None
     totals: dict[str, Totals] = field(default_factory=dict)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.rows.close()
-
     def chunks(self) -> Iterator[bytes]:
         """The rows, some at a time."""
         self.rows.seek(0)
@@ -95,14 +87,11 @@ class StatementFile:
             sums.refunds, sums.refunded = sums.refunds + 1, sums.refunded + amount
 
 
+@contextmanager
 def read(
-    file: IO[bytes],
-    prefix: Sequence[object],
-    *,
-    since: datetime | None,
-    until: datetime | None,
-) -> StatementFile:
-    """Validate all of `file`; the caller closes what is returned.
+    file: IO[bytes], prefix: Sequence[object], *, since: datetime | None, until: datetime | None
+) -> Iterator[StatementFile]:
+    """Validate all of `file`; what it holds is there until the block ends.
 
     Args:
         file: at its beginning.
@@ -113,30 +102,26 @@ def read(
     Raises:
         InvalidStatement: a line is not valid; the first `ERRORS_MAX` errors are listed.
     """
-    found = StatementFile(_digest(file), SpooledTemporaryFile(MEMORY_MAX_BYTES))  # noqa: SIM115  # closed by the caller
-    errors: list[FieldError] = []
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
-    out = io.TextIOWrapper(found.rows, "ascii", newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    try:
+    with SpooledTemporaryFile(MEMORY_MAX_BYTES) as rows:
+        found, errors = StatementFile(_digest(file), rows), list[FieldError]()
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        out = io.TextIOWrapper(rows, "ascii", newline="")
+        writer = csv.writer(out, lineterminator="\n")
         for number, cells in _records(text, errors):
             wrong = _errors_of(cells, since, until)
             if wrong:
                 errors.extend(_error(number, column, code, detail) for column, code, detail in wrong)
             else:
                 charge_id, key, kind, amount, fee, currency, time = cells
-                at = datetime.fromisoformat(time)
-                found.add(kind, int(amount), int(fee), currency, at)
+                found.add(kind, int(amount), int(fee), currency, datetime.fromisoformat(time))
                 writer.writerow((*prefix, number, kind, charge_id, key, parse_id(key), amount, fee, currency, time))
             if len(errors) >= ERRORS_MAX:
                 break
-    finally:
-        text.detach()
+        text.detach()  # neither of the two is to close what it wraps
         out.detach()
-    if errors:
-        found.rows.close()
-        raise invalid(errors)
-    return found
+        if errors:
+            raise invalid(errors)
+        yield found
 
 
 def invalid(errors: Sequence[FieldError]) -> InvalidStatement:

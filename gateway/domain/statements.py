@@ -66,7 +66,8 @@ def store(
         "totals": {currency: asdict(sums) for currency, sums in sorted(file.totals.items())},
         "uploaded_by": actor,
     }
-    if connection.execute(insert(_S).on_conflict_do_nothing().values(values)).rowcount == 0:
+    inserted = connection.scalar(insert(_S).on_conflict_do_nothing().values(values).returning(_S.id))
+    if inserted is None:
         known = select(_TABLE).where(_S.provider == statement.provider, _S.content_hash == file.content_hash)
         return _represent(connection.execute(known).one()), False
     _copy(connection, file)
