@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on")
 
     log_service_name: str = Field(default="payment-gateway", description="`service` in every log line and alert")
-    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="json for machines, console for people; auto takes console on a terminal"
     )

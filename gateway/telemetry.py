@@ -62,6 +62,8 @@ WEBHOOK_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
 )
 
+_OF_GRANIAN = ("_granian", "granian.access")
+"""The server's loggers, which write by themselves; an access log holds raw paths."""
 CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 
 
@@ -119,6 +121,9 @@ def configure_logging() -> None:
         )
     logging.basicConfig(handlers=[_StandardLogging()], level=config.log_level, force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    for name in _OF_GRANIAN:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
 
 
 @contextmanager
