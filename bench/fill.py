@@ -1,0 +1,133 @@
+"""Millions of settled payments, copied in PostgreSQL from one that the gateway has settled, with ids and times of their
+own: what the tables hold after months.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from devstack.console import say
+from devstack.waiting import pause
+
+COUNT_MAX = 10_000_000
+DAYS = 90
+"""So many copies fill so many days up to now, evenly; fewer are the oldest of them."""
+KEPT_DAYS = 30
+"""Idempotency records are kept no longer."""
+_DAY_MS = 86_400_000
+_SPACING_MS = DAYS * _DAY_MS / COUNT_MAX
+CHUNK = 250_000
+MISMATCHES = 100
+"""Of each kind."""
+
+_NEWEST = "SELECT id, merchant_id FROM transactions WHERE status = 'completed' ORDER BY id DESC LIMIT 1"
+_COLUMNS = """
+    SELECT column_name FROM information_schema.columns
+    WHERE table_schema = current_schema() AND table_name = %s AND is_identity = 'NO' AND is_generated = 'NEVER'
+    ORDER BY ordinal_position
+"""
+
+
+def _id(kind: str, number: str = "n") -> str:
+    """SQL of a UUIDv7 of the n-th payment's millisecond; `kind`, the variant's digit, keeps the tables' ids apart."""
+    hexadecimal = f"lpad(to_hex(ms), 12, '0') || '7' || lpad(to_hex(mod({number}, 4096)), 3, '0')"
+    return f"CAST({hexadecimal} || '{kind}' || lpad(to_hex({number}), 15, '0') AS uuid)"
+
+
+_TRANSACTION, _SETTLEMENT, _EVENT = _id("8"), _id("9"), _id("a", "(2 * n + k)")
+_TIME = "to_timestamp(ms / 1000.0)"
+_REFERENCE = "'copy_' || lpad(to_hex(n), 15, '0')"
+_OWN = {
+    "transactions": {"id": _TRANSACTION, "provider_reference": _REFERENCE, "reference": "'copy-' || n"},
+    "attempts": {"transaction_id": _TRANSACTION},
+    "settlements": {"id": _SETTLEMENT, "transaction_id": _TRANSACTION, "provider_reference": _REFERENCE},
+    "ledger_entries": {"source_id": _SETTLEMENT, "transaction_id": _TRANSACTION},
+    "events": {"id": _EVENT, "object_id": f"CASE k WHEN 0 THEN {_TRANSACTION} ELSE {_SETTLEMENT} END"},
+    "idempotency_records": {"key": _REFERENCE, "transaction_id": _TRANSACTION},
+}
+"""Columns that differ from copy to copy; so does every time, and everything else is as in the original."""
+_SOURCE = {
+    "transactions": "id = %(transaction)s",
+    "events": "object_id IN (%(transaction)s, (SELECT id FROM settlements WHERE transaction_id = %(transaction)s))"
+    " AND merchant_id = %(merchant)s ORDER BY type DESC",
+}
+_BALANCE = """
+    INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
+    SELECT merchant_id, currency, amount * %(copies)s, 0, fee * %(copies)s
+    FROM settlements WHERE transaction_id = %(transaction)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copier:
+    """Makes the copies numbered `first` to `end`, exclusive."""
+
+    connection: psycopg.Connection[Any]
+    first: int
+    end: int
+    start_ms: int
+    """The time of copy 0."""
+
+    def copy(self, table: str) -> None:
+        """Copy the rows of one table."""
+        columns = [row[0] for row in self.connection.execute(_COLUMNS, [table])]
+        times = {name for name in columns if name.endswith("_at") or name == "lease_until"}
+        own = {name: f"CASE WHEN {name} IS NOT NULL THEN {_TIME} END" for name in times} | _OWN[table]
+        chosen = ", ".join(f'{own.get(name, name)} AS "{name}"' for name in columns)
+        named = ", ".join(f'"{name}"' for name in columns)
+        numbers = (
+            "SELECT n, CAST(%(start)s + n * %(spacing)s AS bigint) AS ms"
+            " FROM generate_series(CAST(%(low)s AS bigint), %(high)s) AS n"
+        )
+        statement = (
+            f"INSERT INTO {table} ({named}) SELECT {chosen} FROM ({numbers}) AS numbers"
+            f" CROSS JOIN original_{table} ORDER BY n"
+        )
+        oldest = COUNT_MAX * (DAYS - KEPT_DAYS) // DAYS if table == "idempotency_records" else 0
+        values = {"start": self.start_ms, "spacing": _SPACING_MS}
+        for low in range(max(self.first, oldest), self.end, CHUNK):
+            pause(0)  # Ctrl-C is noticed here
+            high = min(low + CHUNK, self.end) - 1
+            self.connection.execute(statement.encode(), values | {"low": low, "high": high})
+
+
+def fill(superuser_url: str, count: int, present: int = 0) -> None:
+    """Bring the number of copies from `present` to `count`. Takes a superuser, who may leave foreign keys unchecked."""
+    began = time.monotonic()
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        for setting in ("session_replication_role = replica", "synchronous_commit = off", "work_mem = '256MB'"):
+            connection.execute(f"SET {setting}".encode())
+        newest = connection.execute(_NEWEST).fetchone()
+        assert newest is not None, "nothing was settled that could be copied"
+        values = {"transaction": newest[0], "merchant": newest[1], "copies": count - present}
+        copier = _Copier(connection, present, count, int(time.time() * 1000) - DAYS * _DAY_MS)
+        for table in _OWN:
+            source = _SOURCE.get(table, "transaction_id = %(transaction)s")
+            found = f"SELECT * FROM {table} WHERE {source}"
+            numbered = f"SELECT (row_number() OVER () - 1)::int AS k, found.* FROM ({found}) AS found"
+            connection.execute(f"CREATE TEMP TABLE original_{table} AS {numbered}".encode(), values)
+            copier.copy(table)
+            say(f"{table}: filled up to {count} payments after {time.monotonic() - began:.0f} s")
+        connection.execute(_BALANCE, values)
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CHECKPOINT")
+
+
+def make_mismatches(superuser_url: str) -> int:
+    """Spoil some of the copies in three ways, and return how many."""
+    copies = "SELECT id FROM settlements WHERE provider_reference LIKE 'copy_%%' ORDER BY id LIMIT %s OFFSET %s"
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        for number, change in enumerate(
+            (
+                "UPDATE settlements SET amount = amount + 1, net = net + 1",
+                "UPDATE settlements SET currency = 'EUR'",
+                "DELETE FROM settlements",
+            )
+        ):
+            query = f"{change} WHERE id IN ({copies})"
+            connection.execute(query.encode(), [MISMATCHES, number * 10 * MISMATCHES])
+        connection.execute("ANALYZE settlements")
+    return 3 * MISMATCHES

@@ -1,0 +1,128 @@
+"""What many rows do: reconciliation of a million payments, and everything again with ten million in the tables."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import requests
+
+from bench import fill, phases
+from bench.phases import Figures
+from bench.report import Result
+from bench.running import Running
+from bench.sides import Servers, Side
+from devstack import postgres, stackfile
+from devstack.bootstrap import ROOT
+from devstack.console import DevstackError, say
+from devstack.waiting import pause
+
+RUNS = 3
+RECONCILE_LIMIT_SECONDS = 1_800
+REQUESTS = 200
+READ_SECONDS = 5.0
+"""A kind of read that is slow is measured for so long, with fewer requests."""
+_HTTP_SECONDS = 30
+GROWING = {
+    "post_per_second": "POST per second",
+    "settled_per_second_under_load": "settled per second under load",
+    "drained_per_second": "drained per second",
+}
+READS = {
+    "list": "/v1/transactions?limit=100",
+    "list, next page": "/v1/transactions?limit=100&cursor={cursor}",
+    "filter by status": "/v1/transactions?status=completed",
+    "filter by a rare status": "/v1/transactions?status=failed",
+    "filter by currency": "/v1/transactions?currency=CHF",
+    "filter by reference": "/v1/transactions?reference=copy-4711",
+    "filter by customer": "/v1/transactions?customer_id=cus_77",
+    "filter by amount": "/v1/transactions?amount_min=999999",
+    "filter by time": "/v1/transactions?created_from=2026-01-01T00:00:00Z&created_to=2026-01-02T00:00:00Z",
+    "one transaction": "/v1/transactions/{id}",
+    "timeline": "/v1/transactions/{id}/timeline",
+    "settlements": "/v1/settlements?limit=100",
+    "settlement of a transaction": "/v1/settlements?transaction_id={id}",
+    "refunds": "/v1/refunds",
+    "events": "/v1/events?limit=100",
+    "balance": "/v1/balance",
+}
+
+
+def superuser_url(servers: Servers) -> str:
+    """The gateway's database, as PostgreSQL's superuser."""
+    return f"postgresql://{postgres.SUPERUSER}@127.0.0.1:{servers.layout.ports.postgresql}/{postgres.DATABASE}"
+
+
+def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
+    """Reconcile so many settled payments with some mismatches among them."""
+    fill.fill(superuser_url(servers), payments)
+    spoiled = fill.make_mismatches(superuser_url(servers))
+    runs = [_reconcile(side) for _ in range(RUNS)]
+    counts = runs[0]["counts"]
+    seconds = statistics.median(run["seconds"] for run in runs)
+    pairs = counts["transactions"] + counts["settlements"]
+    figures: Figures = {
+        "transactions": counts["transactions"],
+        "settlements": counts["settlements"],
+        "ledger entries": counts["ledger_entries"],
+        "mismatches made": spoiled,
+        "mismatches found": sum(counts["discrepancies"].values()),
+        "seconds, median": seconds,
+        "transactions and settlements per second": pairs / seconds,
+        "rows per second, ledger entries included": (pairs + counts["ledger_entries"]) / seconds,
+        "client memory above idle, MiB": max(run["memory_above_idle_mib"] for run in runs),
+    }
+    say(f"reconciliation: {figures['transactions and settlements per second']:,.0f} transactions and settlements/s")
+    return figures
+
+
+def _reconcile(side: Side) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.reconciling"],
+        check=False,
+        cwd=ROOT,
+        env=dict(side.env),
+        capture_output=True,
+        text=True,
+        timeout=RECONCILE_LIMIT_SECONDS,
+    )
+    if done.returncode:
+        raise DevstackError(f"the reconciliation failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def growth(empty: Result, grown: Figures) -> Figures:
+    """How much slower the gateway became, in per cent; what became faster is below zero."""
+    slower: Figures = {}
+    for key, title in GROWING.items():
+        before = empty.median("gateway", key)
+        if before:
+            slower[f"{title}: slower by, %"] = round(100 * (1 - grown[key] / before), 1)
+    return slower
+
+
+def reads(on: Running) -> Figures:
+    """p99 in milliseconds of each kind of read, one after the other over one connection."""
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {on.token}"
+    url = stackfile.api_url(on.servers.layout)
+    page = session.get(f"{url}/v1/transactions?limit=100", timeout=_HTTP_SECONDS).json()
+    known = {"cursor": page["next_cursor"], "id": page["data"][-1]["id"]}
+    found: Figures = {}
+    for title, path in READS.items():
+        answer, milliseconds = session.get(url + path.format(**known), timeout=_HTTP_SECONDS), []
+        if not answer.ok:
+            found[f"{title}: p99, ms"] = f"HTTP {answer.status_code}"
+            continue
+        deadline = time.perf_counter() + READ_SECONDS
+        while len(milliseconds) < REQUESTS and time.perf_counter() < deadline:
+            pause(0)  # Ctrl-C is noticed here
+            began = time.perf_counter()
+            session.get(url + path.format(**known), timeout=_HTTP_SECONDS).raise_for_status()
+            milliseconds.append((time.perf_counter() - began) * 1000)
+        found[f"{title}: p99, ms"] = phases.percentile(milliseconds, 0.99)
+        say(f"{title}: p99 {found[f'{title}: p99, ms']:.1f} ms")
+    return found
