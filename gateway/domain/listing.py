@@ -18,8 +18,8 @@ SEARCH_ROWS_MAX = 2_000
 """Rows that one page looks at, at most. A rare match in a long history would otherwise take as long as the history is:
 the page ends with what it found, perhaps nothing, and its cursor goes on from there. In ten million rows each of these
 may be on a disk page of its own: reading so many takes some 20 ms."""
-ID_LAG = timedelta(seconds=1)
-"""The time in an id and its row's `created_at` differ by less: they are the same, or were read one after the other."""
+ID_LAG = timedelta(seconds=10)
+"""The time in an id and its row's `created_at` differ by less, even when that is the beginning of a slow commit."""
 
 
 def conditions(*criteria: Criterion) -> list[ColumnElement[bool]]:
@@ -28,14 +28,14 @@ def conditions(*criteria: Criterion) -> list[ColumnElement[bool]]:
 
 
 def created_within(
-    id: InstrumentedAttribute[UUID], since: datetime | None, until: datetime | None
+    id: InstrumentedAttribute[UUID], since: datetime | None, until: datetime | None, lag: timedelta = ID_LAG
 ) -> list[ColumnElement[bool]]:
     """Bounds of UUIDv7 ids that leave out nothing created from `since` until `until`: an index on ids begins there."""
     bounds = []
     if since is not None:
-        bounds.append(id >= smallest_id(since, -ID_LAG))
+        bounds.append(id >= smallest_id(since, -lag))
     if until is not None:
-        bounds.append(id < smallest_id(until, ID_LAG))
+        bounds.append(id < smallest_id(until, lag))
     return bounds
 
 

@@ -1,7 +1,7 @@
 """Reading transactions back for the merchant who made them."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import eq, ge, le, lt
 from typing import Any
 from uuid import UUID
@@ -85,6 +85,8 @@ def find(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dic
     return of_row(row)
 
 
+ID_LAG = timedelta(seconds=1)
+"""A transaction's id and its `created_at` were made together, and since 0002 are of the same millisecond."""
 INDEXED_STATUSES = frozenset(TransactionStatus) - {TransactionStatus.COMPLETED}
 """Those that the index of uncommon statuses holds: it leaves out the one that most transactions end in."""
 
@@ -117,7 +119,7 @@ class TransactionFilter:
             (_T.amount, ge, self.amount_min),
             (_T.amount, le, self.amount_max),
         )
-        return [*indexed[:1], *created_within(_T.id, self.created_from, self.created_to)], wanted
+        return [*indexed[:1], *created_within(_T.id, self.created_from, self.created_to, ID_LAG)], wanted
 
 
 def list_newest(

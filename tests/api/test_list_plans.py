@@ -98,6 +98,9 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "amount_max": (5_000, 0),
     "queue": ("settlement.requested", "webhook.delivery"),
     "reason": ("rejected", "expired"),
+    "actor": ("user:none", "cli"),
+    "action": ("dead_letter.replayed", "user.created"),
+    "subject": ("none",),
 }
 """Of each filter values that match much and values that match little; choices, ids and times are known without."""
 HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
@@ -154,10 +157,9 @@ def pages(caller: Caller, path: str, query: dict[str, object]) -> Iterator[State
             answer = caller.get(f"{path}?{urlencode(query)}" if query else path)
         assert answer.status_code == 200, answer.text
         yield from (statement for statement in sent if not re.search("INSERT|UPDATE|DELETE", statement.sql))
-        cursor = answer.json.get("next_cursor")
-        if cursor is None:
+        if not answer.is_json or not answer.json.get("next_cursor"):
             return
-        query = query | {"cursor": cursor}
+        query = query | {"cursor": answer.json["next_cursor"]}
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import base64
 from urllib.parse import urlencode
+from uuid import UUID
 
 import pytest
 
@@ -178,3 +179,24 @@ def test_a_cursor_of_another_merchant_shows_nothing_foreign(merchant: Caller, ot
     page = merchant.get(f"/v1/transactions?cursor={cursor}").json
 
     assert {item["id"] for item in page["data"]} <= {made}
+
+
+def test_a_time_filter_goes_by_the_time_shown_even_where_ids_were_made_a_little_earlier_or_later(
+    merchant: Caller,
+) -> None:
+    noon = "019c13ec-9e00"  # how an id of 2026-01-31T12:00:00.000Z begins
+    shown = ["2026-01-31T11:59:59.200000Z", "2026-01-31T12:00:00.000500Z", "2026-01-31T12:00:00.900000Z"]
+    for at in shown:
+        made = merchant.pay(reference=at).json["id"]
+        move = "UPDATE transactions SET id = CAST(:new AS uuid), created_at = CAST(:at AS timestamptz) WHERE id = :id"
+        execute(move, id=UUID(made), new=noon + made[13:], at=at)
+
+    def found(**parameters: object) -> set[str]:
+        page = merchant.get(f"/v1/transactions?{urlencode(parameters)}").json
+        return {item["created_at"] for item in page["data"]}
+
+    assert found() == set(shown)
+    assert found(created_from=shown[1]) == set(shown[1:])
+    assert found(created_to=shown[1]) == {shown[0]}
+    assert found(created_from=shown[0], created_to=shown[2]) == set(shown[:2])
+    assert found(created_from="2026-01-31T12:00:00.000501Z", created_to=shown[2]) == set()
