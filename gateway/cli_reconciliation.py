@@ -19,7 +19,7 @@ LISTED_DEFAULT = 20
 FOUND = 1
 """Exit status when there are discrepancies."""
 
-_TOTALS = ("transactions", "settlements", "fees", "net", "ledger_debits", "ledger_credits")
+_TOTALS = ("transactions", "settlements", "refunds", "fees", "net", "ledger_debits", "ledger_credits")
 
 
 class NotCompared(click.ClickException):
@@ -83,8 +83,8 @@ def _print(run: Run, found: Sequence[dict[str, Any]]) -> None:
     since = f"from {run.period_from:%Y-%m-%d %H:%M:%S} " if run.period_from else ""
     click.echo(f"Reconciliation {run.id}, {since}to {run.period_to:%Y-%m-%d %H:%M:%S} UTC")
     click.echo(
-        f"Compared {counts['transactions']:,} transactions, {counts['settlements']:,} settlements and "
-        f"{counts['ledger_entries']:,} ledger entries in {run.seconds:.1f} s "
+        f"Compared {counts['transactions']:,} transactions, {counts['settlements']:,} settlements, "
+        f"{counts['refunds']:,} refunds and {counts['ledger_entries']:,} ledger entries in {run.seconds:.1f} s "
         f"({run.compared / max(run.seconds, 0.001):,.0f} rows/s)."
     )
     if run.totals:

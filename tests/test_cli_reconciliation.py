@@ -23,7 +23,7 @@ def test_agreement_ends_with_status_0_and_the_totals() -> None:
     settled_payment(amount=1_234_567)
     result = reconcile()
     assert result.exit_code == 0
-    assert "Compared 1 transactions, 1 settlements and 3 ledger entries" in result.stdout
+    assert "Compared 1 transactions, 1 settlements, 0 refunds and 3 ledger entries" in result.stdout
     assert "1,234,567" in result.stdout
     assert "Everything agrees." in result.stdout
 

@@ -12,7 +12,7 @@ _STATEMENTS = tuple(
             SELECT r.merchant_id, r.key FROM idempotency_records r
             WHERE r.created_at < now() - make_interval(days => :idempotency_days)
               AND NOT EXISTS (SELECT FROM transactions t WHERE t.id = r.transaction_id
-                              AND t.status IN ('pending', 'processing', 'dead_lettered'))
+                              AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refunding > 0))
             LIMIT :limit)""",
         """DELETE FROM revoked_tokens WHERE jti IN (
             SELECT jti FROM revoked_tokens WHERE expires_at < now() LIMIT :limit)""",
@@ -26,7 +26,8 @@ _STATEMENTS = tuple(
 def purge(connection: Connection, limit: int) -> int:
     """Delete at most `limit` rows of each kind; the number of rows deleted.
 
-    An idempotency record outlives its 30 days while its transaction has no final status (api.md, Idempotency).
+    An idempotency record outlives its 30 days while its transaction, or a refund of it, waits for its final status
+    (api.md, Idempotency).
     """
     limits = {"limit": limit, "idempotency_days": IDEMPOTENCY_DAYS, "alert_days": ALERT_DAYS}
     return sum(connection.execute(statement, limits).rowcount for statement in _STATEMENTS)

@@ -11,9 +11,11 @@ from gateway.api.statements import STATEMENT_MAX_BYTES, Statement, StatementPage
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.flows import routing
 from gateway.flows.reconciliation import reconcile, reconcile_as_requested
+from gateway.flows.refunds import refund as carry_out
 from tests.api.conftest import Answer, Caller, expect_problem, field_errors
 from tests.discrepancies import settled_payment
 from tests.factories import accept_payment, count, execute, make_merchant
+from tests.refunds import ask, paid, refunded
 from tests.statements import HEADER, charge_of, csv_of, line, settled_line
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -174,30 +176,18 @@ def test_a_payment_at_midnight_is_missing_only_when_both_days_are_here(operator:
 
 
 def test_a_refund_is_compared_too(operator: Caller) -> None:
-    payment = settled_payment()
-    refunds = {name: new_id() for name in ("completed", "left_out", "failed", "pending")}
-    for name, id in refunds.items():
-        status = "completed" if name == "left_out" else name
-        execute(
-            """
-            INSERT INTO refunds (id, transaction_id, merchant_id, amount, currency, status, provider,
-                                 provider_reference, failure_category, attempt_limit, request_id, created_at,
-                                 updated_at, completed_at)
-            SELECT :id, id, merchant_id, 10, currency, :status, provider,
-                   CASE WHEN :status = 'completed' THEN :name END, CASE WHEN :status = 'failed' THEN 'declined' END,
-                   4, 'r', now(), now(), CASE WHEN :status = 'completed' THEN now() END
-            FROM transactions WHERE id = :payment
-            """,
-            id=id, status=status, name=name, payment=payment,
-        )  # fmt: skip
+    payment, refusing = paid(), paid("tok_refund_decline")
+    refunds = {name: refunded(payment, 10) for name in ("completed", "left_out")}
+    refunds |= {"failed": ask(refusing, 10), "pending": ask(payment, 10)}
+    carry_out([refunds["failed"]], "task-1")
     lines = [
         line(charge_id="x", type="refund", idempotency_key=str(refunds[name]), amount=amount, fee="0")
         for name, amount in (("completed", "11"), ("failed", "10"), ("pending", "10"))
     ]
 
-    found = compared(operator, charge_of(payment), *lines, query=covering())
+    found = compared(operator, charge_of(payment), charge_of(refusing), *lines, query=covering())
 
-    assert {(row["kind"], row["subject_id"]) for row in found if "ledger" not in row["kind"]} == {
+    assert {(row["kind"], row["subject_id"]) for row in found} == {
         ("statement_amount_mismatch", str(refunds["completed"])),
         ("refunded_not_recorded", str(refunds["failed"])),
         ("missing_at_provider", str(refunds["left_out"])),

@@ -13,6 +13,7 @@ from gateway.flows.reconciliation import reconcile
 from gateway.flows.settlement import settle
 from tests.discrepancies import copy_settlement, settled_payment, settlement_of, the_only_one
 from tests.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.refunds import refunded
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -80,9 +81,9 @@ def test_a_missing_settlement_is_found() -> None:
 
 def test_a_refunded_transaction_needs_its_settlement_too() -> None:
     id = settled_payment()
-    execute("UPDATE transactions SET status = 'refunded', amount_refunded = amount WHERE id = :id", id=id)
+    refund = refunded(id)
     assert reconcile().discrepancies == {}
-    execute("DELETE FROM ledger_entries")
+    execute("DELETE FROM ledger_entries WHERE source_id <> :refund", refund=refund)
     execute("DELETE FROM settlements")
     assert reconcile().discrepancies == {"missing_settlement": 1}
 

@@ -11,6 +11,7 @@ import pytest
 from gateway.domain.ids import new_id
 from tasks import monitor
 from tests.factories import accept_payment, count, execute, make_merchant
+from tests.refunds import ask, paid
 
 ID = UUID("0199a0de-0000-7000-8000-000000000001")
 DELAY = {"queue": "celery_delayed_3", "reason": "expired"}
@@ -99,6 +100,22 @@ def test_any_headers_are_survived_and_stored(headers: object) -> None:
     monitor.store_dead([monitor.parse(message(b"\xff", headers))])
     assert count("dead_letters") == 1
     assert count("alerts") == 1
+
+
+def test_the_ids_of_the_refund_queue_are_refunds() -> None:
+    headers = {"id": "task-1", "task": "payments.refund", "x-death": [dead("refund.requested")]}
+    parsed = monitor.parse(message(body(str(ID)), headers, "dlq.refund.requested"))
+    assert (parsed.transaction_ids, parsed.refund_ids) == ((), (ID,))
+
+
+@pytest.mark.usefixtures("database")
+def test_an_expired_refund_message_is_enqueued_again() -> None:
+    id = ask(paid())
+    execute("DELETE FROM outbox")
+    headers = {"id": "task-1", "task": "payments.refund", "x-death": [dead("refund.requested", "expired")]}
+    monitor.store_dead([monitor.parse(message(body(str(id)), headers, "dlq.refund.requested"))])
+    assert count("outbox", "topic = 'refund.requested'") == 1
+    assert count("dead_letters") == 0
 
 
 @pytest.mark.usefixtures("database")
