@@ -36,7 +36,10 @@ class Page(QueryModel):
     """The parameters of every list."""
 
     limit: Limit = LIMIT_DEFAULT
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the page before")] = None
+    cursor: Annotated[
+        str | None,
+        Field(description="`next_cursor` of the page before. Only null ends a list: a page may be short, even empty"),
+    ] = None
 
 
 Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
