@@ -3,15 +3,21 @@
 import asyncio
 import ipaddress
 import socket
-import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from gateway import outbound
 from gateway.outbound import ForbiddenAddress, ForbiddenUrl
-from tests.webhook_receivers import receiver
+from tests.webhook_receivers import Receiver, receiver
 
 PUBLIC = ("93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822")
 NOT_PUBLIC = (
@@ -111,6 +117,10 @@ class Names:
         ]
 
 
+def port_of(there: Receiver) -> int:
+    return urlsplit(there.url).port or 0
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     """A resolver of the test's own."""
@@ -145,7 +155,7 @@ def test_a_name_that_leads_to_another_than_a_public_address_is_not_called(names:
 
 def test_the_address_that_was_checked_is_the_one_that_is_called_with_the_name_as_host(names: Names) -> None:
     with receiver() as there:
-        port = there.url.partition("//")[2].partition("/")[0].partition(":")[2]
+        port = port_of(there)
         names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         assert call(f"http://shop.example:{port}/hooks", allow_loopback=True) == [200]
         assert names.asked == ["shop.example"], "asked once: there is no second answer to be rebound to"
@@ -156,7 +166,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_called_with_the_name_as
 
 def test_a_name_that_changes_its_address_later_is_checked_again(names: Names) -> None:
     with receiver() as there:
-        port = there.url.partition("//")[2].partition("/")[0].partition(":")[2]
+        port = port_of(there)
         names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         url = f"http://shop.example:{port}/hooks"
         assert call(url, allow_loopback=True) == [200]
@@ -169,7 +179,7 @@ def test_a_name_that_changes_its_address_later_is_checked_again(names: Names) ->
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost"])
 def test_what_slipped_into_the_database_is_not_called_either(host: str) -> None:
     with receiver() as there:
-        port = there.url.partition("//")[2].partition("/")[0].partition(":")[2]
+        port = port_of(there)
         with pytest.raises((aiohttp.ClientError, OSError)):
             call(f"http://{host}:{port}/")
         assert there.calls == []
@@ -183,19 +193,41 @@ def test_the_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.Monkey
         assert (len(proxy.calls), len(there.calls)) == (0, 1)
 
 
-def test_a_certificate_must_be_one_for_the_name(names: Names) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    hellos: list[bytes] = []
+def certificate_for(name: str, folder: Path) -> Path:
+    """A self-signed certificate with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
 
-    def accept() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            hellos.append(connection.recv(4_096))
 
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    names.answers["shop.example"] = [["127.0.0.1"]]
-    with listener, pytest.raises(aiohttp.ClientError):
-        call(f"https://shop.example:{listener.getsockname()[1]}/", allow_loopback=True)
-    thread.join(5)
-    assert b"shop.example" in hellos[0], "the name goes into the server name indication"
+def test_a_certificate_must_be_one_for_the_name_though_an_address_is_called(
+    names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certificate_for("shop.example", tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    for name in ("shop.example", "other.example"):
+        names.answers[name] = [["127.0.0.1"]]
+    with receiver(certificate=certificate) as there:
+        assert call(f"https://shop.example:{port_of(there)}/", allow_loopback=True) == [200]
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            call(f"https://other.example:{port_of(there)}/", allow_loopback=True)
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            call(f"https://shop.example:{port_of(there)}/", allow_loopback=True)
+        assert len(there.calls) == 1

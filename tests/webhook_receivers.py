@@ -2,11 +2,13 @@
 
 import json
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +19,7 @@ from gateway.db import begin
 from gateway.domain import webhook_endpoints
 from gateway.flows.settlement import settle
 from gateway.states import EventType
-from tests.factories import route_payments
+from tests.factories import execute, route_payments
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver(status: int = 200, **options: Any) -> Iterator[Receiver]:
-    """A receiver that keeps connections open, as most do."""
+def receiver(status: int = 200, certificate: Path | None = None, **options: Any) -> Iterator[Receiver]:
+    """A receiver that keeps connections open, as most do; with a certificate it speaks TLS."""
     made = Receiver(status=status, **options)
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +80,14 @@ def receiver(status: int = 200, **options: Any) -> Iterator[Receiver]:
         daemon_threads = True
         request_queue_size = 128
 
+        def handle_error(self, *_: Any) -> None:
+            """Say nothing: a caller that refuses the certificate is no news."""
+
     with Server(("127.0.0.1", 0), Handler) as server:
+        if certificate is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(certificate)
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         made.url = f"http://127.0.0.1:{server.server_port}/hooks?shop=7"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -124,3 +133,19 @@ def deliveries(endpoint_id: UUID) -> Sequence[Any]:
     with begin() as connection:
         query = text("SELECT * FROM webhook_deliveries WHERE endpoint_id = :id ORDER BY id")
         return connection.execute(query, {"id": endpoint_id}).all()
+
+
+def statuses(endpoint_id: UUID) -> list[str]:
+    """The status of each delivery to an endpoint, oldest first."""
+    return [row.status for row in deliveries(endpoint_id)]
+
+
+def attempted(endpoint_id: UUID, attempts: int) -> Callable[[], bool]:
+    """Whether every delivery to an endpoint has had so many attempts, for `eventually`."""
+    return lambda: all(row.attempts == attempts for row in deliveries(endpoint_id))
+
+
+def make_due(endpoint_id: UUID) -> None:
+    """As if the time of an endpoint's next attempts had come."""
+    due = "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id = :id AND status = 'pending'"
+    execute(due, id=endpoint_id)

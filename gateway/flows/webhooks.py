@@ -64,7 +64,8 @@ class _Endpoint:
     """Whether there may be deliveries to claim."""
     in_hand: int = 0
     window: int = 1
-    failing: bool = False
+    failing: bool | None = None
+    """None: nothing was claimed yet, so the database knows."""
 
     def note(self, result: Result) -> None:
         """Learn from a call that ended."""
@@ -171,7 +172,7 @@ class Courier:
             if most > 0:
                 wanted[id] = (most, if_failing)
                 free -= most
-                free_failing -= if_failing if endpoint.failing else 0
+                free_failing -= 0 if endpoint.failing is False else if_failing
         return wanted
 
     async def _record(self) -> None:
@@ -236,6 +237,9 @@ async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
         error = exc.title()
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = _cause(exc)
+    except Exception as exc:  # noqa: BLE001  # whatever it is, this delivery failed, and the others go on
+        logger.exception("delivery {} raised", claim.id)
+        error = type(exc).__name__
     return Result(claim, status, error)
 
 

@@ -131,7 +131,8 @@ def test_an_event_cannot_be_sent_to_an_endpoint_that_is_disabled_foreign_or_not_
     expect_problem(merchant.post(path, {"endpoint_id": str(disabled)}), 409, "invalid_state")
     for id in (foreign, new_id()):
         expect_problem(merchant.post(path, {"endpoint_id": str(id)}), 404, "not_found")
-    for wrong in ("x", 7, ["a"], {}):
+    unusable: tuple[object, ...] = ("x", 7, ["a"], {})
+    for wrong in unusable:
         answer = merchant.post(path, {"endpoint_id": wrong})
         expect_problem(answer, 422, "validation_failed")
         assert field_errors(answer).keys() == {"/endpoint_id"}

@@ -1,8 +1,6 @@
-"""Sending events to real receivers, good and bad ones."""
+"""Sending events to real receivers: what arrives, when it is tried again, and when no more."""
 
-import socket
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -13,47 +11,24 @@ from gateway.db import autocommit, begin
 from gateway.domain import delivery_queries, webhook_deliveries, webhook_endpoints
 from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
 from gateway.flows import webhooks
-from gateway.flows.webhooks import FAILING_IN_HAND_MAX, WINDOW_MAX, Courier
+from gateway.flows.webhooks import WINDOW_MAX, Courier
 from gateway.states import EndpointStatus, EventType
 from tests.factories import count, execute, make_merchant
-from tests.receivers import answering
 from tests.support import eventually
-from tests.webhook_receivers import complete_payments, deliveries, loopback_allowed, make_endpoint, receiver
+from tests.webhook_receivers import (
+    attempted,
+    complete_payments,
+    deliveries,
+    loopback_allowed,
+    make_due,
+    make_endpoint,
+    receiver,
+    statuses,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
 COMPLETED = EventType.TRANSACTION_COMPLETED
-PROMPT_SECONDS = 3.0
-PATIENCE_SECONDS = 6.0
-"""What a receiver may take in tests with receivers that hang: what is prompt has not waited for one of them."""
-
-
-@pytest.fixture
-def courier() -> Iterator[Courier]:
-    """A process's deliveries, which may go to this host."""
-    with loopback_allowed():
-        made = Courier()
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "CALL_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
-
-
-def statuses(endpoint_id: UUID) -> list[str]:
-    return [row.status for row in deliveries(endpoint_id)]
-
-
-def make_due(endpoint_id: UUID) -> None:
-    """As if the time of the next attempts had come."""
-    execute("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id = :id AND status = 'pending'", id=endpoint_id)  # fmt: skip  # noqa: E501
-
-
-def attempted(endpoint_id: UUID, attempts: int) -> Callable[[], bool]:
-    return lambda: all(row.attempts == attempts for row in deliveries(endpoint_id))
 
 
 def test_a_merchant_verifies_what_arrives_with_a_standard_webhooks_library(courier: Courier) -> None:
@@ -166,75 +141,6 @@ def test_a_redirect_is_not_followed(courier: Courier) -> None:
     assert elsewhere.calls == []
 
 
-def trickle(connection: socket.socket) -> None:
-    for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000:
-        connection.send(bytes([byte]))
-        time.sleep(1)  # what makes it a slow receiver
-
-
-def endless(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Type: text/plain\r\n\r\n")
-    while True:
-        connection.sendall(b"x" * 65_536)
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-
-
-def silent(connection: socket.socket) -> None:
-    connection.recv(1)
-
-
-@pytest.mark.usefixtures("_patience")
-@pytest.mark.parametrize("misbehave", [trickle, endless, reset, silent])
-def test_a_receiver_that_misbehaves_delays_nobody_else(
-    courier: Courier, misbehave: Callable[[socket.socket], None]
-) -> None:
-    bad_merchant, good_merchant = make_merchant(), make_merchant()
-    with answering(misbehave) as bad_url, receiver() as good:
-        bad_endpoint, _ = make_endpoint(bad_merchant, bad_url)
-        good_endpoint, _ = make_endpoint(good_merchant, good.url)
-        complete_payments(bad_merchant, 40)
-        courier.wake([bad_endpoint])
-        eventually(lambda: any(row.next_attempt_at > datetime.now(UTC) for row in deliveries(bad_endpoint)))
-        for number in range(1, 4):
-            complete_payments(good_merchant, 10)
-            courier.wake([good_endpoint])
-            eventually(lambda: len(good.calls) == 20 * number, within=PROMPT_SECONDS, what="the good deliveries")  # noqa: B023
-        assert "succeeded" not in statuses(bad_endpoint)
-
-
-def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "CALL_SECONDS", 1.5)
-    merchant_id = make_merchant()
-    with loopback_allowed(), answering(trickle) as url:
-        endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
-        complete_payments(merchant_id)
-        courier = Courier()
-        courier.wake([endpoint_id])
-        eventually(attempted(endpoint_id, 1), within=4, what="the end of the call")
-        courier.close()
-    assert deliveries(endpoint_id)[0].last_error == "no answer within 1.5 s"
-
-
-@pytest.mark.usefixtures("_patience")
-def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: Courier) -> None:
-    dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
-    with socket.create_server(("127.0.0.1", 0), backlog=4_096) as dead, receiver() as good:
-        url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
-        dead_endpoints = [make_endpoint(id, url, COMPLETED)[0] for id in dead_merchants for _ in range(16)]
-        good_endpoint, _ = make_endpoint(good_merchant, good.url)
-        for merchant_id in dead_merchants:
-            complete_payments(merchant_id, 3)
-        courier.wake(dead_endpoints)
-        eventually(lambda: count("webhook_deliveries", "next_attempt_at > now()") >= 320, what="the dead ones in hand")
-        complete_payments(good_merchant, 50)
-        courier.wake([good_endpoint])
-        eventually(lambda: len(good.calls) == 100, within=PROMPT_SECONDS, what="the good deliveries")
-        assert count("webhook_deliveries", "next_attempt_at > now()") >= 320
-
-
 def test_a_failing_endpoint_is_tried_one_call_at_a_time_until_it_answers(courier: Courier) -> None:
     merchant_id = make_merchant()
     with receiver(status=500) as there:
@@ -339,7 +245,3 @@ def test_a_disabled_endpoint_gets_nothing_and_an_enabled_one_what_happens_from_t
         eventually(lambda: "succeeded" in statuses(endpoint_id), what="the delivery")
     assert [call.json["data"]["id"] for call in there.calls] == [str(payment)]
     assert statuses(endpoint_id) == ["canceled", "succeeded"]
-
-
-def test_failing_endpoints_leave_most_calls_to_the_others() -> None:
-    assert FAILING_IN_HAND_MAX <= webhooks.IN_HAND_MAX / 2

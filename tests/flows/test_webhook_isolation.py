@@ -1,0 +1,130 @@
+"""Receivers that are dead, slow or hostile: nobody else's deliveries wait for them."""
+
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from gateway.flows import webhooks
+from gateway.flows.webhooks import Courier
+from gateway.states import EventType
+from tests.factories import count, make_merchant
+from tests.receivers import answering
+from tests.support import eventually
+from tests.webhook_receivers import (
+    attempted,
+    complete_payments,
+    deliveries,
+    loopback_allowed,
+    make_endpoint,
+    receiver,
+    statuses,
+)
+
+pytestmark = pytest.mark.usefixtures("database")
+
+COMPLETED = EventType.TRANSACTION_COMPLETED
+PROMPT_SECONDS = 3.0
+PATIENCE_SECONDS = 6.0
+"""What a receiver may take in these tests: what is prompt has not waited for one of them."""
+IN_HAND = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
+
+
+@pytest.fixture
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "CALL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
+
+
+def trickle(connection: socket.socket) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000:
+        connection.send(bytes([byte]))
+        time.sleep(1)  # what makes it a slow receiver
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Type: text/plain\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65_536)
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+
+
+def garbage(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n\xff\x00" * 10)
+
+
+def silent(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+@pytest.mark.usefixtures("_patience")
+@pytest.mark.parametrize("misbehave", [trickle, endless, reset, garbage, silent])
+def test_a_receiver_that_misbehaves_delays_nobody_else(
+    courier: Courier, misbehave: Callable[[socket.socket], None]
+) -> None:
+    bad_merchant, good_merchant = make_merchant(), make_merchant()
+    with answering(misbehave) as bad_url, receiver() as good:
+        bad_endpoint, _ = make_endpoint(bad_merchant, bad_url)
+        good_endpoint, _ = make_endpoint(good_merchant, good.url)
+        complete_payments(bad_merchant, 40)
+        courier.wake([bad_endpoint])
+        eventually(lambda: any(row.next_attempt_at > datetime.now(UTC) for row in deliveries(bad_endpoint)))
+        for number in range(1, 4):
+            complete_payments(good_merchant, 10)
+            courier.wake([good_endpoint])
+            eventually(lambda: len(good.calls) == 20 * number, within=PROMPT_SECONDS, what="the good deliveries")  # noqa: B023
+        assert "succeeded" not in statuses(bad_endpoint)
+
+
+def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "CALL_SECONDS", 1.5)
+    merchant_id = make_merchant()
+    with loopback_allowed(), answering(trickle) as url:
+        endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
+        complete_payments(merchant_id)
+        courier = Courier()
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), within=4, what="the end of the call")
+        courier.close()
+    assert deliveries(endpoint_id)[0].last_error == "no answer within 1.5 s"
+
+
+@pytest.mark.usefixtures("_patience")
+def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: Courier) -> None:
+    dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
+    with socket.create_server(("127.0.0.1", 0), backlog=4_096) as dead, receiver() as good:
+        url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
+        dead_endpoints = [make_endpoint(id, url, COMPLETED)[0] for id in dead_merchants for _ in range(16)]
+        good_endpoint, _ = make_endpoint(good_merchant, good.url)
+        for merchant_id in dead_merchants:
+            complete_payments(merchant_id, 3)
+        courier.wake(dead_endpoints)
+        eventually(lambda: count("webhook_deliveries", "next_attempt_at > now()") >= 320, what="the dead ones in hand")
+        complete_payments(good_merchant, 50)
+        courier.wake([good_endpoint])
+        eventually(lambda: len(good.calls) == 100, within=PROMPT_SECONDS, what="the good deliveries")
+        assert count("webhook_deliveries", "next_attempt_at > now()") >= 320
+
+
+@pytest.mark.usefixtures("_patience")
+def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
+    courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "FAILING_IN_HAND_MAX", 5)
+    failing_merchant, good_merchant = make_merchant(), make_merchant()
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as dead, receiver() as good:
+        url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
+        failing = [make_endpoint(failing_merchant, url, COMPLETED, consecutive_failures=1)[0] for _ in range(12)]
+        good_endpoint, _ = make_endpoint(good_merchant, good.url, COMPLETED)
+        complete_payments(failing_merchant, 2)
+        complete_payments(good_merchant, 10)
+        courier.wake(failing)
+        eventually(lambda: count("webhook_deliveries", IN_HAND) == 5, what="five calls")
+        courier.wake([*failing, good_endpoint])
+        eventually(lambda: len(good.calls) == 10, within=PROMPT_SECONDS, what="the good deliveries")
+        assert count("webhook_deliveries", f"{IN_HAND} AND merchant_id = '{failing_merchant}'") == 5
