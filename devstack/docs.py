@@ -1,12 +1,14 @@
 """``make docs``: the pages under docs/ that are made from the code, so that they say what it does."""
 
 import importlib
+import json
 import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import gateway
+from devstack import postman
 from devstack.bootstrap import ROOT
 from devstack.console import say
 from gateway import app
@@ -15,6 +17,7 @@ from gateway.api.problems import OAuthError
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, PermanentError
 
 ERRORS = ROOT / "docs" / "errors.md"
+POSTMAN = ROOT / "docs" / "postman_collection.json"
 
 _OF_EVERY_PATH: tuple[type[GatewayError], ...] = (NotFound, MethodNotAllowed, PermanentError)
 """Errors that belong to no call: the path, the method or the HTTP itself is wrong."""
@@ -104,7 +107,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def pages() -> dict[Path, str]:
     """Each page that is made from the code, with what it should hold."""
-    return {ERRORS: errors_page()}
+    return {ERRORS: errors_page(), POSTMAN: json.dumps(postman.collection(), indent=2) + "\n"}
 
 
 def write() -> None:

@@ -11,8 +11,16 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway.api import openapi_webhooks
 from gateway.api.examples import ID, example_of
+from gateway.api.glossary import MEANINGS
 from gateway.api.http import FORM, IDEMPOTENCY_HEADER, JSON, Endpoint
-from gateway.api.openapi_errors import OAuthProblem, Problem, ValidationProblem, error_responses, header_references
+from gateway.api.openapi_errors import (
+    OAuthProblem,
+    Problem,
+    ValidationProblem,
+    error_responses,
+    header_references,
+    shared_responses,
+)
 from gateway.domain.idempotency import KEY_MAX_LENGTH
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 
@@ -69,7 +77,12 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in shown)],
         "paths": paths,
         "webhooks": openapi_webhooks.webhooks(schemas, REFERENCE),
-        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": _security_schemes()},
+        "components": {
+            "schemas": schemas,
+            "responses": shared_responses(shown, REFERENCE),
+            "headers": _HEADERS,
+            "securitySchemes": _security_schemes(),
+        },
     }
 
 
@@ -103,7 +116,17 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         models.update({model: "validation" for model in (endpoint.body, endpoint.form) if model is not None})
     _, definitions = models_json_schema(list(models.items()), ref_template=REFERENCE + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
+    for schema in schemas.values():
+        for name, described in schema.get("properties", {}).items():
+            schema["properties"][name] = _explained(name, described)
     return dict(sorted(schemas.items()))
+
+
+def _explained(name: str, described: dict[str, Any]) -> dict[str, Any]:
+    """A field or parameter with its description, from the glossary unless it has one itself."""
+    options = [described, *described.get("anyOf", [])]
+    known = name not in MEANINGS or any(option.keys() & {"description", "const", "$ref"} for option in options)
+    return described if known else {**described, "description": MEANINGS[name]}
 
 
 def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +205,7 @@ def _without_null(resolve: Any, described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _query_parameter(name: str, described: dict[str, Any]) -> dict[str, Any]:
+    described = _explained(name, described)
     schema = {key: value for key, value in described.items() if key not in {"title", "description"}}
     parameter = {"name": name, "in": "query", "schema": schema}
     if "description" in described:
@@ -199,7 +223,7 @@ def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         if status != 204:
             response["content"] = {endpoint.media_type: _answer(endpoint, model, schemas)}
         responses[str(status)] = response
-    return responses | error_responses(endpoint, REFERENCE)
+    return responses | error_responses(endpoint)
 
 
 def _answer(endpoint: Endpoint, model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:

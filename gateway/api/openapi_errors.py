@@ -36,6 +36,9 @@ _EXPLAINING = {401: _CHALLENGE, 403: _CHALLENGE, 409: _PATIENCE, 429: _PATIENCE,
 """The headers that come with an error of each status, besides those of every answer."""
 
 
+RESPONSES = "#/components/responses/"
+
+
 class FieldError(AnswerModel):
     """What is wrong with one field."""
 
@@ -97,12 +100,26 @@ def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
     yield GatewayError
 
 
-def error_responses(endpoint: Endpoint, schema_prefix: str) -> dict[str, Any]:
-    """The responses of `endpoint` that are errors, by status."""
+def error_responses(endpoint: Endpoint) -> dict[str, Any]:
+    """The responses of `endpoint` that are errors, by status: references to the document's own."""
+    return {str(status): {"$ref": RESPONSES + _name(status, errors)} for status, errors in _by_status(endpoint)}
+
+
+def shared_responses(endpoints: Iterable[Endpoint], schema_prefix: str) -> dict[str, Any]:
+    """Every response that is an error, once, however many calls have it."""
+    found = {_name(*group): group for endpoint in endpoints for group in _by_status(endpoint)}
+    return {name: _response(*group, schema_prefix) for name, group in sorted(found.items())}
+
+
+def _by_status(endpoint: Endpoint) -> list[tuple[int, list[type[GatewayError]]]]:
     by_status: dict[int, list[type[GatewayError]]] = defaultdict(list)
-    for error in errors_of(endpoint):
+    for error in sorted(errors_of(endpoint), key=lambda error: error.code):
         by_status[error.status].append(error)
-    return {str(status): _response(status, errors, schema_prefix) for status, errors in sorted(by_status.items())}
+    return sorted(by_status.items())
+
+
+def _name(status: int, errors: Sequence[type[GatewayError]]) -> str:
+    return "-".join((str(status), *(error.code for error in errors)))
 
 
 def _response(status: int, errors: Sequence[type[GatewayError]], schema_prefix: str) -> dict[str, Any]:

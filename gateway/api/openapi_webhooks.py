@@ -55,7 +55,11 @@ def _operation(kind: EventType, schemas: dict[str, Any], schema_prefix: str) -> 
         },
         "required": ["type", "timestamp", "data"],
     }
-    example = {"type": str(kind), "timestamp": TIME, "data": _as_it_is_then(example_of(data, schemas), happened)}
+    example = {
+        "type": str(kind),
+        "timestamp": TIME,
+        "data": _as_it_is_then(example_of(data, schemas), happened, schemas),
+    }
     return {
         "operationId": f"webhook_{kind}".replace(".", "_"),
         "tags": ["Webhooks"],
@@ -67,8 +71,17 @@ def _operation(kind: EventType, schemas: dict[str, Any], schema_prefix: str) -> 
     }
 
 
-def _as_it_is_then(example: dict[str, Any], happened: str) -> dict[str, Any]:
-    return example if example["object"] == "settlement" else {**example, "status": happened}
+def _as_it_is_then(example: dict[str, Any], happened: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    if "failure" not in example:  # a settlement, which has one status only
+        return example
+    failed = happened in {"failed", "dead_lettered"}
+    failure = example_of(schemas["Failure"], schemas) if failed else None
+    return {
+        **example,
+        "status": happened,
+        "failure": failure,
+        "completed_at": TIME if happened == "completed" else None,
+    }
 
 
 def _header(name: str, description: str, example: object) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The pages that are made from the code (make docs)."""
 
 import ast
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from devstack import docs
 from devstack.bootstrap import ROOT
 from gateway.api import field_codes
 from gateway.api.validation import _CODES
+from gateway.app import PARTS
 from gateway.errors import GatewayError
 
 
@@ -68,3 +71,12 @@ def test_every_code_of_a_field_is_listed_with_what_to_do_about_it() -> None:
 
 def test_the_error_of_last_resort_tells_to_try_again_safely() -> None:
     assert "Idempotency-Key" in GatewayError.remedy
+
+
+def test_the_postman_collection_has_every_call_of_the_document() -> None:
+    folders = json.loads(docs.POSTMAN.read_text())["item"]
+    calls = [item["request"] for folder in folders for item in folder["item"]]
+    found = {(call["method"], re.sub(r"{{\w+}}", "ID", "/".join(call["url"]["path"]))) for call in calls}
+
+    for endpoint in (endpoint for part in PARTS for endpoint in part.endpoints if endpoint.documented):
+        assert (endpoint.method, re.sub(r"<\w+>", "ID", endpoint.path.strip("/"))) in found
