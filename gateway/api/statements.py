@@ -93,6 +93,7 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
     be uploaded in parts.
     """
     refuse_unless_ordered(query.since, query.until)
+    limit = settings().database_timeout_seconds
     statement = NewStatement(new_id(), query.provider, query.since, query.until)
     with (
         statement_files.read(
@@ -101,10 +102,10 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
             since=query.since,
             until=query.until,
         ) as file,
-        db.patience(settings().database_timeout_seconds + db.PATIENCE_MARGIN_SECONDS),
+        db.patience(limit + db.PATIENCE_MARGIN_SECONDS),
         db.begin() as connection,
     ):
-        stored, is_new = statements.store(connection, statement, file, call.actor)
+        stored, is_new = statements.store(connection, statement, file, call.actor, timeout_seconds=limit)
     return Reply(stored, 201 if is_new else 200, headers={"Location": f"/v1/statements/{stored['id']}"})
 
 

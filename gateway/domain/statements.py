@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Row, select, text, update
+from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 
@@ -46,16 +46,18 @@ class NewStatement:
 
 
 def store(
-    connection: Connection, statement: NewStatement, file: StatementFile, actor: str
+    connection: Connection, statement: NewStatement, file: StatementFile, actor: str, *, timeout_seconds: int
 ) -> tuple[dict[str, Any], bool]:
     """Store a statement with its lines and have it reconciled, unless it is here already; it, and whether it is new.
 
-    The lines go from file to PostgreSQL with COPY, so that memory does not grow with their number.
+    The lines go from file to PostgreSQL with COPY, so that memory does not grow with their number. No statement takes
+    longer than `timeout_seconds`.
 
     Raises:
         InvalidStatement: it lists a charge or a refund twice, or nothing tells its period.
     """
     period_from, period_to = _period(statement, file)
+    connection.execute(select(func.set_config("statement_timeout", f"{timeout_seconds}s", True)))  # noqa: FBT003
     values = {
         "id": statement.id,
         "provider": statement.provider,

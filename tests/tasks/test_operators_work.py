@@ -1,0 +1,102 @@
+"""What operators order, through the relay's topics, the broker and a real worker of the operations queue."""
+
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from celery.contrib.testing.worker import start_worker
+from kombu import Connection
+from sqlalchemy import text
+
+from gateway.db import begin
+from gateway.domain import dead_letter_jobs, reconciliation_requests
+from gateway.domain.dead_letter_jobs import NewJob
+from gateway.domain.dead_letters import DeadLetterFilter
+from gateway.domain.ids import new_id, utc_now
+from gateway.domain.reconciliation import ADVISORY_LOCK
+from tasks import app
+from tasks.dead_letter_jobs import take_step
+from tasks.reconciliation import reconcile_as_requested
+from tasks.relay import relay_once
+from tests import lifecycles
+from tests.factories import count, make_merchant
+from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def operations_worker() -> AbstractContextManager[Any]:
+    worker: AbstractContextManager[Any] = start_worker(
+        app, pool="solo", queues=["operations"], perform_ping_check=False, shutdown_timeout=30
+    )
+    return worker
+
+
+def publish(broker: Connection) -> None:
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        relay_once(producer)
+
+
+def replay_all(max_per_second: int) -> UUID:
+    job = NewJob("replay", DeadLetterFilter(), None, dry_run=False, max_per_second=max_per_second)
+    with begin() as connection:
+        return UUID(dead_letter_jobs.create(connection, job, "test", "req-test")["id"])
+
+
+def test_a_job_on_dead_letters_is_worked_off_step_by_step_at_its_rate(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    for _ in range(3):
+        lifecycles.dead_lettered(merchant_id)
+    with begin() as connection:
+        connection.execute(text("DELETE FROM outbox"))
+    began = utc_now()
+    replay_all(max_per_second=1)
+    publish(broker)
+
+    with operations_worker():
+        eventually(lambda: count("dead_letter_jobs", "status = 'completed'") == 1, what="the end of the job")
+
+    assert utc_now() - began > timedelta(seconds=2), "three letters at one a second"
+    assert count("dead_letters", "status = 'replayed'") == 3
+    assert count("dead_letter_jobs", "done = 3 AND failed = 0") == 1
+
+
+def test_a_requested_reconciliation_waits_for_the_one_under_way_and_runs_then(broker: Connection) -> None:
+    with begin() as connection:
+        run = reconciliation_requests.request(connection, utc_now() - timedelta(days=1), utc_now(), None, "test")
+    publish(broker)
+    lock = text("SELECT pg_advisory_xact_lock(:key)")
+    with operations_worker():
+        with begin() as connection:
+            connection.execute(lock, {"key": ADVISORY_LOCK})
+            eventually(lambda: waiting(broker) == 0, what="that a worker takes the message")
+            assert count("reconciliation_runs", "status = 'pending'") == 1
+        eventually(lambda: count("reconciliation_runs", "status = 'completed'") == 1, what="the run")
+    assert count("reconciliation_runs", f"id = '{run['id']}'") == 1
+
+
+def waiting(broker: Connection) -> int:
+    channel: Any = broker.channel()
+    depth: int = channel.queue_declare("operations", passive=True).message_count
+    channel.close()
+    return depth
+
+
+def test_reconciliations_in_one_message_are_taken_apart(broker: Connection) -> None:
+    ids = [str(new_id()) for _ in range(2)]
+
+    assert reconcile_as_requested.apply(args=(ids,)).successful()
+
+    eventually(lambda: waiting(broker) == 2, what="a message for each")
+
+
+def test_a_message_that_names_no_jobs_is_refused() -> None:
+    for task in (take_step, reconcile_as_requested):
+        assert task.apply(args=("everything",)).failed()
+
+
+def test_jobs_and_runs_that_do_not_exist_are_nothing_to_do() -> None:
+    for task in (take_step, reconcile_as_requested):
+        assert task.apply(args=([str(new_id())],)).successful()
