@@ -7,14 +7,16 @@ from uuid import UUID
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements
+from gateway.domain import dead_letter_intake, dead_letters, refunding, rescue, settlements
 from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import new_id, utc_now
 from gateway.domain.transactions import ATTEMPT_LIMIT, NewTransaction, accept
+from gateway.flows.refunds import refund
 from gateway.flows.settlement import settle
 from tests.factories import accept_payment, execute, make_merchant, route_payments
+from tests.refunds import ask, paid, refunded
 
 ACTOR = "operator@example.com"
 
@@ -47,7 +49,7 @@ def completed(merchant_id: UUID) -> UUID:
 
 
 def one_of_each() -> dict[str, UUID]:
-    """Transactions by the name of their lifecycle; besides them a dead letter that names none."""
+    """Transactions and refunds by the name of their lifecycle; besides them a dead letter that names none."""
     merchant_id = make_merchant()
     ids = {"pending": accept_payment(merchant_id), "canceled": accept_payment(merchant_id)}
     execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=ids["canceled"])
@@ -64,7 +66,8 @@ def one_of_each() -> dict[str, UUID]:
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
     _stood_still(ids["pending"])
     ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}
-    execute(_REFUND, part=ids["partially_refunded"], all=ids["refunded"])
+    refunded(ids["partially_refunded"], 1)
+    refunded(ids["refunded"])
     ids |= {"without_fee": completed(make_merchant(0)), "without_net": completed(make_merchant(10_000))}
     ids["dead_lettered"], _ = dead_lettered(merchant_id)
     ids |= {name: replayed(merchant_id) for name in ("replayed", "replayed_and_completed")}
@@ -76,14 +79,43 @@ def one_of_each() -> dict[str, UUID]:
         garbage = DeadMessage("garbage", "operations", "rejected", None, "", {}, utc_now())
         stranger = DeadMessage("stranger", "operations", "rejected", None, "", {}, utc_now(), (new_id(),))
         dead_letter_intake.store(connection, [garbage, stranger])
+    return ids | _refunds(merchant_id)
+
+
+def _refunds(merchant_id: UUID) -> dict[str, UUID]:
+    """Refunds by the name of their lifecycle."""
+    tokens = ("tok_approve", "tok_refund_error_always", "tok_refund_decline")
+    good, failing, refusing = (paid(token, merchant_id=merchant_id) for token in tokens)
+    ids = {name: ask(good, 100) for name in ("pending_refund", "leased_refund", "retried_refund")}
+    ids["completed_refund"] = refunded(good, 100)
+    ids["failed_refund"] = ask(refusing, 100)
+    refund([ids["failed_refund"]], "task-1")
+    execute("UPDATE transactions SET payment_method = 'tok_refund_error_once' WHERE id = :id", id=good)
+    refund([ids["retried_refund"]], "task-1")
+    execute("DELETE FROM outbox WHERE subject_id IN (:a, :b)", a=ids["leased_refund"], b=ids["retried_refund"])
+    execute("UPDATE refunds SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=ids["retried_refund"])
+    with autocommit() as connection:
+        refunding.claim(connection, [ids["leased_refund"]], "task-1", lease_seconds=600)
+    for name in ("dead_lettered_refund", "discarded_refund", "replayed_refund"):
+        ids[name], letter_id = dead_lettered_refund(failing)
+        with begin() as connection:
+            if name == "discarded_refund":
+                dead_letters.discard(connection, letter_id, ACTOR, None)
+            elif name == "replayed_refund":
+                dead_letters.replay(connection, letter_id, ACTOR)
     return ids
 
 
-_REFUND = """
-    UPDATE transactions SET status = CASE WHEN id = :all THEN 'refunded' ELSE 'partially_refunded' END,
-        amount_refunded = CASE WHEN id = :all THEN amount ELSE 1 END
-    WHERE id IN (:all, :part)
-"""
+def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
+    """A refund of 1.00 that is out of attempts, and its open dead letter."""
+    id = ask(transaction_id, 100)
+    for _ in range(ATTEMPT_LIMIT):
+        refund([id], "task-1")
+    message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, utc_now(), (), (id,))
+    with begin() as connection:
+        dead_letter_intake.store(connection, [message])
+        letters = dead_letters.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
+    return id, next(UUID(letter["id"]) for letter in letters if letter["refund_id"] == str(id))
 
 
 def _with_key(merchant_id: UUID) -> UUID:

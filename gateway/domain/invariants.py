@@ -2,7 +2,8 @@
 
 `evaluate` runs all of them on one snapshot of the database, so that payments which complete meanwhile are in it with
 everything that belongs to them or not at all. `record` keeps the result for /metrics and for the next check, and
-alerts. What a scope covers is said in `gateway.domain.invariants_sql`.
+alerts. What a scope covers is said in `gateway.domain.invariants_sql` and
+`gateway.domain.refund_invariants_sql`.
 """
 
 import time
@@ -17,9 +18,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from gateway.domain import alerts
 from gateway.domain.ids import parse_id, rfc3339
-from gateway.domain.invariants_sql import INVARIANTS, Invariant
+from gateway.domain.invariants_sql import PAYMENT_INVARIANTS, Invariant
+from gateway.domain.refund_invariants_sql import REFUND_INVARIANTS
 from gateway.models.invariants import InvariantCheck
 
+INVARIANTS = (*PAYMENT_INVARIANTS, *REFUND_INVARIANTS)
 ADVISORY_LOCK = 7_205_003
 """Held while results are recorded, so that two checks at once raise one alert."""
 OVERLAP_SECONDS = 60

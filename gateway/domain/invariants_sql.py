@@ -44,12 +44,12 @@ def _listed(statuses: frozenset[str]) -> str:
     return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
-_KNOWN = "ANY(CAST(:known AS uuid[]))"
+KNOWN = "CAST(:known AS uuid[])"
 _SETTLED = f"t.status IN ({_listed(SETTLED)})"
 _UNFINISHED = f"t.status IN ({_listed(UNFINISHED)})"
-_TRANSACTIONS = f"(t.updated_at >= :since OR t.id = {_KNOWN})"
-_SETTLEMENTS = f"(s.id >= :from_id OR s.id = {_KNOWN})"
-_ENTRIES = f"(e.source_id >= :from_id OR e.source_id = {_KNOWN})"
+TRANSACTIONS_IN_SCOPE = f"(t.updated_at >= :since OR t.id = ANY({KNOWN}))"
+_SETTLEMENTS = f"(s.id >= :from_id OR s.id = ANY({KNOWN}))"
+_ENTRIES = f"(e.source_id >= :from_id OR e.source_id = ANY({KNOWN}))"
 _BALANCE = "sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END)"
 _IS = "'the transaction is ' || t.status"
 
@@ -63,19 +63,21 @@ _UNSCHEDULED = f"""
       AND NOT EXISTS (
           SELECT FROM attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = t.id)
-      AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.transaction_id = t.id AND d.status = 'open')
+      AND NOT EXISTS (
+          SELECT FROM dead_letters d WHERE d.transaction_id = t.id AND d.refund_id IS NULL AND d.status = 'open')
 """
 
 _WITHOUT_LETTER = """
     SELECT t.id::text AS subject, 'dead_lettered, with ' || count(d.id) || ' open dead letters' AS detail
-    FROM transactions t LEFT JOIN dead_letters d ON d.transaction_id = t.id AND d.status = 'open'
+    FROM transactions t
+    LEFT JOIN dead_letters d ON d.transaction_id = t.id AND d.refund_id IS NULL AND d.status = 'open'
     WHERE t.status = 'dead_lettered' GROUP BY t.id HAVING count(d.id) <> 1
 """
 
 _MISPLACED_LETTER = f"""
     SELECT t.id::text AS subject, {_IS} || ', yet dead letter ' || min(d.id::text) || ' is open' AS detail
     FROM dead_letters d JOIN transactions t ON t.id = d.transaction_id
-    WHERE d.status = 'open' AND d.transaction_id IS NOT NULL AND t.status <> 'dead_lettered'
+    WHERE d.status = 'open' AND d.refund_id IS NULL AND t.status <> 'dead_lettered'
     GROUP BY t.id
 """
 
@@ -122,7 +124,7 @@ _WITHOUT_ENTRIES = f"""
 _WITHOUT_SETTLEMENT = f"""
     SELECT t.id::text AS subject, {_IS} || ', with ' || count(s.id) || ' settlements' AS detail
     FROM transactions t LEFT JOIN settlements s ON s.transaction_id = t.id
-    WHERE {_SETTLED} AND {_TRANSACTIONS}
+    WHERE {_SETTLED} AND {TRANSACTIONS_IN_SCOPE}
     GROUP BY t.id HAVING count(s.id) <> 1
 """
 
@@ -155,14 +157,14 @@ _UNAPPROVED = f"""
            || coalesce(a.outcome, CASE WHEN a.number IS NULL THEN 'missing' ELSE 'unfinished' END)
            || ', its provider reference ' || coalesce(t.provider_reference, 'missing') AS detail
     FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id AND a.number = t.attempts
-    WHERE {_SETTLED} AND {_TRANSACTIONS}
+    WHERE {_SETTLED} AND {TRANSACTIONS_IN_SCOPE}
       AND (a.outcome IS DISTINCT FROM 'approved' OR t.provider_reference IS NULL)
 """
 
 _CHARGED = f"""
     SELECT t.id::text AS subject, {_IS} || ', yet attempt ' || min(a.number) || ' was approved' AS detail
     FROM transactions t JOIN attempts a ON a.transaction_id = t.id AND a.outcome = 'approved'
-    WHERE t.status IN ('failed', 'canceled') AND {_TRANSACTIONS}
+    WHERE t.status IN ('failed', 'canceled') AND {TRANSACTIONS_IN_SCOPE}
     GROUP BY t.id
 """
 
@@ -170,12 +172,12 @@ _CHARGED = f"""
 _TOO_MANY_ATTEMPTS = f"""
     SELECT t.id::text AS subject, greatest(t.attempts, max(a.number)) || ' attempts of ' || t.attempt_limit AS detail
     FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id
-    WHERE {_TRANSACTIONS}
+    WHERE {TRANSACTIONS_IN_SCOPE}
       AND greatest(t.attempts, a.number) > t.attempt_limit + (t.last_error IS NOT NULL)::int
     GROUP BY t.id
 """
 
-INVARIANTS: tuple[Invariant, ...] = (
+PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "unfinished_are_scheduled",
         "An unfinished transaction is in the outbox, in a worker's hands, or was touched within the sweep's horizon.",

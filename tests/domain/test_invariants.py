@@ -9,8 +9,7 @@ from sqlalchemy.exc import InternalError
 from gateway.db import begin
 from gateway.domain import invariants
 from gateway.domain.ids import new_id
-from gateway.domain.invariants import EVERYTHING, REMEMBERED_MAX, WINDOW_MAX_SECONDS, Report
-from gateway.domain.invariants_sql import INVARIANTS
+from gateway.domain.invariants import EVERYTHING, INVARIANTS, REMEMBERED_MAX, WINDOW_MAX_SECONDS, Report
 from gateway.flows.invariants import check, horizon_seconds
 from tests.factories import count, execute, make_merchant
 from tests.lifecycles import one_of_each, without
@@ -116,7 +115,7 @@ BREAKAGES = (
     ),
     Breakage(
         "its currency differs", "refunded", "UPDATE transactions SET currency = 'EUR' WHERE id = :id",
-        ("settlements_agree_with_their_transactions",)
+        ("refunds_add_up", "settlements_agree_with_their_transactions")
     ),
     Breakage(
         "its net is wrong", "completed", "UPDATE settlements SET net = net - 1 WHERE transaction_id = :id",
@@ -146,6 +145,73 @@ BREAKAGES = (
         "it was tried too often", "replayed", "UPDATE transactions SET attempt_limit = 3 WHERE id = :id",
         ("attempts_stay_within_their_limit",)
     ),
+    Breakage(
+        "a refund's outbox row is lost", "pending_refund", LOSE + STAND_STILL.replace("transactions", "refunds"),
+        ("pending_refunds_are_scheduled",)
+    ),
+    Breakage(
+        "a refund stands still", "retried_refund", STAND_STILL.replace("transactions", "refunds"),
+        ("pending_refunds_are_scheduled",)
+    ),
+    Breakage(
+        "a refund's lease is over", "leased_refund", "UPDATE refund_attempts SET lease_until = now() - interval '1 s'"
+        " WHERE refund_id = :id", ("pending_refunds_are_scheduled",)
+    ),
+    Breakage(
+        "a refund's dead letter is lost", "dead_lettered_refund", "DELETE FROM dead_letters WHERE refund_id = :id",
+        ("dead_lettered_refunds_have_one_open_dead_letter",)
+    ),
+    Breakage(
+        "a refund is dead-lettered and scheduled", "dead_lettered_refund", "UPDATE refunds SET status = 'pending'"
+        " WHERE id = :id", ("open_dead_letters_are_of_dead_lettered_refunds",)
+    ),
+    Breakage(
+        "an accepted refund is gone", "completed", NAME_NOTHING.replace("body)", "body, location)").replace(
+            "merchant_id, 'key/2', sha256(''), :new, 201, ''",
+            "merchant_id, 'key/2', sha256(''), id, 201, '', '/v1/refunds/' || :new"),
+        ("idempotency_records_name_refunds",)
+    ),
+    Breakage(
+        "more is refunded than its refunds say", "partially_refunded", "UPDATE transactions SET amount_refunded = 2"
+        " WHERE id = :id", ("refunds_add_up",)
+    ),
+    Breakage(
+        "more is reserved than its refunds say", "completed", "UPDATE transactions SET amount_refunding = 1"
+        " WHERE id = :id", ("refunds_add_up",)
+    ),
+    Breakage(
+        "nothing is reserved for a refund", "dead_lettered_refund", "UPDATE transactions SET amount_refunding = 0 FROM"
+        " refunds f WHERE f.id = :id AND transactions.id = f.transaction_id", ("refunds_add_up",)
+    ),
+    Breakage(
+        "its status hides a refund", "partially_refunded", "UPDATE transactions SET status = 'completed'"
+        " WHERE id = :id", ("refunds_add_up",)
+    ),
+    Breakage(
+        "a refund posted nothing", "completed_refund", "DELETE FROM ledger_entries WHERE source_id = :id",
+        ("refunds_have_their_entries",)
+    ),
+    Breakage(
+        "a refund posted the wrong way round", "completed_refund", "UPDATE ledger_entries SET direction ="
+        " CASE direction WHEN 'debit' THEN 'credit' ELSE 'debit' END WHERE source_id = :id",
+        ("refunds_have_their_entries",)
+    ),
+    Breakage(
+        "a refund posted before it was made", "pending_refund", POST_ANYWAY.replace("SELECT :new, id", "SELECT id,"
+        " transaction_id").replace("FROM transactions", "FROM refunds"), ("refunds_have_their_entries",)
+    ),
+    Breakage(
+        "a refund's attempt was declined", "completed_refund", "UPDATE refund_attempts SET outcome = 'declined'"
+        " WHERE refund_id = :id", ("completed_refunds_have_an_approved_attempt",)
+    ),
+    Breakage(
+        "a refund failed, yet it was made", "failed_refund", "UPDATE refund_attempts SET outcome = 'approved'"
+        " WHERE refund_id = :id", ("failed_refunds_were_not_given_back",)
+    ),
+    Breakage(
+        "a refund was tried too often", "replayed_refund", "UPDATE refunds SET attempt_limit = 3 WHERE id = :id",
+        ("refund_attempts_stay_within_their_limit",)
+    ),
 )  # fmt: skip
 
 
@@ -153,6 +219,9 @@ ALWAYS_COMPLETE = {
     "unfinished_are_scheduled",
     "dead_lettered_have_one_open_dead_letter",
     "open_dead_letters_are_of_dead_lettered",
+    "pending_refunds_are_scheduled",
+    "dead_lettered_refunds_have_one_open_dead_letter",
+    "open_dead_letters_are_of_dead_lettered_refunds",
 }
 """These read all unfinished and dead-lettered transactions, so they need not remember any."""
 

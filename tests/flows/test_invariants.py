@@ -19,7 +19,7 @@ import celeryconfig
 from gateway.app import create_app
 from gateway.db import begin
 from gateway.domain import dead_letters, invariants
-from gateway.domain.invariants_sql import INVARIANTS
+from gateway.domain.invariants import INVARIANTS
 from gateway.flows import settlement
 from gateway.flows.invariants import check
 from tasks import app as celery
