@@ -1,9 +1,11 @@
 """Webhooks as a merchant sees them: an endpoint, a payment, and what arrives."""
 
 import signal
+import threading
 from typing import Any
 
 import pytest
+from kombu import Connection
 from standardwebhooks.webhooks import Webhook
 
 from tests.end_to_end.client import Client
@@ -71,3 +73,32 @@ def test_events_of_payments_that_were_settled_without_the_webhook_worker_arrive_
             )
         eventually(lambda: len(set(there.ids())) == 5, within=40, what="the events")
     assert {call.json["data"]["id"] for call in there.calls} == set(paid)
+
+
+def consumers(stack: dict[str, Any]) -> int:
+    with Connection(stack["broker_url"]) as connection:
+        channel: Any = connection.channel()
+        count: int = channel.queue_declare("webhook.delivery", passive=True).consumer_count
+        return count
+
+
+def test_a_worker_that_is_told_to_stop_finishes_the_call_in_hand(
+    merchant: Client, processes: Processes, stack: dict[str, Any]
+) -> None:
+    stopping = threading.Event()
+    with receiver(before_answer=lambda: stopping.wait(10)) as there:
+        endpoint = subscribe(merchant, there, "transaction.completed")
+        merchant.pay()
+        eventually(lambda: len(there.calls) == 1, what="the call")
+        with processes.down("worker-webhooks", signal.SIGTERM):
+            eventually(lambda: consumers(stack) == 0, what="the worker's shutdown")
+            stopping.set()
+
+            def delivered() -> list[dict[str, Any]]:
+                path = f"/v1/webhook-endpoints/{endpoint['id']}/deliveries"
+                found: list[dict[str, Any]] = merchant.get(path, status="succeeded")["data"]
+                return found
+
+            [delivery] = eventually(delivered, what="the recorded success, while no worker runs")
+    assert delivery["attempts"] == 1
+    assert len(there.calls) == 1
