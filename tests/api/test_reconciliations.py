@@ -242,6 +242,19 @@ def test_the_report_is_csv_with_every_discrepancy(operator: Caller, monkeypatch:
     assert (rows[0]["expected_amount"], rows[0]["settlement_id"] != "", rows[0]["note"]) == ("1005", True, "")
 
 
+def test_a_report_is_sent_page_by_page_and_never_held_as_a_whole(
+    operator: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliations, "REPORT_PAGE", 1)
+    for _ in range(2):
+        damaged_payment()
+    run = carried_out(operator)
+
+    pieces = list(operator.get(f"{RUNS}/{run['id']}/report.csv").response)
+
+    assert [piece.count(b"\r\n") for piece in pieces] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"])
 def test_no_cell_of_a_report_is_a_formula(operator: Caller, evil: str) -> None:
     damaged_payment()
