@@ -80,6 +80,9 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
     ages = [(status, _age(waiting.since)) for status, waiting in unfinished]
     yield _gauge("transactions_unfinished", "Transactions without an outcome", *counts, label="status")
     yield _gauge("transactions_oldest_unfinished_seconds", "Age of the oldest of them", *ages, label="status")
+    refunds = found.refunds_pending
+    yield GaugeMetricFamily("refunds_pending", "Refunds without an outcome", refunds.count)
+    yield GaugeMetricFamily("refunds_oldest_pending_seconds", "Age of the oldest of them", _age(refunds.since))
 
 
 def _of_invariants() -> Iterator[GaugeMetricFamily]:

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, func, select
 
 from gateway.domain import outbox
 from gateway.models.dead_letters import DeadLetter
+from gateway.models.refunds import Refund
 from gateway.models.transactions import Transaction
-from gateway.states import UNFINISHED, DeadLetterStatus
+from gateway.states import UNFINISHED, DeadLetterStatus, RefundStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Backlog:
 
     outbox: Waiting
     unfinished: dict[str, Waiting]
+    refunds_pending: Waiting
     dead_letters_open: int
 
 
@@ -37,9 +39,11 @@ def read(connection: Connection) -> Backlog:
         .group_by(Transaction.status)
     )
     unfinished.update({status: Waiting(count, since) for status, count, since in rows})
+    pending = select(func.count(), func.min(Refund.created_at)).where(Refund.status == RefundStatus.PENDING.value)
     open_letters = select(func.count()).where(DeadLetter.status == DeadLetterStatus.OPEN.value)
     return Backlog(
         outbox=Waiting(*outbox.backlog(connection)),
         unfinished=unfinished,
+        refunds_pending=Waiting(*connection.execute(pending).one()),
         dead_letters_open=connection.execute(open_letters).scalar_one(),
     )
