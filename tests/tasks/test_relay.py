@@ -136,3 +136,7 @@ def test_endpoints_with_deliveries_travel_to_the_webhook_worker(broker: Connecti
     assert relay_once(broker) == 2
     [[args, *_]] = received(broker, "webhook.delivery")
     assert args == [[str(id) for id in ids]]
+
+
+def test_every_topic_has_a_task() -> None:
+    assert set(relay.WORK_OF) == set(Topic)
