@@ -217,13 +217,17 @@ def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in endpoint.answers.items():
         names = ["X-Request-Id"]
-        names += ["Location"] if status in {201, 202} and not endpoint.public else []
+        names += ["Location"] if _makes_something(endpoint, status, model) else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": header_references(names)}
         if status != 204:
             response["content"] = {endpoint.media_type: _answer(endpoint, model, schemas)}
         responses[str(status)] = response
     return responses | error_responses(endpoint)
+
+
+def _makes_something(endpoint: Endpoint, status: int, model: type[BaseModel] | None) -> bool:
+    return status in {201, 202} and not endpoint.public and model is not None and "id" in model.model_fields
 
 
 def _answer(endpoint: Endpoint, model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:

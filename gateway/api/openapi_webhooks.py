@@ -74,8 +74,9 @@ def _operation(kind: EventType, schemas: dict[str, Any], schema_prefix: str) -> 
 def _as_it_is_then(example: dict[str, Any], happened: str, schemas: dict[str, Any]) -> dict[str, Any]:
     if "failure" not in example:  # a settlement, which has one status only
         return example
-    failed = happened in {"failed", "dead_lettered"}
-    failure = example_of(schemas["Failure"], schemas) if failed else None
+    failure = example_of(schemas["Failure"], schemas) if happened == "failed" else None
+    if happened != "canceled":
+        example = {**example, "provider": "simulated", "provider_reference": "sim_0199f3a05c1e", "attempts": 1}
     return {
         **example,
         "status": happened,

@@ -93,10 +93,10 @@ class Transaction(AnswerModel):
     description: str | None
     customer_id: str | None
     metadata: dict[str, str]
-    provider: str | None
-    provider_reference: str | None
+    provider: Annotated[str | None, Field(examples=[None])]
+    provider_reference: Annotated[str | None, Field(examples=[None])]
     failure: Failure | None
-    attempts: int
+    attempts: Annotated[int, Field(examples=[0])]
     amount_refunded: int
     created_at: Time
     updated_at: Time
