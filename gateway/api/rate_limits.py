@@ -37,6 +37,7 @@ BUCKETS_MAX = 10_000
 LOGIN_FAILURES = Limit(per_second=10 / 60, burst=100)
 """Wrong passwords for one email, from wherever: NIST SP 800-63B (5.2.2) allows 100 in a row."""
 PACED_SHARE = 0.2
+"""Of a second's tokens, what a client that ran into its limit may use at once: worth several PAUSE_SECONDS."""
 PACED_MIN = 2
 
 
