@@ -34,12 +34,13 @@ def warm_up(on: Running, payments: int) -> None:
 
 def load(on: Running, seconds: float) -> Figures:
     """Post for so long with all roles running; processor time counts until the last of it is settled."""
-    before = on.meter.read()
+    before, machine, began = on.meter.read(), usage.machine_seconds() - time.process_time(), time.monotonic()
     seen = on.post("load", clients=CLIENTS, seconds=seconds)
     memory = on.meter.memory()
     during = on.value(_SETTLED_BETWEEN, seen.began, seen.ended)
     on.settle_all(seen)
     cpu = usage.spent(before, on.meter.read())
+    foreign = usage.machine_seconds() - time.process_time() - machine - sum(cpu.values()) - seen.cpu_seconds
     count, took = len(seen.ids), seen.ended - seen.began
     figures = {
         "post_per_second": count / took,
@@ -50,7 +51,8 @@ def load(on: Running, seconds: float) -> Figures:
         "cpu_ms_by_role": {role: seconds * 1000 / count for role, seconds in cpu.items()},
         "memory_mib_by_role": memory,
         "memory_mib": sum(memory.values()),
-        "client_cpu_share": seen.cpu_seconds / took,
+        "client_cpu_percent": 100 * seen.cpu_seconds / took,
+        "foreign_cpu_percent": 100 * foreign / (time.monotonic() - began),
         "payments": count,
     }
     say(

@@ -19,13 +19,17 @@ Rounds = dict[str, list[Figures]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a figure of both sides. `aim` is the ratio that is wanted, and `more` whether more is better."""
+    """One line: a figure of both sides. `aim` is the ratio that is wanted, and `more` whether more is better.
+
+    One that is not `compared` tells about the run itself.
+    """
 
     key: str
     title: str
     unit: str
     more: bool
     aim: str
+    compared: bool = True
 
 
 ROWS = (
@@ -39,6 +43,8 @@ ROWS = (
     Row("settle_p50_ms", "accepted -> settled at 20/s, p50", "ms", more=False, aim="1x"),
     Row("settle_p99_ms", "  its p99", "ms", more=False, aim="1x"),
     Row("provider_settled_per_second", "settled, provider over HTTP, 100 ms", "/s", more=True, aim="8x"),
+    Row("client_cpu_percent", "load generator, of one processor", "%", more=False, aim="", compared=False),
+    Row("foreign_cpu_percent", "other programs meanwhile, of one processor", "%", more=False, aim="", compared=False),
     Row("memory_mib", "memory under load, all processes", "MiB", more=False, aim=""),
 )
 
@@ -99,7 +105,7 @@ class Result:
         for side in ("baseline", "gateway"):
             cells += [_number(self.median(side, row.key)), _spread(self.values(side, row.key))]
         ratio = self.ratio(row)
-        return (*cells, f"{ratio:.1f}x" if ratio else "-", row.aim)
+        return (*cells, f"{ratio:.1f}x" if ratio and row.compared else "", row.aim)
 
     def _show_roles(self, side: str) -> None:
         """Processor time and memory by process."""

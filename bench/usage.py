@@ -20,6 +20,12 @@ def cpu_seconds(pids: list[int]) -> float:
     return ticks / _TICKS
 
 
+def machine_seconds() -> float:
+    """What all processors together have worked, for whomever; time that a hypervisor took away is counted too."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq + times.steal
+
+
 def memory_mib(pids: list[int]) -> float:
     """Resident memory in MiB; a page that several processes share counts in part for each (PSS)."""
     kib = 0
