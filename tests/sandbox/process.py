@@ -81,6 +81,10 @@ class AcquirerProcess:
         approved = [charge for charge in charges if charge["status"] == "approved"]
         return [charge for charge in approved if key in {None, charge["idempotency_key"]}]
 
+    def refunds(self) -> list[dict[str, Any]]:
+        """What it gave back."""
+        return [json.loads(line) for line in self.call("GET", "/refunds").text.splitlines()]
+
 
 @pytest.fixture(scope="module")
 def running_acquirer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AcquirerProcess]:

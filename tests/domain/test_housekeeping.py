@@ -1,0 +1,62 @@
+"""What is kept no longer, and what is kept for as long as somebody waits for it."""
+
+from uuid import UUID
+
+import pytest
+
+from gateway.db import autocommit, begin
+from gateway.domain import housekeeping, idempotency
+from gateway.domain.housekeeping import IDEMPOTENCY_DAYS
+from gateway.domain.idempotency import Answer, IdempotencyKey
+from gateway.flows.refunds import refund as carry_out
+from tests import lifecycles
+from tests.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.refunds import ask, merchant_of, paid
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def keep_answer(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
+    """A request about this transaction, of so many days ago."""
+    key = IdempotencyKey.of(f"key-{transaction_id}", "POST", "/v1/things", b"{}")
+    with begin() as connection:
+        idempotency.once(connection, merchant_of(transaction_id), key, transaction_id, lambda: Answer(201, "{}"))
+    execute("UPDATE idempotency_records SET created_at = now() - make_interval(days => :days)", days=days)
+
+
+def purge() -> int:
+    with autocommit() as connection:
+        return housekeeping.purge(connection, 100)
+
+
+def test_an_answer_is_kept_for_thirty_days() -> None:
+    keep_answer(paid(), IDEMPOTENCY_DAYS - 1)
+    assert (purge(), count("idempotency_records")) == (0, 1)
+    execute("UPDATE idempotency_records SET created_at = now() - interval '31 days'")
+    assert (purge(), count("idempotency_records")) == (1, 0)
+
+
+def test_an_answer_is_kept_while_its_transaction_waits() -> None:
+    merchant_id = make_merchant()
+    waiting = [accept_payment(merchant_id), *route_payments(merchant_id, "tok_approve")]
+    waiting.append(lifecycles.dead_lettered(merchant_id)[0])
+    for id in waiting:
+        keep_answer(id)
+    assert (purge(), count("idempotency_records")) == (0, 3)
+
+
+@pytest.mark.parametrize("token", ["tok_approve", "tok_refund_decline"])
+def test_an_answer_is_kept_while_a_refund_of_its_transaction_waits(token: str) -> None:
+    transaction_id = paid(token)
+    id = ask(transaction_id, 400)
+    keep_answer(transaction_id)
+    assert purge() == 0
+    carry_out([id], "task-1")
+    assert (purge(), count("idempotency_records")) == (1, 0)
+
+
+def test_an_answer_is_kept_while_a_refund_of_its_transaction_is_dead_lettered() -> None:
+    transaction_id = paid("tok_refund_error_always")
+    lifecycles.dead_lettered_refund(transaction_id)
+    keep_answer(transaction_id)
+    assert purge() == 0
