@@ -114,7 +114,8 @@ def reads(on: Running) -> Figures:
     known = {"cursor": page["next_cursor"], "id": page["data"][-1]["id"]}
     found: Figures = {}
     for title, path in READS.items():
-        answer, milliseconds = session.get(url + path.format(**known), timeout=_HTTP_SECONDS), []
+        milliseconds: list[float] = []
+        answer = session.get(url + path.format(**known), timeout=_HTTP_SECONDS)
         if not answer.ok:
             found[f"{title}: p99, ms"] = f"HTTP {answer.status_code}"
             continue

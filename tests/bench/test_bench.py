@@ -1,0 +1,94 @@
+"""What a benchmark's figures rest on: the load generator, the meter, the ratios."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from bench import usage
+from bench.client import Order, Seen
+from bench.report import ROWS, Result
+
+BURNED_SECONDS = 0.3
+PARENT = f"""
+import subprocess, sys
+burn = "import time\\nwhile time.process_time() < {BURNED_SECONDS}: pass"
+subprocess.run([sys.executable, "-c", burn], check=True)
+print("burned", flush=True)
+sys.stdin.read()
+"""
+
+
+class _Payments(BaseHTTPRequestHandler):
+    """Takes payments; every tenth is refused."""
+
+    protocol_version = "HTTP/1.1"
+    keys: list[str]
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        reference = json.loads(self.rfile.read(length))["reference"]
+        key = self.headers["Idempotency-Key"]
+        self.keys.append(key)
+        status = 429 if int(key[-9:]) % 10 == 0 else 201
+        body = json.dumps({"id": str(uuid4()), "reference": reference}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _receiver() -> Iterator[tuple[int, list[str]]]:
+    keys: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Payments,), {"keys": keys}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port, keys
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("rate", [None, 200.0])
+def test_the_client_sends_each_payment_once_and_notes_what_came_of_it(tmp_path: Path, rate: float | None) -> None:
+    file = tmp_path / "load.order"
+    with _receiver() as (port, keys):
+        file.write_text(json.dumps(asdict(Order(port, "token", "test-", clients=4, payments=40, rate=rate))))
+        subprocess.run([sys.executable, "-m", "bench.client", str(file)], check=True, timeout=30)
+    seen = Seen(**json.loads(file.with_suffix(".seen").read_text()))
+    assert sorted(keys) == [f"test-{number:09}" for number in range(40)]
+    assert (len(set(seen.ids)), seen.refused, len(seen.milliseconds)) == (36, {"429": 4}, 40)
+
+
+def test_the_processor_time_of_a_child_that_has_ended_is_counted() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdin is not None
+        assert parent.stdout.readline() == b"burned\n"
+        assert usage.cpu_seconds(usage.tree(parent.pid)) >= BURNED_SECONDS
+        parent.stdin.close()
+
+
+def test_a_ratio_says_how_many_times_better_the_gateway_is() -> None:
+    rows = {row.key: row for row in ROWS}
+    result = Result({})
+    result.rounds["baseline"] = [{"post_per_second": 100.0, "post_p99_ms": 60.0}, {"post_per_second": 300.0}]
+    result.rounds["gateway"] = [{"post_per_second": 1000.0, "post_p99_ms": 20.0}]
+    assert result.ratio(rows["post_per_second"]) == 5
+    assert result.ratio(rows["post_p99_ms"]) == 3
+    assert result.ratio(rows["drained_per_second"]) is None
