@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from gateway.api import field_codes
 from gateway.api.validation import _CODES
 from gateway.app import PARTS
 from gateway.errors import GatewayError
+from gateway.providers.simulated import SANDBOX_TOKENS
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in docs.pages()))
@@ -80,3 +82,24 @@ def test_the_postman_collection_has_every_call_of_the_document() -> None:
 
     for endpoint in (endpoint for part in PARTS for endpoint in part.endpoints if endpoint.documented):
         assert (endpoint.method, re.sub(r"<\w+>", "ID", endpoint.path.strip("/"))) in found
+
+
+def test_the_page_about_testing_lists_every_token_of_the_sandbox() -> None:
+    listed = set(re.findall(r"`(tok_\w+)`", (ROOT / "docs" / "testing.md").read_text()))
+
+    assert listed == SANDBOX_TOKENS
+
+
+def test_the_page_about_idempotency_lists_every_call_that_takes_a_key() -> None:
+    page = (ROOT / "docs" / "idempotency.md").read_text()
+    listed = set(re.findall(r"^- `(\w+) (\S+)`$", page, re.MULTILINE))
+
+    calls = [endpoint for part in PARTS for endpoint in part.endpoints if endpoint.idempotent]
+    assert listed == {(call.method, re.sub(r"<(\w+)>", r"{\1}", call.path)) for call in calls}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_linked_from_the_readme_and_its_own_links_lead_somewhere(page: Path) -> None:
+    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
