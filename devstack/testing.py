@@ -38,6 +38,8 @@ SETTINGS = {
     "STUCK_AFTER_SECONDS": "32",
     "PROVIDER_TIMEOUT_SECONDS": "3",
     "DATABASE_TIMEOUT_SECONDS": "4",
+    "AUTH_RATE_LIMIT_PER_SECOND": "1000",
+    "AUTH_RATE_LIMIT_BURST": "1000",
     "LOG_LEVEL": "INFO",
 }
 """What the roles of a test stack are told, all of it here: short delays, so that a test waits for no clock."""
