@@ -39,6 +39,7 @@ CALL_SECONDS = 15.0
 ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
 """How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
+ERROR_MAX_LENGTH = 200
 WINDOW_MAX = 64
 IN_HAND_MAX = 1_000
 FILES_MAX = 4_096
@@ -244,11 +245,15 @@ async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
 
 
 def _cause(exc: BaseException) -> str:
-    """What went wrong, in the words of what was raised first: the libraries' own repeat the URL."""
+    """What went wrong, in the words of what was raised first: the libraries' own repeat the URL.
+
+    The receiver may have chosen some of them, so they are made few, and such as PostgreSQL can store.
+    """
     root = exc
     while (earlier := root.__cause__ or root.__context__) is not None:
         root = earlier
-    return f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    text = f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:ERROR_MAX_LENGTH])
 
 
 def _claim(wanted: dict[UUID, tuple[int, int]]) -> list[Claim]:

@@ -94,6 +94,36 @@ def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatc
     assert deliveries(endpoint_id)[0].last_error == "no answer within 1.5 s"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 2\x000 OK\r\n\r\n",
+        b"\x00\x00\x00\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-A: \x00\r\n\r\n",
+        b"HTTP/1.1 200 \xed\xa0\x80\xff\r\nX\xff: y\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 abc " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+def test_whatever_a_receiver_says_is_recorded_in_few_words(courier: Courier, answer: bytes) -> None:
+    merchant_id = make_merchant()
+
+    with answering(lambda connection: connection.sendall(answer)) as url:
+        endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), within=8, what="the attempt on record")
+    error = deliveries(endpoint_id)[0].last_error
+    assert error is None or (len(error) <= webhooks.ERROR_MAX_LENGTH and error.isprintable())
+
+
+@pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 10_000, "line\nbreak"])
+def test_what_went_wrong_is_told_in_words_that_can_be_stored(words: str) -> None:
+    error = webhooks._cause(ValueError(words))
+    assert len(error) <= webhooks.ERROR_MAX_LENGTH
+    assert error.isprintable()
+
+
 @pytest.mark.usefixtures("_patience")
 def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: Courier) -> None:
     dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
