@@ -140,6 +140,15 @@ def test_a_replayed_refund_gets_four_more_attempts_and_is_carried_out() -> None:
     assert standing(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
 
 
+def test_a_replay_does_not_touch_a_refund_that_has_ended_otherwise() -> None:
+    id = exhausted()
+    store(dead_message(id))
+    execute("UPDATE refunds SET status = 'failed', failure_category = 'discarded' WHERE id = :id", id=id)
+    with pytest.raises(InvalidState):
+        replay(letter_of(id))
+    assert (row("refunds", id).status, letter_of(id)["status"]) == ("failed", "open")
+
+
 def test_a_replay_of_a_refund_in_doubt_asks_before_it_sends_again() -> None:
     id = exhausted()
     execute("UPDATE refund_attempts SET outcome = 'unknown' WHERE number = 4")

@@ -3,8 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
-from gateway.db import autocommit
+from gateway.db import autocommit, begin
 from gateway.domain import refunds
 from gateway.domain.ids import new_id
 from gateway.domain.refunds import NewRefund
@@ -13,6 +14,7 @@ from gateway.flows.refunds import refund as carry_out
 from gateway.flows.settlement import settle
 from tests.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.refunds import ask, merchant_of, paid, refunded, row, standing
+from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -94,6 +96,24 @@ def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
     rest = attempt(None)
     assert reserved + rest == 1_000
     assert count("refunds", "status = 'pending'") == count("outbox", "topic = 'refund.requested'")
+
+
+def test_all_that_is_left_is_what_refunds_asked_for_at_the_same_moment_leave() -> None:
+    transaction_id = paid()
+    merchant_id = merchant_of(transaction_id)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as threads:
+        with begin() as connection:
+            refunds.create(connection, merchant_id, transaction_id, NewRefund(300), "req-test")
+            rest = threads.submit(ask, transaction_id)
+            eventually(lambda: scalar(waiting), within=0.9, what="the other refund waiting")
+        assert row("refunds", rest.result()).amount == 700
+    assert standing(transaction_id) == ("completed", 0, 1_000)
+
+
+def scalar(query: str) -> int:
+    with autocommit() as connection:
+        return int(connection.execute(text(query)).scalar_one())
 
 
 def test_asking_and_carrying_out_at_once_add_up() -> None:

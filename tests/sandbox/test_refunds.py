@@ -95,6 +95,7 @@ def test_a_worker_that_dies_after_the_acquirer_gave_back_refunds_once(acquirer: 
             [claim] = refunding.claim(connection, [id], "task-1", settings().claim_lease_seconds).claims
         registry.provider("sandbox").refund(claim.instruction)  # and here the worker dies, before it records
     expire_lease(ids)
+    acquirer.control("error_before")  # only a query can tell
     for id in ids:
         assert refund([id], "task-2").completed == [id]
     assert_refunded_as_given_back(acquirer, ids)
