@@ -160,7 +160,7 @@ def test_refunds_are_listed_newest_first_and_filtered(merchant: Caller, transact
 def test_pages_of_refunds_hold_each_once(merchant: Caller, transaction_id: UUID) -> None:
     ids = [str(ask(transaction_id, 1)) for _ in range(5)]
     seen: list[str] = []
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         page = merchant.get(f"/v1/refunds?limit=2{cursor and f'&cursor={cursor}'}").json
         seen += [refund["id"] for refund in page["data"]]

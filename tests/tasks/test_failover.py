@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from celeryconfig import PAYMENTS
 from gateway.config import settings
-from tasks import relay, transactions
+from tasks import lists, relay, transactions
 from tasks.base import TRANSIENT
 from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
 from tests.factories import accept_payment, count, make_merchant
@@ -130,6 +130,6 @@ def test_a_payment_whose_next_message_the_broker_does_not_take_keeps_its_attempt
         raise error
 
     with pytest.raises(type(error)):
-        transactions._list_task(transactions.settle, [str(id)], publish)
+        lists.work_through(transactions.settle, [str(id)], publish)
     assert count("transactions", "attempts < attempt_limit AND last_error IS NULL") == 1
     assert isinstance(error, TRANSIENT)
