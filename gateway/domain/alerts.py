@@ -17,6 +17,8 @@ Severity = Literal["critical", "error", "warning", "info"]
 
 ATTEMPTS_MAX = 4
 """Tries at delivering one alert: the first one and three retries, whichever messages brought it."""
+IDS_MAX = 20
+"""Ids that the details of one alert name; their `count` tells how many there are."""
 
 
 def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> None:

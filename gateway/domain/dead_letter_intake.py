@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gateway.domain import alerts, rescue
+from gateway.domain.alerts import IDS_MAX
 from gateway.domain.events import TELLING
 from gateway.domain.ids import new_id
 from gateway.models.dead_letters import DeadLetter
@@ -30,7 +31,6 @@ IN_DOUBT = "in_doubt"
 
 A replay queries its status before it is sent again.
 """
-ALERT_IDS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +220,9 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
         {
             "kind": "dead_letter",
             "count": len(letters),
-            "dead_letter_ids": [str(letter["id"]) for letter in letters[:ALERT_IDS_MAX]],
-            "transaction_ids": payments[:ALERT_IDS_MAX],
-            "refund_ids": refunds[:ALERT_IDS_MAX],
+            "dead_letter_ids": [str(letter["id"]) for letter in letters[:IDS_MAX]],
+            "transaction_ids": payments[:IDS_MAX],
+            "refund_ids": refunds[:IDS_MAX],
             "queue": first["queue"],
             "reason": reason,
             "exception": first["exception"],
@@ -249,7 +249,7 @@ def _alert_rescued(connection: Connection, messages: Sequence[DeadMessage], resc
         {
             "kind": "rescued",
             "count": len(rescued),
-            "ids": [str(id) for id in rescued[:ALERT_IDS_MAX]],
+            "ids": [str(id) for id in rescued[:IDS_MAX]],
             "queues": sorted({message.queue for message in messages}),
             "reasons": sorted({message.reason for message in messages}),
         },

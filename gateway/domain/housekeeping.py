@@ -1,9 +1,17 @@
-"""Purging what is kept no longer: idempotency records, expired revocations, old alerts."""
+"""Purging what is kept no longer: idempotency records, expired revocations, old alerts, old webhook deliveries.
+
+Transactions, refunds, settlements, the ledger, events and the audit log are kept for ever.
+"""
+
+from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
+from gateway.domain.ids import smallest_id, utc_now
+
 IDEMPOTENCY_DAYS = 30
 ALERT_DAYS = 90
+DELIVERY_DAYS = 90
 
 _STATEMENTS = tuple(
     text(statement)
@@ -19,6 +27,9 @@ _STATEMENTS = tuple(
         """DELETE FROM alerts WHERE id IN (
             SELECT id FROM alerts WHERE created_at < now() - make_interval(days => :alert_days) AND status <> 'pending'
             LIMIT :limit)""",
+        """DELETE FROM webhook_deliveries WHERE id IN (
+            SELECT id FROM webhook_deliveries WHERE id < :first_delivery AND status <> 'pending'
+            ORDER BY id LIMIT :limit)""",
     )
 )
 
@@ -27,7 +38,12 @@ def purge(connection: Connection, limit: int) -> int:
     """Delete at most `limit` rows of each kind; the number of rows deleted.
 
     An idempotency record outlives its 30 days while its transaction, or a refund of it, waits for its final status
-    (api.md, Idempotency).
+    (api.md, Idempotency). A delivery's age is that of its id, so that no further index is needed.
     """
-    limits = {"limit": limit, "idempotency_days": IDEMPOTENCY_DAYS, "alert_days": ALERT_DAYS}
-    return sum(connection.execute(statement, limits).rowcount for statement in _STATEMENTS)
+    values = {
+        "limit": limit,
+        "idempotency_days": IDEMPOTENCY_DAYS,
+        "alert_days": ALERT_DAYS,
+        "first_delivery": smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS)),
+    }
+    return sum(connection.execute(statement, values).rowcount for statement in _STATEMENTS)

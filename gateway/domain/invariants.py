@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gateway.domain import alerts
+from gateway.domain.alerts import IDS_MAX
 from gateway.domain.ids import parse_id, rfc3339
 from gateway.domain.invariants_sql import PAYMENT_INVARIANTS, Invariant
 from gateway.domain.refund_invariants_sql import REFUND_INVARIANTS
@@ -31,7 +32,6 @@ WINDOW_MAX_SECONDS = 900
 """A recent check goes back no further, however long ago the last one was: it must end before the next one."""
 REMEMBERED_MAX = 500
 """Offending rows of an invariant that are kept, and looked at again until they are repaired."""
-ALERT_IDS_MAX = 20
 ALERT_PAUSE_SECONDS = 3_600
 """An invariant that stays broken is alerted about once in this time."""
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -225,7 +225,7 @@ def _alert(connection: Connection, result: Result, broken_since: datetime) -> No
             "metric": result.invariant.metric,
             "count": result.violations,
             "broken_since": rfc3339(broken_since),
-            "sample_ids": [violation.subject for violation in result.sample[:ALERT_IDS_MAX]],
+            "sample_ids": [violation.subject for violation in result.sample[:IDS_MAX]],
             "what_to_do": f"{result.invariant.remedy} flask invariants shows all that is broken.",
         },
     )

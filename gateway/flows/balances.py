@@ -6,9 +6,8 @@ from sqlalchemy import text
 from gateway import db
 from gateway.domain import alerts, balances
 from gateway.domain.balances import Misstated
+from gateway.flows.batches import in_batches
 
-BATCH = 1_000
-BATCHES_MAX = 50
 CHECK_SECONDS = 900
 """The longest that a check may take: it reads the whole ledger."""
 MISSTATED_MAX = 20
@@ -17,14 +16,12 @@ MISSTATED_MAX = 20
 
 def fold() -> int:
     """Fold the changes of this moment in batches of one commit each; how many they were. Two at once do each once."""
-    folded = 0
-    for _ in range(BATCHES_MAX):
-        with db.autocommit() as connection:
-            batch = balances.fold(connection, BATCH)
-        folded += batch
-        if batch < BATCH:
-            break
-    return folded
+    return in_batches(_fold)
+
+
+def _fold(limit: int) -> int:
+    with db.autocommit() as connection:
+        return balances.fold(connection, limit)
 
 
 def check() -> list[Misstated]:

@@ -1,19 +1,19 @@
 """The sweep: work that stands still is enqueued again, rows that are kept no longer are purged."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from gateway import db
 from gateway.config import settings
 from gateway.domain import alerts, housekeeping, outbox, rate_limits, rescue
+from gateway.domain.alerts import IDS_MAX
 from gateway.domain.ids import utc_now
 from gateway.domain.rescue import Kind
+from gateway.flows.batches import in_batches
 from gateway.telemetry import RESCUED
 
-BATCH = 1_000
-BATCHES_MAX = 50
 OUTBOX_LAG_ALERT_SECONDS = 60
 ALERT_PAUSE_SECONDS = 600
-ALERT_IDS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +26,31 @@ class Swept:
 
 def sweep() -> Swept:
     """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
-    rescued = sum(_rescue_stuck(kind) for kind in rescue.KINDS)
+    rescued = sum(in_batches(partial(_rescue_stuck, kind)) for kind in rescue.KINDS)
     RESCUED.labels("sweep").inc(rescued)
     alert_lagging_outbox()
+    return Swept(rescued, in_batches(_purge) + in_batches(_purge_rate_limits))
+
+
+def _rescue_stuck(kind: Kind, limit: int) -> int:
     with db.begin() as connection:
-        purged = housekeeping.purge(connection, BATCH)
+        stuck = rescue.stuck(connection, kind, settings().stuck_after_seconds, limit)
+        ids = rescue.enqueue_again(connection, kind, stuck)
+        if ids:
+            details = {"count": len(ids), f"{kind.table[:-1]}_ids": [str(id) for id in ids[:IDS_MAX]]}
+            message = f"{len(ids)} {kind.table} stood still; enqueued again"
+            alerts.raise_alert(connection, "warning", message, details)
+    return len(ids)
+
+
+def _purge(limit: int) -> int:
+    with db.begin() as connection:
+        return housekeeping.purge(connection, limit)
+
+
+def _purge_rate_limits(limit: int) -> int:
     with db.autocommit() as connection:  # on its own: no lease waits for the rest
-        purged += rate_limits.purge(connection, BATCH)
-    return Swept(rescued, purged)
-
-
-def _rescue_stuck(kind: Kind) -> int:
-    rescued = 0
-    for _ in range(BATCHES_MAX):
-        with db.begin() as connection:
-            stuck = rescue.stuck(connection, kind, settings().stuck_after_seconds, BATCH)
-            ids = rescue.enqueue_again(connection, kind, stuck)
-            if ids:
-                details = {"count": len(ids), f"{kind.table[:-1]}_ids": [str(id) for id in ids[:ALERT_IDS_MAX]]}
-                message = f"{len(ids)} {kind.table} stood still; enqueued again"
-                alerts.raise_alert(connection, "warning", message, details)
-        rescued += len(ids)
-        if len(ids) < BATCH:
-            break
-    return rescued
+        return rate_limits.purge(connection, limit)
 
 
 def alert_lagging_outbox() -> None:

@@ -1,17 +1,23 @@
 """What is kept no longer, and what is kept for as long as somebody waits for it."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from gateway.db import autocommit, begin
 from gateway.domain import housekeeping, idempotency
-from gateway.domain.housekeeping import IDEMPOTENCY_DAYS
+from gateway.domain.housekeeping import DELIVERY_DAYS, IDEMPOTENCY_DAYS
 from gateway.domain.idempotency import Answer, IdempotencyKey
+from gateway.domain.ids import smallest_id, utc_now
+from gateway.flows import upkeep
+from gateway.flows.batches import BATCH
 from gateway.flows.refunds import refund as carry_out
+from gateway.states import EventType
 from tests import lifecycles
 from tests.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.refunds import ask, merchant_of, paid
+from tests.webhook_receivers import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -60,3 +66,27 @@ def test_an_answer_is_kept_while_a_refund_of_its_transaction_is_dead_lettered() 
     lifecycles.dead_lettered_refund(transaction_id)
     keep_answer(transaction_id)
     assert purge() == 0
+
+
+def test_one_sweep_purges_more_answers_than_fit_into_a_batch() -> None:
+    keep_answer(paid())
+    execute(
+        "INSERT INTO idempotency_records SELECT merchant_id, key || n, request_hash, transaction_id, location, status, "
+        "body, created_at FROM idempotency_records, generate_series(1, :number) AS n",
+        number=2 * BATCH,
+    )
+    assert upkeep.sweep().purged == 2 * BATCH + 1
+
+
+@pytest.mark.parametrize(("status", "kept"), [("succeeded", 0), ("exhausted", 0), ("canceled", 0), ("pending", 1)])
+def test_a_delivery_is_kept_for_ninety_days_and_until_it_is_finished(status: str, kept: int) -> None:
+    merchant_id = make_merchant()
+    make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant_id)
+    if status != "pending":
+        execute("UPDATE webhook_deliveries SET status = :status, next_attempt_at = NULL", status=status)
+    for days, expected in ((DELIVERY_DAYS - 1, 1), (DELIVERY_DAYS + 1, kept)):
+        id = smallest_id(utc_now(), -timedelta(days=days))
+        execute("UPDATE webhook_deliveries SET id = :id", id=id)
+        purge()
+        assert count("webhook_deliveries") == expected
