@@ -10,11 +10,13 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from gateway.api.examples import UNKNOWN
+from gateway.api.http import Endpoint
 from gateway.api.openapi import SCOPES, document
+from gateway.api.validation import parse_json
 from gateway.app import create_app
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.states import EventType
-from tests.api.routes import endpoints
+from tests.api.routes import endpoints, name_of
 
 SELF_EVIDENT = frozenset({"object", "status"})
 
@@ -81,6 +83,15 @@ def test_every_example_is_what_its_schema_says(made: dict[str, Any]) -> None:
             shown += 1
 
     assert shown > 100
+
+
+@pytest.mark.parametrize("endpoint", [each for each in endpoints() if each.body], ids=name_of)
+def test_the_example_of_a_request_is_one_that_the_call_takes(made: dict[str, Any], endpoint: Endpoint) -> None:
+    [operation] = [operation for name, operation in operations(made) if name == endpoint.name]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+
+    assert endpoint.body is not None
+    parse_json(endpoint.body, json.dumps(example).encode())
 
 
 def test_every_body_of_json_has_an_example_and_no_text_in_one_says_nothing(made: dict[str, Any]) -> None:
