@@ -31,7 +31,9 @@ class DeadLetter(AnswerModel):
     transaction_id: Id | None
     refund_id: Annotated[Id | None, Field(description="The refund that died; without one, the payment did")]
     merchant_id: Id | None
-    reason: Annotated[str, Field(description="`rejected`, `expired` or `delivery_limit`")]
+    reason: Annotated[
+        str, Field(description="`rejected`, `expired`, `delivery_limit`, or `in_doubt`: the provider may have done it")
+    ]
     exception: str | None
     attempts: int
     payload: Annotated[str, Field(description="The message's body as it came")]
@@ -107,7 +109,7 @@ def replay_dead_letter(call: Call, id: Any) -> Reply:
     "/v1/dead-letters/<id>/discard",
     scope="operations:write",
     answers={200: DeadLetter},
-    errors=(AlreadyResolved,),
+    errors=(AlreadyResolved, InvalidState),
 )
 def discard_dead_letter(call: Call, id: Any, body: Discard) -> Reply:
     """Give the transaction up: it moves to `failed`."""

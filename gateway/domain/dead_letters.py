@@ -7,7 +7,7 @@ from operator import eq, ge, lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, case, select, text, update
+from sqlalchemy import Connection, Row, and_, case, not_, select, text, update
 from sqlalchemy.sql import ColumnElement
 
 from gateway.domain import audit, outbox, refunding, rescue
@@ -17,9 +17,9 @@ from gateway.domain.listing import Listed, conditions, search
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.models.dead_letters import DeadLetter
-from gateway.models.refunds import Refund
-from gateway.models.transactions import Transaction
-from gateway.states import DeadLetterStatus, EventType, RefundStatus, TransactionStatus
+from gateway.models.refunds import Refund, RefundAttempt
+from gateway.models.transactions import Attempt, Transaction
+from gateway.states import AttemptOutcome, DeadLetterStatus, EventType, RefundStatus, TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,12 @@ def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str 
     Raises:
         NotFound: there is no dead letter with this id.
         AlreadyResolved: it was replayed or discarded before.
+        InvalidState: the provider has done it, so that only a replay tells the truth.
     """
     discarded = discard_all(connection, [dead_letter_id], actor, note)
     if not discarded:
         _refuse_unless_open(connection, dead_letter_id)
-        raise AlreadyResolved
+        raise InvalidState("The provider has approved this after it was given up; replay it, and it is completed.")
     return discarded[0]
 
 
@@ -129,6 +130,22 @@ _REPLAYABLE = case(
     else_=select(Refund.id)
     .where(Refund.id == DeadLetter.refund_id, Refund.status == RefundStatus.DEAD_LETTERED)
     .exists(),
+)
+
+# Approved by a provider whose answer came after the last lease had ended, so that nothing moved.
+_APPROVED_LATE = and_(
+    _REPLAYABLE,
+    case(
+        (
+            DeadLetter.refund_id.is_(None),
+            select(Attempt.number)
+            .where(Attempt.transaction_id == DeadLetter.transaction_id, Attempt.outcome == AttemptOutcome.APPROVED)
+            .exists(),
+        ),
+        else_=select(RefundAttempt.number)
+        .where(RefundAttempt.refund_id == DeadLetter.refund_id, RefundAttempt.outcome == AttemptOutcome.APPROVED)
+        .exists(),
+    ),
 )
 
 _REVIVE = text("""
@@ -173,8 +190,8 @@ def replay_all(
 def discard_all(
     connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
 ) -> list[dict[str, Any]]:
-    """Discard those of the dead letters that are open; return these."""
-    letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note)
+    """Discard those of the dead letters that are open and whose money has not moved; return these."""
+    letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note, not_(_APPROVED_LATE))
     transaction_ids, refund_ids = _subjects(letters)
     if transaction_ids:
         connection.execute(_DISCARD, {"ids": transaction_ids, "note": note})

@@ -14,6 +14,7 @@ from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import new_id, utc_now
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.flows.settlement import settle
+from gateway.outcomes import Approved
 from tests.factories import accept_payment, count, execute, expire_lease, make_merchant, route_payments, status_of
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -35,11 +36,16 @@ def exhausted_payment() -> UUID:
     return id
 
 
+def open_letters() -> list[UUID]:
+    with begin() as connection:
+        return list(connection.scalars(text("SELECT id FROM dead_letters WHERE status = 'open'")))
+
+
 def open_letter() -> tuple[UUID, UUID]:
     id = exhausted_payment()
     store(dead_message(id))
-    with begin() as connection:
-        return id, connection.execute(text("SELECT id FROM dead_letters WHERE status = 'open'")).scalar_one()
+    [letter_id] = open_letters()
+    return id, letter_id
 
 
 def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_alert() -> None:
@@ -189,6 +195,27 @@ def test_a_discard_fails_the_transaction_for_good() -> None:
     assert (letter["status"], letter["note"]) == ("discarded", "customer paid in cash")
     assert status_of(id) == "failed"
     assert count("transactions", "failure_category = 'discarded' AND failure_message = 'customer paid in cash'") == 1
+
+
+def test_a_payment_that_the_provider_approved_late_cannot_be_discarded_and_its_replay_completes_it() -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    execute("UPDATE transactions SET attempt_limit = 1")
+    with autocommit() as connection:
+        [claim] = settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+    expire_lease([id])
+    store(dead_message(id))
+    [letter_id] = letters = open_letters()
+    with autocommit() as connection:
+        assert settlements.record(connection, [(claim, Approved("sim_late"))]) == []
+    with pytest.raises(InvalidState), begin() as connection:
+        dead_letters.discard(connection, letter_id, "operator@example.com", None)
+    with begin() as connection:
+        assert dead_letters.discard_all(connection, letters, "operator@example.com", None) == []
+    assert (status_of(id), open_letters()) == ("dead_lettered", letters)
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, "operator@example.com")
+    assert settle([id], "task-2").completed == [id]
+    assert (status_of(id), count("settlements")) == ("completed", 1)
 
 
 @pytest.mark.parametrize("action", ["replay", "discard"])

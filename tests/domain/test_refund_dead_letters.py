@@ -192,6 +192,22 @@ def test_the_late_success_of_a_discarded_refund_is_kept_on_its_attempt_only() ->
     assert (row("refunds", id).status, standing(row("refunds", id).transaction_id)) == ("failed", ("completed", 0, 0))
 
 
+def test_a_refund_that_the_provider_approved_late_cannot_be_discarded_and_its_replay_completes_it() -> None:
+    id = ask(paid())
+    execute("UPDATE refunds SET attempt_limit = 1")
+    with autocommit() as connection:
+        [claim] = refunding.claim(connection, [id], "task-1", lease_seconds=30).claims
+    expire_lease([id])
+    store(dead_message(id))
+    with autocommit() as connection:
+        assert refunding.record(connection, [(claim, Approved("sim_late"))]) == []
+    with pytest.raises(InvalidState):
+        discard(letter_of(id))
+    replay(letter_of(id))
+    assert carry_out([id], "task-2").completed == [id]
+    assert standing(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
+
+
 def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_workers_hands() -> None:
     stuck, held, fresh = (ask(paid()) for _ in range(3))
     with autocommit() as connection:
