@@ -113,9 +113,14 @@ def start(connection: Connection, run_id: UUID) -> bool:
 
 
 def postpone(connection: Connection, run_id: UUID) -> None:
-    """Have a run that was begun wait again."""
+    """Have a run that was begun, but could not compare, wait again.
+
+    The one that compares instead may have closed it already: it cannot tell it from one whose process died.
+    """
     connection.execute(
-        update(_R).where(_R.id == run_id, _R.status == RunStatus.RUNNING).values(status=RunStatus.PENDING.value)
+        update(_R)
+        .where(_R.id == run_id, _R.status.in_((RunStatus.RUNNING, RunStatus.FAILED)))
+        .values(status=RunStatus.PENDING.value, finished_at=None, error=None)
     )
 
 

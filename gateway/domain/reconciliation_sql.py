@@ -174,19 +174,12 @@ DESCRIBE_LEDGER = text("""
     WHERE c.kind = 'ledger_imbalance' AND c.subject_id = p.subject_id
 """)
 
-# RFC 9562: 48 bits of milliseconds, then the version; the rest is random. PostgreSQL has its own uuidv7() since 18.
-_UUID7 = """
-    encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
-        52, 1), 53, 1), 'hex')::uuid
-"""
-
 # What an operator resolved stays resolved while nothing about it has changed.
-RECORD = text(f"""
+RECORD = text("""
     WITH found AS (INSERT INTO discrepancies AS known (
         id, kind, subject_id, transaction_id, settlement_id, currency, expected_amount, actual_amount, detail,
         first_run_id, last_run_id, first_seen_at, last_seen_at)
-    SELECT DISTINCT ON (kind, subject_id) {_UUID7}, kind, subject_id, transaction_id, settlement_id, currency,
+    SELECT DISTINCT ON (kind, subject_id) uuid_v7(), kind, subject_id, transaction_id, settlement_id, currency,
            expected_amount, actual_amount, detail, :run_id, :run_id, now(), now()
     FROM comparison WHERE counted IS NULL AND detail IS NOT NULL
     ORDER BY kind, subject_id

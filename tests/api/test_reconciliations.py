@@ -13,6 +13,7 @@ from gateway.api import reconciliations
 from gateway.api.discrepancies import Discrepancy, DiscrepancyPage
 from gateway.api.reconciliations import REPORT_COLUMNS, Reconciliation, ReconciliationPage
 from gateway.db import begin
+from gateway.domain import reconciliation
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.domain.reconciliation import ADVISORY_LOCK, ReconciliationRunning
 from gateway.flows import resumption
@@ -109,6 +110,22 @@ def test_a_run_waits_while_another_one_is_under_way(operator: Caller) -> None:
 
     reconcile_as_requested(UUID(run["id"]))
 
+    assert operator.get(f"{RUNS}/{run['id']}").json["status"] == "completed"
+
+
+def test_a_run_that_another_one_overtook_between_beginning_and_comparing_waits_again(operator: Caller) -> None:
+    run = ask(operator)
+    with begin() as connection:
+        assert reconciliation.start(connection, UUID(run["id"]))
+    reconcile()
+    assert operator.get(f"{RUNS}/{run['id']}").json["status"] == "failed"
+
+    with begin() as connection:
+        reconciliation.postpone(connection, UUID(run["id"]))
+
+    again = operator.get(f"{RUNS}/{run['id']}").json
+    assert (again["status"], again["error"], again["finished_at"]) == ("pending", None, None)
+    reconcile_as_requested(UUID(run["id"]))
     assert operator.get(f"{RUNS}/{run['id']}").json["status"] == "completed"
 
 
