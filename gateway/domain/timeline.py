@@ -76,13 +76,14 @@ def _milliseconds(interval: str) -> str:
 # A letter's id tells when it was stored, and its subject declared dead with it: the broker's time of death has
 # whole seconds. Who resolved it is for the audit log.
 _DEAD_LETTERS = """
-    SELECT v.at, CASE d.queue WHEN 'refund.requested' THEN 'refund.' ELSE 'transaction.' END || v.what, v.detail
+    SELECT v.at, CASE WHEN d.refund_id IS NULL THEN 'transaction.' ELSE 'refund.' END || v.what,
+           CASE WHEN d.refund_id IS NULL THEN v.detail ELSE v.detail || jsonb_build_object('refund_id', d.refund_id) END
     FROM dead_letters d CROSS JOIN LATERAL (VALUES
         (to_timestamp(('x' || translate(left(d.id::text, 13), '-', ''))::bit(48)::bigint / 1000.0), 'dead_lettered',
          jsonb_build_object('reason', d.reason, 'attempts', d.attempts)),
         (d.resolved_at, d.status, jsonb_build_object('by', 'operator'))
     ) AS v (at, what, detail)
-    WHERE d.transaction_id IN (SELECT id FROM t UNION ALL SELECT id FROM refund) AND v.at IS NOT NULL
+    WHERE d.transaction_id IN (SELECT id FROM t) AND v.at IS NOT NULL
 """
 
 _TIMELINE = text(f"""

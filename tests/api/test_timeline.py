@@ -15,7 +15,8 @@ from gateway.flows.settlement import settle
 from tests.api.conftest import Caller, expect_problem
 from tests.captured_sql import statements
 from tests.factories import accept_payment, execute, route_payments
-from tests.lifecycles import ACTOR, completed, dead_lettered, replayed
+from tests.lifecycles import ACTOR, completed, dead_lettered, dead_lettered_refund, replayed
+from tests.refunds import paid
 
 ATTEMPT = ["attempt.started", "attempt.finished"]
 
@@ -196,6 +197,23 @@ def test_a_refund_is_told_with_its_attempts(merchant: Caller) -> None:
     ]  # fmt: skip
     assert len({entry["detail"]["refund_id"] for entry in entries[-4:]}) == 1
     assert entries[-4]["detail"]["amount"] == 1
+
+
+def test_a_dead_lettered_refund_is_told_apart_from_the_others_of_its_payment(merchant: Caller) -> None:
+    id = paid("tok_refund_error_always", merchant_id=merchant.merchant_id)
+    (replayed_id, letter_id), (discarded_id, other_letter_id) = dead_lettered_refund(id), dead_lettered_refund(id)
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, ACTOR)
+        dead_letters.discard(connection, other_letter_id, ACTOR, None)
+
+    entries = timeline(merchant, id)
+
+    assert of_type(entries, "refund.dead_lettered") == [
+        {"refund_id": str(refund_id), "reason": "rejected", "attempts": 4} for refund_id in (replayed_id, discarded_id)
+    ]
+    assert of_type(entries, "refund.replayed") == [{"refund_id": str(replayed_id), "by": "operator"}]
+    assert of_type(entries, "refund.discarded") == [{"refund_id": str(discarded_id), "by": "operator"}]
+    assert ACTOR not in str(entries)
 
 
 def test_a_timeline_is_one_statement_of_bounded_length_however_much_happened(
