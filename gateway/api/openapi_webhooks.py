@@ -36,11 +36,7 @@ def models() -> list[type[BaseModel]]:
 
 def webhooks(schemas: dict[str, Any], schema_prefix: str) -> dict[str, Any]:
     """One path item for each type of event; `schemas` are the document's, for the examples."""
-    return {
-        str(kind): {"post": _operation(kind, schemas, schema_prefix)}
-        for kind in EventType
-        if kind.partition(".")[0] in _OBJECTS
-    }
+    return {str(kind): {"post": _operation(kind, schemas, schema_prefix)} for kind in EventType}
 
 
 def _operation(kind: EventType, schemas: dict[str, Any], schema_prefix: str) -> dict[str, Any]:

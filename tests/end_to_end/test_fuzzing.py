@@ -34,7 +34,11 @@ def fuzz(client: Client, chosen: set[str], folder: Path) -> None:
         AssertionError: an answer was not what the document says; the message tells which, and how to repeat it.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
-    command += [f"{client.api_url}/openapi.json", "-H", f"Authorization: {client.session.headers['Authorization']}"]
+    command += [
+        f"{client.api_url}/openapi.json",
+        "-H",
+        "Authorization: " + str(client.session.headers["Authorization"]),
+    ]
     for name in sorted(chosen):
         command += ["--include-operation-id", name]
     examples = os.environ.get("FUZZ_EXAMPLES")
