@@ -26,17 +26,18 @@ class NewRefund:
     reason: str | None = None
 
 
-# One statement decides and does it. `paid` waits for whoever has the transaction in hand, and then sees what it left.
+# One statement decides and does it. `paid` waits for whoever has the transaction in hand, sees what it left, and keeps
+# others off. The UPDATE reads `paid`, since its own scan and the CHECKs begin at the row as it was before the wait.
 _CREATE = text(f"""
     WITH paid AS MATERIALIZED (
-        SELECT id, status, amount - amount_refunded - amount_refunding AS refundable
+        SELECT id, status, amount_refunding, amount - amount_refunded - amount_refunding AS refundable
         FROM transactions WHERE id = :transaction_id AND merchant_id = :merchant_id FOR UPDATE
     ), reserved AS (
         UPDATE transactions t
-        SET amount_refunding = t.amount_refunding + coalesce(:amount, p.refundable), updated_at = :now
+        SET amount_refunding = p.amount_refunding + coalesce(:amount, p.refundable), updated_at = :now
         FROM paid p
-        WHERE t.id = p.id AND t.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
-          AND coalesce(:amount, p.refundable) BETWEEN 1 AND t.amount - t.amount_refunded - t.amount_refunding
+        WHERE t.id = p.id AND p.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
+          AND coalesce(:amount, p.refundable) BETWEEN 1 AND p.refundable
         RETURNING t.id, t.merchant_id, coalesce(:amount, p.refundable) AS amount, t.currency, t.provider
     ), made AS (
         INSERT INTO refunds (id, transaction_id, merchant_id, amount, currency, reason, provider, attempt_limit,

@@ -6,12 +6,13 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import refunds
+from gateway.domain import refunding, refunds
 from gateway.domain.ids import new_id
 from gateway.domain.refunds import NewRefund
 from gateway.errors import AmountExceedsRefundable, InvalidState, NotFound
 from gateway.flows.refunds import refund as carry_out
 from gateway.flows.settlement import settle
+from gateway.outcomes import Declined
 from tests.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.refunds import ask, merchant_of, paid, refunded, row, standing
 from tests.support import eventually
@@ -19,6 +20,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.usefixtures("database")
 
 AT_ONCE = 20  # as many as the pool has connections
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def test_a_refund_reserves_its_amount_and_is_enqueued() -> None:
@@ -101,12 +103,11 @@ def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
 def test_all_that_is_left_is_what_refunds_asked_for_at_the_same_moment_leave() -> None:
     transaction_id = paid()
     merchant_id = merchant_of(transaction_id)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with ThreadPoolExecutor(1) as threads:
         with begin() as connection:
             refunds.create(connection, merchant_id, transaction_id, NewRefund(300), "req-test")
             rest = threads.submit(ask, transaction_id)
-            eventually(lambda: scalar(waiting), within=0.9, what="the other refund waiting")
+            eventually(lambda: scalar(WAITING), within=0.9, what="the other refund waiting")
         assert row("refunds", rest.result()).amount == 700
     assert standing(transaction_id) == ("completed", 0, 1_000)
 
@@ -114,6 +115,19 @@ def test_all_that_is_left_is_what_refunds_asked_for_at_the_same_moment_leave() -
 def scalar(query: str) -> int:
     with autocommit() as connection:
         return int(connection.execute(text(query)).scalar_one())
+
+
+def test_what_a_refund_that_fails_at_this_moment_releases_can_be_asked_for() -> None:
+    transaction_id = paid()
+    with autocommit() as connection:
+        [claim] = refunding.claim(connection, [ask(transaction_id)], "task-1", lease_seconds=30).claims
+    with ThreadPoolExecutor(1) as threads:
+        with begin() as connection:
+            refunding.record(connection, [(claim, Declined("refund_refused", "No."))])
+            other = threads.submit(ask, transaction_id, 700)
+            eventually(lambda: scalar(WAITING), within=0.9, what="the other refund waiting")
+        assert row("refunds", other.result()).amount == 700
+    assert standing(transaction_id) == ("completed", 0, 700)
 
 
 def test_asking_and_carrying_out_at_once_add_up() -> None:
