@@ -1,4 +1,7 @@
-"""The allowed moves of each lifecycle, as data. Every UPDATE of a status names the status that it expects."""
+"""The allowed moves of each lifecycle, as data.
+
+Every UPDATE of a status names the status that it expects; tests/domain/test_states.py holds them against the moves.
+"""
 
 from enum import StrEnum
 
@@ -23,7 +26,7 @@ TRANSACTION_MOVES: dict[TransactionStatus, frozenset[TransactionStatus]] = {
     _S.PROCESSING: frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD_LETTERED}),
     _S.DEAD_LETTERED: frozenset({_S.PENDING, _S.PROCESSING, _S.FAILED}),
     _S.COMPLETED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED}),
-    _S.PARTIALLY_REFUNDED: frozenset({_S.PARTIALLY_REFUNDED, _S.REFUNDED}),
+    _S.PARTIALLY_REFUNDED: frozenset({_S.REFUNDED}),
     _S.REFUNDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELED: frozenset(),
@@ -34,11 +37,6 @@ UNFINISHED = frozenset({_S.PENDING, _S.PROCESSING})
 
 SETTLED = frozenset({_S.COMPLETED, _S.PARTIALLY_REFUNDED, _S.REFUNDED})
 """Money has moved: each has exactly one settlement and its ledger entries."""
-
-
-def sources(target: TransactionStatus) -> frozenset[TransactionStatus]:
-    """The statuses from which a transaction may move to `target`: what a guarded UPDATE expects."""
-    return frozenset(status for status, targets in TRANSACTION_MOVES.items() if target in targets)
 
 
 class DeadLetterStatus(StrEnum):
@@ -80,6 +78,16 @@ class RefundStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DEAD_LETTERED = "dead_lettered"
+
+
+_F = RefundStatus
+
+REFUND_MOVES: dict[RefundStatus, frozenset[RefundStatus]] = {
+    _F.PENDING: frozenset({_F.COMPLETED, _F.FAILED, _F.DEAD_LETTERED}),
+    _F.DEAD_LETTERED: frozenset({_F.PENDING, _F.FAILED}),
+    _F.COMPLETED: frozenset(),
+    _F.FAILED: frozenset(),
+}
 
 
 class EventType(StrEnum):

@@ -60,7 +60,7 @@ _SETTLING_UP = """released AS (
                           WHEN t.amount_refunded + r.refunded > 0 THEN 'partially_refunded' ELSE t.status END,
             updated_at = now()
         FROM released r JOIN locked l ON l.id = r.transaction_id
-        WHERE t.id = l.id AND t.status IN ('completed', 'partially_refunded', 'refunded')
+        WHERE t.id = l.id AND t.status IN ('completed', 'partially_refunded')
     ), happened AS (
         SELECT merchant_id, 'refund.' || status AS type, id AS object_id, transaction_id, NULL::jsonb AS state
         FROM moved WHERE status IN ('completed', 'failed')
