@@ -17,7 +17,10 @@ from gateway.domain import ids as ids_module
 from gateway.domain.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
 
-TRANSIENT = (TransientError, *db.UNAVAILABLE, OperationalError, AMQPError, OSError)
+BROKER_UNAVAILABLE = (OperationalError, AMQPError, OSError)
+"""What publishing raises when the broker is away, refuses a message or cannot route it."""
+
+TRANSIENT = (TransientError, *db.UNAVAILABLE, *BROKER_UNAVAILABLE)
 """What fails a list as a whole for a passing reason: `autoretry_for` of every task.
 
 A broker that does not take the next message is one too, and no fault of the payment: its attempts are not used up.

@@ -15,10 +15,8 @@ from contextlib import suppress
 from itertools import groupby, islice
 from typing import Any
 
-from amqp.exceptions import AMQPError
 from celery.canvas import Signature
 from kombu import Connection, Producer
-from kombu.exceptions import OperationalError
 from loguru import logger
 
 from gateway import db
@@ -29,6 +27,7 @@ from gateway.flows import alerts as delivery
 from gateway.flows import upkeep
 from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
+from tasks.base import BROKER_UNAVAILABLE
 
 LISTS_AT_ONCE = 20
 CONFIRM_TIMEOUT_SECONDS = 5
@@ -39,9 +38,7 @@ FED_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
 HOLD_SECONDS = 0.5
-HOLD_POLL_SECONDS = 0.02
-
-PUBLISH_ERRORS = (OperationalError, AMQPError, OSError)
+HOLD_POLL_SECONDS = 0.05
 
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
@@ -74,12 +71,19 @@ def relay_once(producer: Producer) -> int:
     """Publish one batch; the number of rows in it.
 
     Raises:
-        PUBLISH_ERRORS, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
+        BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
     with db.begin() as connection:
         rows = outbox.take(connection, LISTS_AT_ONCE * settings().chunk_max)
         _publish(producer, rows)
     return len(rows)
+
+
+def _await_rows(stop: threading.Event) -> None:
+    pause = settings().outbox_poll_ms / 1000
+    with db.autocommit() as connection:
+        while not stop.is_set() and outbox.is_empty(connection):
+            stop.wait(pause)
 
 
 def _workers_are_busy(producer: Producer) -> bool:
@@ -126,7 +130,6 @@ class Outage:
 
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; an outage of broker or database is waited out."""
-    pause = settings().outbox_poll_ms / 1000
     outage = Outage()
     while not stop.is_set():
         try:
@@ -135,11 +138,10 @@ def run(stop: threading.Event) -> None:
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
-                    if relay_once(producer) == 0:
-                        stop.wait(pause)
-                    else:
-                        _hold(producer, stop)
-        except PUBLISH_ERRORS as exc:
+                    _await_rows(stop)
+                    relay_once(producer)
+                    _hold(producer, stop)
+        except BROKER_UNAVAILABLE as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
             with suppress(*db.UNAVAILABLE):
                 outage.look()

@@ -10,8 +10,6 @@ import sys
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
-from amqp.exceptions import AMQPError
-from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
@@ -22,6 +20,7 @@ import celeryconfig
 from gateway.config import settings
 from gateway.telemetry import configure_logging
 from tasks import app
+from tasks.base import BROKER_UNAVAILABLE
 
 MANAGEMENT_TIMEOUT_SECONDS = 10
 POLICY = "gateway-message-ttl"
@@ -83,7 +82,7 @@ def main() -> int:
         status = exc.response.status_code if exc.response is not None else type(exc).__name__
         logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
         return 1
-    except (OperationalError, AMQPError, OSError) as exc:
+    except BROKER_UNAVAILABLE as exc:
         logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", exc)
         return 1
     logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import requests
 
 from gateway.config import settings
 from tests.api.conftest import Caller
+from tests.api.process import ROOT, api_process
 from tests.factories import count
 from tests.support import eventually
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 15
 PAYMENT = {"amount": 1000, "currency": "USD"}
 
@@ -30,31 +29,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
-
-
-@contextmanager
-def served(**environment: str) -> Iterator[str]:
-    """The API in a server process of its own; its address."""
-    port = free_port()
-    command = [
-        sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--blocking-threads", "16", "gateway.app:app",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-
-    def is_live() -> bool:
-        try:
-            return requests.get(f"{address}/health/live", timeout=1).ok
-        except requests.ConnectionError:
-            return False
-
-    try:
-        eventually(is_live, within=30, what="the server")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(TIMEOUT_SECONDS)
 
 
 class Gate:
@@ -127,51 +101,54 @@ def expect_unavailable(answer: requests.Response) -> None:
     assert "127.0.0.1" not in answer.text
 
 
-def test_without_its_database_the_api_says_so_and_recovers_by_itself(merchant: Caller, gate: Gate) -> None:
+def test_without_its_database_the_api_says_so_and_recovers_by_itself(
+    merchant: Caller, gate: Gate, tmp_path: Path
+) -> None:
     headers = {"Authorization": f"Bearer {merchant.token}"}
     gate.open()
-    with served(DATABASE_URL=gate.url()) as address:
+    with api_process(tmp_path / "api.log", DATABASE_URL=gate.url()) as api:
 
         def pay() -> requests.Response:
-            return requests.post(f"{address}/v1/transactions", json=PAYMENT, headers=headers, timeout=TIMEOUT_SECONDS)
+            return requests.post(f"{api.url}/v1/transactions", json=PAYMENT, headers=headers, timeout=TIMEOUT_SECONDS)
 
         assert pay().status_code == 201
         gate.close()
 
         expect_unavailable(pay())
-        expect_unavailable(requests.get(f"{address}/v1/transactions", headers=headers, timeout=TIMEOUT_SECONDS))
+        expect_unavailable(requests.get(f"{api.url}/v1/transactions", headers=headers, timeout=TIMEOUT_SECONDS))
         login = {"email": "a@example.com", "password": "x"}
-        expect_unavailable(requests.post(f"{address}/auth/login", json=login, timeout=TIMEOUT_SECONDS))
+        expect_unavailable(requests.post(f"{api.url}/auth/login", json=login, timeout=TIMEOUT_SECONDS))
         form = {"grant_type": "client_credentials", **merchant.facts["client"]}
-        expect_unavailable(requests.post(f"{address}/oauth/token", data=form, timeout=TIMEOUT_SECONDS))
+        expect_unavailable(requests.post(f"{api.url}/oauth/token", data=form, timeout=TIMEOUT_SECONDS))
         started = time.monotonic()
-        expect_unavailable(requests.get(f"{address}/health/ready", timeout=TIMEOUT_SECONDS))
+        expect_unavailable(requests.get(f"{api.url}/health/ready", timeout=TIMEOUT_SECONDS))
         assert time.monotonic() - started < 2
-        assert requests.get(f"{address}/health/live", timeout=TIMEOUT_SECONDS).status_code == 200
-        metrics = requests.get(f"{address}/metrics", timeout=TIMEOUT_SECONDS).text
+        assert requests.get(f"{api.url}/health/live", timeout=TIMEOUT_SECONDS).status_code == 200
+        metrics = requests.get(f"{api.url}/metrics", timeout=TIMEOUT_SECONDS).text
         assert "database_up 0.0" in metrics
         assert "outbox_depth" not in metrics
 
         gate.open()
         eventually(lambda: pay().status_code == 201, what="the recovery")
-        assert requests.get(f"{address}/health/ready", timeout=TIMEOUT_SECONDS).status_code == 200
+        assert requests.get(f"{api.url}/health/ready", timeout=TIMEOUT_SECONDS).status_code == 200
 
 
-def test_a_frozen_database_does_not_delay_the_answer_about_readiness(database: None) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("database")
+def test_a_frozen_database_does_not_delay_the_answer_about_readiness(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never speaks
         url = f"postgresql://pay@127.0.0.1:{silent.getsockname()[1]}/x"
-        with served(DATABASE_URL=url) as address:
+        with api_process(tmp_path / "api.log", DATABASE_URL=url) as api:
             started = time.monotonic()
-            expect_unavailable(requests.get(f"{address}/health/ready", timeout=TIMEOUT_SECONDS))
+            expect_unavailable(requests.get(f"{api.url}/health/ready", timeout=TIMEOUT_SECONDS))
             assert time.monotonic() - started < 2.1
 
 
-def test_a_server_takes_two_hundred_concurrent_repeats_for_one_payment(merchant: Caller) -> None:
+def test_a_server_takes_two_hundred_concurrent_repeats_for_one_payment(merchant: Caller, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {merchant.token}", "Idempotency-Key": "burst"}
-    with served() as address, ThreadPoolExecutor(50) as threads:
+    with api_process(tmp_path / "api.log") as api, ThreadPoolExecutor(50) as threads:
 
         def pay(_: int) -> tuple[int, bytes]:
-            answer = requests.post(f"{address}/v1/transactions", json=PAYMENT, headers=headers, timeout=TIMEOUT_SECONDS)
+            answer = requests.post(f"{api.url}/v1/transactions", json=PAYMENT, headers=headers, timeout=TIMEOUT_SECONDS)
             return answer.status_code, answer.content
 
         answers = set(threads.map(pay, range(200)))
@@ -181,19 +158,19 @@ def test_a_server_takes_two_hundred_concurrent_repeats_for_one_payment(merchant:
     assert count("transactions") == count("outbox") == 1
 
 
-def test_a_chunked_body_is_read_and_limited(merchant: Caller) -> None:
-    def post(address: str, body: bytes) -> tuple[int, dict[str, Any]]:
+def test_a_chunked_body_is_read_and_limited(merchant: Caller, tmp_path: Path) -> None:
+    def post(body: bytes) -> tuple[int, dict[str, Any]]:
         headers = {"Authorization": f"Bearer {merchant.token}", "Content-Type": "application/json"}
         pieces = (body[start : start + 4096] for start in range(0, len(body), 4096))  # no length: requests sends chunks
-        url = f"{address}/v1/transactions"
+        url = f"{api.url}/v1/transactions"
         answer = requests.post(url, data=pieces, headers=headers, timeout=TIMEOUT_SECONDS)
         return answer.status_code, answer.json()
 
     valid = json.dumps(PAYMENT).encode()
-    with served() as address:
-        status, made = post(address, valid)
+    with api_process(tmp_path / "api.log") as api:
+        status, made = post(valid)
         assert (status, made["status"]) == (201, "pending")
-        status, problem = post(address, valid + b" " * 64 * 1024)
+        status, problem = post(valid + b" " * 64 * 1024)
         assert (status, problem["code"]) == (413, "body_too_large")
     assert count("transactions") == 1
 
