@@ -35,7 +35,7 @@ def normalised_email(email: str) -> str:
         PydanticCustomError: it is not an email address.
     """
     lowered = email.lower()
-    if not _EMAIL.fullmatch(lowered):
+    if not (email.isascii() and _EMAIL.fullmatch(lowered)):  # the Kelvin sign's lower case is an ASCII letter
         raise PydanticCustomError("invalid_email", "This should be an email address such as ada@example.com.")
     return lowered
 

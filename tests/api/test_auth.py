@@ -74,6 +74,7 @@ def test_of_concurrent_registrations_with_one_email_one_succeeds(anonymous: Call
         ({"email": "ada@-example.com"}, "/email", "invalid_email"),
         ({"email": "ada@example..com"}, "/email", "invalid_email"),
         ({"email": "ädä@example.com"}, "/email", "invalid_email"),
+        ({"email": "\N{KELVIN SIGN}@example.com"}, "/email", "invalid_email"),
         ({"email": "a" * 65 + "@example.com"}, "/email", "invalid_email"),
         ({"email": "a@" + "b." * 130 + "com"}, "/email", "invalid_length"),
         ({"email": None}, "/email", "invalid_type"),

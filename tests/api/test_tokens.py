@@ -154,7 +154,14 @@ def test_a_key_id_that_is_not_text_is_refused(app: Flask, merchant: Caller, kid:
     expect_refused(app, ".".join([head, *str(merchant.token).split(".")[1:]]))
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Basic YTpi", "Token x", "bearer"])
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
+def test_the_scheme_is_read_in_any_case(app: Flask, merchant: Caller, scheme: str) -> None:
+    headers = {"Authorization": f"{scheme} {merchant.token}"}
+
+    assert Caller(app).get("/v1/transactions", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("authorization", [None, "", "Basic YTpi", "Token x", "bearer", "Bearer "])
 def test_without_a_bearer_token_authentication_is_required(anonymous: Caller, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
 
