@@ -76,7 +76,7 @@ def _state_statement(table: str, attempts: str, key: str, names: str) -> TextCla
             WHERE {key} = s.id AND code IS NOT NULL ORDER BY number DESC LIMIT 1
         ) e ON true
         WHERE s.id = ANY(CAST(:ids AS uuid[]))
-        FOR UPDATE OF s
+        ORDER BY s.id FOR UPDATE OF s
     """)  # noqa: S608  # the parts are constants of this module
 
 
@@ -144,7 +144,8 @@ def _states(connection: Connection, messages: Sequence[DeadMessage]) -> dict[UUI
     payments = sorted({id for message in messages for id in message.transaction_ids})
     refunds = sorted({id for message in messages for id in message.refund_ids})
     rows: list[Row[Any]] = []
-    for statement, ids in ((_STATE_OF_TRANSACTIONS, payments), (_STATE_OF_REFUNDS, refunds)):
+    # Refunds come before transactions in every database transaction that locks both, so that none waits in a circle.
+    for statement, ids in ((_STATE_OF_REFUNDS, refunds), (_STATE_OF_TRANSACTIONS, payments)):
         if ids:
             rows += connection.execute(statement, {"ids": ids})
     return {row.id: row for row in rows}

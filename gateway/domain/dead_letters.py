@@ -193,10 +193,10 @@ def discard_all(
     """Discard those of the dead letters that are open and whose money has not moved; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note, not_(_APPROVED_LATE))
     transaction_ids, refund_ids = _subjects(letters)
-    if transaction_ids:
-        connection.execute(_DISCARD, {"ids": transaction_ids, "note": note})
     if refund_ids:
         refunding.discard(connection, refund_ids, note)
+    if transaction_ids:
+        connection.execute(_DISCARD, {"ids": transaction_ids, "note": note})
     return letters
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
+from gateway.domain.failures import failure_of
 from gateway.domain.ids import rfc3339
 from gateway.domain.listing import Listed, conditions, created_within, search
 from gateway.errors import NotFound
@@ -23,12 +24,6 @@ COLUMNS = (
 
 def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
     """A row of `COLUMNS` as api.md shows it."""
-    failure = row.failure_category and {
-        "code": row.failure_code,
-        "message": row.failure_message,
-        "category": row.failure_category,
-        "retryable": row.failure_retryable,
-    }
     return {
         "id": str(row.id),
         "object": "refund",
@@ -40,7 +35,7 @@ def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "status": row.status,
         "provider": row.provider,
         "provider_reference": row.provider_reference,
-        "failure": failure,
+        "failure": failure_of(row),
         "attempts": row.attempts,
         "created_at": rfc3339(row.created_at),
         "updated_at": rfc3339(row.updated_at),

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, literal_column, select
 from sqlalchemy.sql import ColumnElement
 
+from gateway.domain.failures import failure_of
 from gateway.domain.ids import rfc3339
 from gateway.domain.listing import Listed, conditions, created_within, search
 from gateway.errors import NotFound
@@ -58,17 +59,11 @@ COLUMNS = (
 
 def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
     """A row of `COLUMNS` as api.md shows it."""
-    failure = row.failure_category and {
-        "code": row.failure_code,
-        "message": row.failure_message,
-        "category": row.failure_category,
-        "retryable": row.failure_retryable,
-    }
     plain = ("amount", "currency", "status", "payment_method", "reference", "description", "customer_id", "metadata")
     shown = ("id", "merchant_id", "provider", "provider_reference", "attempts", "amount_refunded")
     times = ("created_at", "updated_at", "completed_at")
     values = row._mapping
-    return represent(failure=failure, **{name: values[name] for name in plain + shown + times})
+    return represent(failure=failure_of(row), **{name: values[name] for name in plain + shown + times})
 
 
 def find(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dict[str, Any]:
