@@ -11,9 +11,11 @@ from pathlib import Path
 import psycopg
 import requests
 
-from tests.chaos import judge
+from tests.chaos import books, deliveries, judge
 from tests.chaos.faults import Episode, happening, schedule, wait
 from tests.chaos.load import Load, Notes, Sent
+from tests.chaos.receiver import Receiver, listening
+from tests.chaos.refunds import Refunds
 from tests.chaos.stack import ChaosStack
 from tests.end_to_end.client import log_in
 
@@ -34,18 +36,29 @@ def say(text: str) -> None:
 class Run:
     """One run: load, faults, drain, verdict."""
 
-    def __init__(self, stack: ChaosStack, seed: int, payments: int, faults: int) -> None:
+    def __init__(self, stack: ChaosStack, receiver: Receiver, seed: int, payments: int, faults: int) -> None:
         self.stack = stack
+        self.receiver = receiver
         self.episodes = schedule(seed, faults)
         self._rng = random.Random(seed)
         self._began = time.monotonic()
         self.resumed: list[tuple[str, float]] = []
         self.windows: list[tuple[float, float, Episode]] = []
         merchant = stack.found()["merchant"]
-        client = log_in(stack.api_url, merchant["email"], merchant["password"])
-        token = str(client.session.headers["Authorization"]).removeprefix("Bearer ")
+        self.client = log_in(stack.api_url, merchant["email"], merchant["password"])
+        token = str(self.client.session.headers["Authorization"]).removeprefix("Bearer ")
         seconds = sum(episode.seconds + episode.pause + RESUME_USUAL_SECONDS for episode in self.episodes)
         self.load = Load(stack.api_url, token, payments, seconds, seed)
+        self.refunds = Refunds(stack.api_url, token, seed, self.load.notes)
+        self.endpoint_id = self._subscribe()
+
+    def _subscribe(self) -> str:
+        """Have all events sent to the receiver, which hands them on to the shop's refunds."""
+        answer = self.client.call("POST", "/v1/webhook-endpoints", json={"url": self.receiver.url, "events": ["*"]})
+        answer.raise_for_status()
+        self.receiver.secret = answer.json()["secret"]
+        self.receiver.on_event = self.refunds.consider
+        return str(answer.json()["id"])
 
     def carry_out(self) -> judge.Verdict:
         """Everything from the first payment to the verdict."""
@@ -54,15 +67,21 @@ class Run:
             wait(episode.pause)
             self._hit(number, episode)
         self.load.finish(FINISH_SECONDS)
+        self.receiver.calm_down()
         say(f"all faults are taken back; {len(self.load.notes.accepted)} payments accepted; draining")
+        seconds, failures = 0.0, []
         try:
             seconds = judge.drain(self.stack)
+            self.refunds.finish(FINISH_SECONDS)  # what is settled is known only now, and may be refunded
+            seconds += judge.drain(self.stack)
         except TimeoutError as exc:
-            verdict = judge.judge(self.stack, self.load.notes)
-            verdict.failures.append(str(exc))
-            return verdict
+            self.refunds.finish(FINISH_SECONDS)
+            failures.append(str(exc))
         verdict = judge.judge(self.stack, self.load.notes)
         verdict.drain_seconds = seconds
+        verdict.failures += failures
+        read = books.judge(self.stack, self.client, self.refunds.notes, self.load.notes, verdict)
+        deliveries.judge(self.client, read, self.endpoint_id, self.receiver, verdict)
         return verdict
 
     def _hit(self, number: int, episode: Episode) -> None:
@@ -132,13 +151,14 @@ def report(run: Run, verdict: judge.Verdict, seed: int) -> None:
         ("dead letters, expected", verdict.dead_expected),
         ("dead letters, unexpected", verdict.dead_unexpected),
         ("statuses", ", ".join(f"{name} {number}" for name, number in sorted(verdict.statuses.items()))),
+        *verdict.figures,
         ("longest outage until settling resumed", f"{slowest[1]:.1f} s after: {slowest[0]}"),
         ("POST p50 / p99, database up", f"{p50 * 1000:.0f} ms / {p99 * 1000:.0f} ms"),
         ("longest 503", f"{refused:.1f} s"),
         ("requests that hung (10 s)", hanging),
         ("drained in", f"{verdict.drain_seconds:.0f} s"),
     ]
-    say("\n" + "\n".join(f"  {name:<40}{value}" for name, value in rows))
+    say("\n" + "\n".join(f"  {name:<42}{value}" for name, value in rows))
     say("\n  faults by kind: " + ", ".join(f"{name} {number}" for name, number in sorted(kinds.items())))
     if slowest[1] > RESUME_LIMIT_SECONDS:
         verdict.failures.append(f"settling resumed only {slowest[1]:.1f} s after: {slowest[0]}")
@@ -157,9 +177,10 @@ def main() -> int:
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int(time.time())
     stack = ChaosStack(Path(os.environ["GATEWAY_STACK"]))
-    run = Run(stack, seed, given.payments, given.faults)
-    say(f"seed {seed}: {given.payments} payments, {given.faults} faults in {len(run.episodes)} episodes")
-    verdict = run.carry_out()
+    with listening(seed) as receiver:
+        run = Run(stack, receiver, seed, given.payments, given.faults)
+        say(f"seed {seed}: {given.payments} payments, {given.faults} faults in {len(run.episodes)} episodes")
+        verdict = run.carry_out()
     report(run, verdict, seed)
     for failure in verdict.failures:
         say(f"\n  BROKEN: {failure}")

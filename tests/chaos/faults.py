@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from devstack.console import DevstackError
 from tests.chaos.stack import ChaosStack
 
 WORKERS = ("worker-route", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations")
+PAYMENT_WORKERS = WORKERS[:2]
 CONNECTIONS_MAX = 250
 REACH_SECONDS = 30.0
 
@@ -33,7 +34,7 @@ class Fault:
 
 
 def _kill_child(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
-    children = stack.children(rng.choice(WORKERS[:2]))
+    children = stack.children(rng.choice(PAYMENT_WORKERS))
     if children:
         _kill(rng.choice(children))
 
@@ -45,15 +46,42 @@ def _kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 def _kill_parent(role: str | None = None) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
-        _kill(stack.leader(role or rng.choice(WORKERS[:2])))
+        _kill(stack.leader(role or rng.choice(PAYMENT_WORKERS)))
 
     return begin
 
 
 def _kill_group(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
-    role = rng.choice(WORKERS)
+    _kill_all(stack, rng.choice(WORKERS))
+
+
+def _kill_all(stack: ChaosStack, role: str) -> None:
     for pid in (stack.leader(role), *stack.children(role)):
         _kill(pid)
+
+
+def _kill_worker(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
+    """A child, the parent (its orphans work on), or both at once."""
+
+    def begin(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
+        match rng.choice(("child", "parent", "group")):
+            case "child":
+                for child in stack.children(role):
+                    _kill(child)
+            case "parent":
+                _kill(stack.leader(role))
+            case _:
+                _kill_all(stack, role)
+
+    return begin
+
+
+def _freeze_worker(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
+    """All of it, or one of its children while the others go on; longer than a lease, now and then."""
+    role = rng.choice(WORKERS)
+    children = stack.children(role)
+    pids = [rng.choice(children)] if children and rng.random() < 0.5 else [stack.leader(role), *children]
+    _freeze(pids, undo)
 
 
 def _kill_api(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
@@ -84,12 +112,15 @@ def _down(role: str, number: signal.Signals) -> Callable[[ChaosStack, random.Ran
 
 def _frozen(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
-        pids = [stack.leader(role), *stack.children(role)]
-        for pid in pids:
-            undo.callback(_kill, pid, signal.SIGCONT)
-            _kill(pid, signal.SIGSTOP)
+        _freeze([stack.leader(role), *stack.children(role)], undo)
 
     return begin
+
+
+def _freeze(pids: Iterable[int], undo: ExitStack) -> None:
+    for pid in pids:
+        undo.callback(_kill, pid, signal.SIGCONT)
+        _kill(pid, signal.SIGSTOP)
 
 
 def _memory_alarm(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:
@@ -136,6 +167,11 @@ FAULTS = (
     Fault("kill a pool child", _kill_child, (0, 2)),
     Fault("kill a worker's parent", _kill_parent(), (0, 2)),
     Fault("kill a worker's group", _kill_group, (0, 2)),
+    Fault("kill the refund worker", _kill_worker("worker-refunds"), (0, 2)),
+    Fault("kill the webhook worker", _kill_worker("worker-webhooks"), (0, 2)),
+    Fault("worker frozen", _freeze_worker, (3, 14)),
+    Fault("refund worker frozen", _frozen("worker-refunds"), (3, 14)),
+    Fault("webhook worker frozen", _frozen("worker-webhooks"), (3, 14)),
     Fault("kill the relay", _kill_parent("relay"), (0, 2)),
     Fault("kill the monitor", _kill_parent("worker-operations"), (0, 2)),
     Fault("kill beat", _kill_parent("beat"), (0, 2)),

@@ -1,8 +1,9 @@
-"""The load: merchants' programs that post payments, repeat with the same key when no answer came, and take notes."""
+"""The load: merchants' programs that post payments, cancel some, repeat what was not answered, and take notes."""
 
 import random
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -25,8 +26,15 @@ TOKENS = {
     "tok_timeout_charged": 5,
     "tok_timeout_not_charged": 4,
     "tok_slow": 3,
+    "tok_refund_decline": 1,
+    "tok_refund_error_once": 1,
+    "tok_refund_error_always": 1,
+    "tok_refund_timeout_done": 1,
+    "tok_refund_timeout_not_done": 1,
 }
 """Weights of the payment methods."""
+CANCELED_SHARE = 0.1
+"""Of the payments: so many are canceled at once, if the gateway has not routed them by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,53 @@ class Notes:
     requests: list[Sent] = field(default_factory=list)
     unanswered: int = 0
     """Payments that never got a 201, though repeated: the client was never told that they exist."""
+    cancels: Counter[str] = field(default_factory=Counter)
+    """What became of the requests to cancel: canceled, too late, unanswered."""
+    canceled: set[UUID] = field(default_factory=set)
+    """Payments of which a client was told that they are canceled."""
     problems: list[str] = field(default_factory=list)
+
+
+class Caller:
+    """A merchant's program: it repeats with the same key what was not answered, until it is told to give up."""
+
+    def __init__(self, api_url: str, token: str, notes: Notes, give_up: threading.Event) -> None:
+        self._api_url = api_url
+        self._notes = notes
+        self._give_up = give_up
+        self._session = requests.Session()
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def insist(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
+        """The first answer that does not ask to come again; None when there was none until the end."""
+        while not self._give_up.is_set():
+            answer = self._post(path, body, key)
+            if answer is not None and not _asks_to_come_again(answer):
+                return answer
+            self._give_up.wait(REPEAT_PAUSE_SECONDS)
+        return None
+
+    def complain(self, what: str, answer: requests.Response) -> None:
+        """Note an answer that nobody should get."""
+        self._notes.problems.append(f"{what}: HTTP {answer.status_code}: {answer.text[:300]}")
+
+    def _post(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
+        """One request; None when no answer came."""
+        began = time.monotonic()
+        answer: requests.Response | None = None
+        with suppress(requests.RequestException):
+            answer = self._session.post(
+                f"{self._api_url}{path}", json=body, headers={"Idempotency-Key": key}, timeout=REQUEST_SECONDS
+            )
+        status = answer.status_code if answer is not None else 0
+        self._notes.requests.append(Sent(began, time.monotonic() - began, status))
+        return answer
+
+
+def _asks_to_come_again(answer: requests.Response) -> bool:
+    if answer.status_code == 409:
+        return bool(answer.json()["code"] == "idempotency_in_progress")
+    return answer.status_code in {429, 502, 503}
 
 
 class Load:
@@ -58,7 +112,9 @@ class Load:
         self._api_url = api_url
         self._token = token
         self._seed = seed
-        self._tokens = random.Random(seed).choices(list(TOKENS), weights=list(TOKENS.values()), k=payments)
+        rng = random.Random(seed)
+        self._tokens = rng.choices(list(TOKENS), weights=list(TOKENS.values()), k=payments)
+        self._to_cancel = {number for number in range(payments) if rng.random() < CANCELED_SHARE}
         self._pause = seconds / max(1, payments)
         self._next = 0
         self._lock = threading.Lock()
@@ -88,18 +144,17 @@ class Load:
             thread.join(2 * REQUEST_SECONDS)
 
     def _client(self) -> None:
-        session = requests.Session()
-        session.headers["Authorization"] = f"Bearer {self._token}"
+        caller = Caller(self._api_url, self._token, self.notes, self._give_up)
         while not self._give_up.is_set():
             with self._lock:
                 number, self._next = self._next, self._next + 1
             if number >= len(self._tokens):
                 return
             self._give_up.wait(max(0.0, self._start + number * self._pause - time.monotonic()))
-            self._pay(session, number)
+            self._pay(caller, number)
 
-    def _pay(self, session: requests.Session, number: int) -> None:
-        """One payment, repeated with its key until it is answered."""
+    def _pay(self, caller: Caller, number: int) -> None:
+        """One payment, repeated with its key until it is answered, and for some of them a change of mind."""
         token = self._tokens[number]
         body: dict[str, object] = {
             "amount": 100 + number,
@@ -107,29 +162,25 @@ class Load:
             "payment_method": token,
             "reference": f"chaos-{number}",
         }
-        while not self._give_up.is_set():
-            answer = self._post(session, body, f"chaos-{self._seed}-{number}")
-            if answer is not None and answer.status_code == 201:
-                self.notes.accepted[UUID(answer.json()["id"])] = token
-                return
-            if answer is not None and answer.status_code not in {409, 429, 502, 503}:
-                problem = f"payment {number}: HTTP {answer.status_code}: {answer.text[:300]}"
-                self.notes.problems.append(problem)
-                return
-            self._give_up.wait(REPEAT_PAUSE_SECONDS)
-        self.notes.unanswered += 1
+        answer = caller.insist("/v1/transactions", body, f"chaos-{self._seed}-{number}")
+        if answer is None:
+            self.notes.unanswered += 1
+        elif answer.status_code == 201:
+            id = UUID(answer.json()["id"])
+            self.notes.accepted[id] = token
+            if number in self._to_cancel:
+                self._cancel(caller, id)
+        else:
+            caller.complain(f"payment {number}", answer)
 
-    def _post(self, session: requests.Session, body: dict[str, object], key: str) -> requests.Response | None:
-        """One request; None when no answer came."""
-        began = time.monotonic()
-        answer: requests.Response | None = None
-        with suppress(requests.RequestException):
-            answer = session.post(
-                f"{self._api_url}/v1/transactions",
-                json=body,
-                headers={"Idempotency-Key": key},
-                timeout=REQUEST_SECONDS,
-            )
-        status = answer.status_code if answer is not None else 0
-        self.notes.requests.append(Sent(began, time.monotonic() - began, status))
-        return answer
+    def _cancel(self, caller: Caller, id: UUID) -> None:
+        answer = caller.insist(f"/v1/transactions/{id}/cancel", {}, f"cancel-{id}")
+        if answer is None:
+            self.notes.cancels["unanswered"] += 1
+        elif answer.status_code == 200:
+            self.notes.cancels["canceled"] += 1
+            self.notes.canceled.add(id)
+        elif answer.status_code == 409:
+            self.notes.cancels["too late"] += 1
+        else:
+            caller.complain(f"cancel {id}", answer)

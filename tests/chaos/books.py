@@ -1,0 +1,157 @@
+"""The verdict on refunds, cancels and the balance: what the API lists must agree with the acquirer's refunds."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from tests.chaos.judge import Verdict, at_acquirer
+from tests.chaos.load import Notes
+from tests.chaos.refunds import RefundNotes
+from tests.chaos.stack import ChaosStack
+from tests.end_to_end.client import Client
+
+PAGES_MAX = 10_000
+DECLINED, ALWAYS_DEAD = "tok_refund_decline", "tok_refund_error_always"
+"""Payment methods whose refunds fail, and whose refunds are dead letters."""
+Objects = dict[str, dict[str, Any]]
+
+
+def listed(client: Client, path: str) -> list[dict[str, Any]]:
+    """All that a list of the API holds, page by page."""
+    found: list[dict[str, Any]] = []
+    cursor: dict[str, Any] = {}
+    for _ in range(PAGES_MAX):
+        page = client.get(path, limit=100, **cursor)
+        found += page["data"]
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+    raise AssertionError(f"the pages of {path} do not end")
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the merchant can read, by id."""
+
+    transactions: Objects
+    settlements: Objects
+    refunds: Objects
+
+    @classmethod
+    def read(cls, client: Client) -> "Books":
+        """Everything, from the API."""
+        return cls(*({row["id"]: row for row in listed(client, f"/v1/{what}")} for what in cls.__slots__))
+
+    def token_of(self, refund: dict[str, Any]) -> str:
+        """The payment method of what is refunded."""
+        return str(self.transactions[refund["transaction_id"]]["payment_method"])
+
+
+def judge(stack: ChaosStack, client: Client, asked: RefundNotes, notes: Notes, verdict: Verdict) -> Books:
+    """Read and compare everything; call it after `drain`."""
+    books = Books.read(client)
+    _judge_refunds(stack, books, asked, verdict)
+    _judge_acquirer(stack, books, verdict)
+    _judge_cancels(stack, books, notes, verdict)
+    _judge_balance(client, books, verdict)
+    return books
+
+
+def _judge_refunds(stack: ChaosStack, books: Books, asked: RefundNotes, verdict: Verdict) -> None:
+    """Every accepted refund has ended, and no request became two."""
+    with stack.database() as connection:
+        query = "SELECT refund_id FROM dead_letters WHERE status = 'open' AND refund_id IS NOT NULL"
+        letters = {str(row[0]) for row in connection.execute(query)}
+    refunds = books.refunds
+    statuses = Counter(refund["status"] for refund in refunds.values())
+    dead = Counter(books.token_of(refund) for refund in refunds.values() if refund["status"] == "dead_lettered")
+    verdict.figures += [
+        ("refunds accepted (201)", len(asked.accepted)),
+        ("refunds refused, not so much is left", asked.too_much),
+        ("refunds never answered", asked.unanswered),
+        ("refunds sent again, answered the same", asked.replayed),
+        ("refunds by status", ", ".join(f"{name} {number}" for name, number in sorted(statuses.items()))),
+        ("dead refunds, expected", dead[ALWAYS_DEAD]),
+        ("dead refunds, unexpected", dead.total() - dead[ALWAYS_DEAD]),
+    ]
+    ended = {id for id, refund in refunds.items() if refund["status"] in {"completed", "failed"}} | (
+        {id for id, refund in refunds.items() if refund["status"] == "dead_lettered"} & letters
+    )
+    wrongly_failed = [
+        id for id, refund in refunds.items() if refund["status"] == "failed" and books.token_of(refund) != DECLINED
+    ]
+    times = Counter(refund["reason"] for refund in refunds.values())
+    verdict.expect_none("refunds lost", [id for id in map(str, asked.accepted) if id not in ended])
+    verdict.expect_none("refunds failed for no reason", wrongly_failed)
+    verdict.expect_none("requests that became two refunds", [key for key, number in times.items() if number > 1])
+    verdict.expect_none("refunds that nobody asked for", sorted(times.keys() - asked.asked))
+    if statuses["completed"] == 0:
+        verdict.failures.append("nothing was refunded, so nothing is proven for refunds")
+
+
+def _judge_acquirer(stack: ChaosStack, books: Books, verdict: Verdict) -> None:
+    """The acquirer's refunds are the completed ones, one to one.
+
+    One whose refund is an open dead letter (in doubt) is not lost: an operator's replay will find it.
+    """
+    completed = {id: row for id, row in books.refunds.items() if row["status"] == "completed"}
+    in_doubt = {id for id, row in books.refunds.items() if row["status"] == "dead_lettered"}
+    given_back = at_acquirer(stack, "refunds")
+    times = Counter(str(row["idempotency_key"]) for row in given_back)
+    at = {str(row["idempotency_key"]): row for row in given_back}
+    verdict.expect_none("refunded twice", [key for key, number in times.items() if number > 1])
+    verdict.expect_none("given back, not completed", sorted(at.keys() - completed.keys() - in_doubt))
+    wrong = [
+        id
+        for id, row in completed.items()
+        if id not in at or (at[id]["amount"], at[id]["id"]) != (row["amount"], row["provider_reference"])
+    ]
+    verdict.expect_none("completed, not given back", wrong)
+    charged = {row["id"]: row["amount"] for row in at_acquirer(stack, "charges") if row["status"] == "approved"}
+    sums: defaultdict[str, int] = defaultdict(int)
+    for row in given_back:
+        sums[row["charge_id"]] += row["amount"]
+    verdict.expect_none(
+        "charges refunded beyond their amount", [id for id, total in sums.items() if total > charged.get(id, 0)]
+    )
+    of_transaction: defaultdict[str, int] = defaultdict(int)
+    for row in completed.values():
+        of_transaction[row["transaction_id"]] += row["amount"]
+    differing = [id for id, row in books.transactions.items() if row["amount_refunded"] != of_transaction[id]]
+    verdict.expect_none("amount_refunded is not the sum of refunds", differing)
+
+
+def _judge_cancels(stack: ChaosStack, books: Books, notes: Notes, verdict: Verdict) -> None:
+    """What a client was told is canceled stays so, and nothing that is canceled was charged."""
+    canceled = {id for id, row in books.transactions.items() if row["status"] == "canceled"}
+    tried = {str(row["idempotency_key"]) for row in at_acquirer(stack, "charges")}
+    settled = {row["transaction_id"] for row in books.settlements.values()}
+    cancels = ", ".join(f"{name} {number}" for name, number in sorted(notes.cancels.items()))
+    verdict.figures.append(("cancels", cancels or "none"))
+    verdict.expect_none("canceled, yet charged or settled", sorted(canceled & (tried | settled)))
+    verdict.expect_none("told canceled, but is not", sorted(set(map(str, notes.canceled)) - canceled))
+    unexplained = len(canceled) - len(notes.canceled) - notes.cancels["unanswered"]
+    verdict.expect_none("canceled, and nobody asked", [unexplained] if unexplained > 0 else [])
+    references = Counter(row["reference"] for row in books.transactions.values())
+    verdict.expect_none(
+        "requests that became two payments", [name for name, number in references.items() if number > 1]
+    )
+
+
+def _judge_balance(client: Client, books: Books, verdict: Verdict) -> None:
+    """The balance is settled - refunded - fees of the lists, in each currency, to the minor unit."""
+    expected: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in books.settlements.values():
+        expected[row["currency"]].update(settled=row["amount"], fees=row["fee"])
+    for row in books.refunds.values():
+        if row["status"] == "completed":
+            expected[row["currency"]].update(refunded=row["amount"])
+    found = {row["currency"]: row for row in client.get("/v1/balance")["data"]}
+    for currency, sums in expected.items():
+        available = sums["settled"] - sums["refunded"] - sums["fees"]
+        wanted = {name: sums[name] for name in ("settled", "refunded", "fees")} | {"available": available}
+        verdict.figures.append((f"balance in {currency}", ", ".join(f"{key} {wanted[key]}" for key in sorted(wanted))))
+        if found.get(currency) != wanted | {"currency": currency}:
+            verdict.failures.append(f"the balance in {currency} is {found.get(currency)}, the lists say {wanted}")
+    if found.keys() != expected.keys():
+        verdict.failures.append(f"balances in {sorted(found)}, but money moved in {sorted(expected)}")
