@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -98,7 +99,7 @@ class NoQuery(QueryModel):
 View = Callable[..., Reply]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """One call of the API, declared. `scope` None with `public` False: any valid token will do."""
 
@@ -124,13 +125,13 @@ class Endpoint:
         """A name that no other call has."""
         return self.view.__name__
 
-    @property
+    @cached_property
     def needs_body(self) -> bool:
         """Whether the call cannot be made without a body."""
         models = [model for model in (self.body, self.form) if model is not None]
         return any(field.is_required() for model in models for field in model.model_fields.values())
 
-    @property
+    @cached_property
     def signs_in(self) -> bool:
         """Whether this is where credentials are tried, so that the limit is the address's."""
         return self.path.startswith(("/auth/", "/oauth/"))

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
+from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
 from gateway.models.transactions import OutboxMessage
 
 
@@ -33,11 +34,13 @@ class Waiting:
 
 # An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
 # rows that the one before has locked, and takes the next ones instead.
-_TAKE = text("""
-    DELETE FROM outbox WHERE id = ANY (ARRAY(
+_TAKE = text(f"""
+    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK})
+    DELETE FROM outbox USING hasty WHERE id = ANY (ARRAY(
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
     )) RETURNING id, topic, subject_id
-""")
+""")  # noqa: S608  # a constant
+_OLDEST = select(OutboxMessage.id).order_by(OutboxMessage.id).limit(1)
 
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
@@ -48,9 +51,17 @@ def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -
 
 
 def take(connection: Connection, limit: int) -> list[Waiting]:
-    """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits."""
+    """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits.
+
+    A crash of PostgreSQL just after that may bring them back, to be published again, as a crash just before it does.
+    """
     rows = sorted(connection.execute(_TAKE, {"limit": limit}))
     return [Waiting(row.topic, row.subject_id) for row in rows]
+
+
+def is_empty(connection: Connection) -> bool:
+    """Whether nothing waits: one round trip, for who asks all the time."""
+    return connection.execute(_OLDEST).first() is None
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

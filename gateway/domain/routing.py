@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
+from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
 
@@ -26,14 +27,16 @@ class Routed:
     nonexistent: list[UUID]
 
 
-_ROUTE = text("""
+_ROUTE = text(f"""
+    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK})
     UPDATE transactions t
     SET status = 'processing', provider = r.provider, routing_reason = r.reason, routed_at = now(),
         updated_at = now()
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:reasons AS text[])) AS r (id, provider, reason)
+    FROM hasty, unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:reasons AS text[]))
+        AS r (id, provider, reason)
     WHERE t.id = r.id AND t.status = 'pending'
     RETURNING t.id
-""")
+""")  # noqa: S608  # a constant
 
 
 def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
@@ -45,7 +48,7 @@ def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
 
 
 def route(connection: Connection, ids: Sequence[UUID], choose: Callable[[str], Route]) -> Routed:
-    """Route those of `ids` that are pending; `choose` picks by currency.
+    """Route those of `ids` that are pending; `choose` picks by currency. `connection` may be in autocommit.
 
     Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
     """

@@ -25,5 +25,5 @@ def _choose(currency: str) -> routing.Route:
 
 def route(ids: Sequence[UUID]) -> routing.Routed:
     """Route each of `ids` that is pending, in one commit."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return routing.route(connection, ids, _choose)

@@ -12,7 +12,10 @@ LEDGER_ACCOUNTS = ("provider_clearing", "merchant_payable", "fees")
 
 
 class Settlement(Base):
-    """What a completed transaction brought the merchant: one per transaction, one per provider charge."""
+    """What a completed transaction brought the merchant: one per transaction, one per provider charge.
+
+    The merchant is the transaction's; a reference of its own would only be checked again for every payment.
+    """
 
     __tablename__ = "settlements"
     __table_args__ = (
@@ -25,7 +28,7 @@ class Settlement(Base):
 
     id: Mapped[Id]
     transaction_id: Mapped[UUID] = mapped_column(ForeignKey("transactions.id"))
-    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"))
+    merchant_id: Mapped[UUID]
     amount: Mapped[MinorUnits]
     fee: Mapped[MinorUnits]
     net: Mapped[MinorUnits]

@@ -22,7 +22,7 @@ class Event(Base):
     __tablename__ = "events"
     __table_args__ = (one_of("type", EventType),)
 
-    merchant_id: Mapped[UUID] = mapped_column(ForeignKey("merchants.id"), primary_key=True)
+    merchant_id: Mapped[UUID] = mapped_column(primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     type: Mapped[str]
     object_id: Mapped[UUID]

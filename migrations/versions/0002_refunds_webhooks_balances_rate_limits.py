@@ -76,7 +76,6 @@ def upgrade() -> None:
             "type IN ('transaction.completed', 'transaction.failed', 'transaction.dead_lettered', 'transaction.canceled', 'refund.completed', 'refund.failed', 'settlement.completed')",
             name=op.f("ck_events_type"),
         ),
-        sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_events_merchant_id")),
         sa.PrimaryKeyConstraint("merchant_id", "id", name=op.f("pk_events")),
     )
     op.create_table(
@@ -265,9 +264,11 @@ def upgrade() -> None:
     op.execute(_BALANCES)
     op.execute(_UUID_V7)
     op.drop_constraint("fk_idempotency_records_merchant_id", "idempotency_records", type_="foreignkey")
+    op.drop_constraint("fk_settlements_merchant_id", "settlements", type_="foreignkey")
 
 
 def downgrade() -> None:
+    op.create_foreign_key("fk_settlements_merchant_id", "settlements", "merchants", ["merchant_id"], ["id"])
     op.create_foreign_key(
         "fk_idempotency_records_merchant_id", "idempotency_records", "merchants", ["merchant_id"], ["id"]
     )

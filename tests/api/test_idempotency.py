@@ -56,7 +56,7 @@ def test_a_key_that_comes_with_another_body_is_refused(merchant: Caller, fields:
 
 
 def test_a_key_whose_first_request_is_still_running_is_in_progress(merchant: Caller) -> None:
-    with engine().connect() as running:  # as the first request does, up to its commit
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
         values = {"merchant_id": merchant.merchant_id, "hash": bytes(32)}
         running.execute(
             text(

@@ -106,7 +106,7 @@ def test_two_hundred_concurrent_posts_with_one_key_do_it_once(merchant: Caller, 
 def test_a_key_whose_first_request_is_still_running_is_in_progress(merchant: Caller, endpoint: Endpoint) -> None:
     path, body = path_for(merchant, endpoint), body_of(endpoint)
     before = count("idempotency_records")
-    with engine().connect() as running:  # as the first request does, up to its commit
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
         running.execute(
             text(
                 "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"

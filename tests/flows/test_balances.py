@@ -123,7 +123,7 @@ def test_a_fold_that_dies_leaves_everything_as_it_was() -> None:
     merchant_id = make_merchant()
     settle_some([merchant_id], 1_000)
     before = read_beside_ledger(merchant_id)
-    with engine().connect() as connection:
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as connection:
         assert rules.fold(connection, 10) == 3
         connection.rollback()
     assert count("balance_changes") == 3

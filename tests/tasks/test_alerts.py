@@ -49,7 +49,7 @@ def test_raised_alerts_arrive_and_a_refusing_receiver_is_asked_a_bounded_number_
         eventually(lambda: count("alerts", "status = 'failed'") == 2, within=40, what="giving up")
         assert len(received) == 2 * ATTEMPTS_MAX
         eventually(lambda: waiting(broker, "operations") == 0, what="the acknowledgement")
-    assert [waiting(broker, queue.name) for queue in celeryconfig.DEAD_LETTER_QUEUES] == [0] * 4
+    assert not any(waiting(broker, queue.name) for queue in celeryconfig.DEAD_LETTER_QUEUES)
     assert (count("alerts"), count("dead_letters"), count("outbox")) == (2, 0, 0)
 
 
