@@ -129,7 +129,7 @@ def _password(*, from_stdin: bool) -> str:
 
 @click.group("dead-letters")
 def dead_letter_commands() -> None:
-    """Look at payments that used up their attempts; replay or discard them."""
+    """Look at payments and refunds that used up their attempts; replay or discard them."""
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -144,7 +144,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inst
     help="Which to list.",
 )
 @click.option("--queue", help="Only those that died on this queue, such as settlement.requested.")
-@click.option("--reason", help="Only those that died for this reason: rejected, expired or delivery_limit.")
+@click.option("--reason", help="Only those that died for this reason: rejected, expired, delivery_limit or in_doubt.")
 @click.option("--merchant-id", type=_Id(), help="Only those of this merchant.")
 @click.option("--before", type=_Id(), help="Only those older than the dead letter with this id, to read on.")
 @click.option(
@@ -173,7 +173,17 @@ def list_dead_letters(
     elif not found:
         click.echo("No dead letters." if status == "all" else f"No dead letters with status {status}.")
     else:
-        names = ("id", "status", "queue", "reason", "attempts", "transaction_id", "dead_lettered_at", "exception")
+        names = (
+            "id",
+            "status",
+            "queue",
+            "reason",
+            "attempts",
+            "transaction_id",
+            "refund_id",
+            "dead_lettered_at",
+            "exception",
+        )
         click.echo(_table(names, found))
     if found.reached:
         click.echo(f"The search stopped there; it goes on with --before {found.reached}", err=True)
@@ -194,9 +204,9 @@ def show_dead_letter(*, id: UUID, as_json: bool) -> None:
 @_as_json
 @reports_errors
 def replay_dead_letter(*, id: UUID, as_json: bool) -> None:
-    """Give the transaction of the dead letter with this ID a fresh set of attempts.
+    """Give the payment or refund of the dead letter with this ID a fresh set of attempts.
 
-    It goes back to its queue; when it succeeds it is settled once, however often it was tried before.
+    It goes back to its queue; when it succeeds the money moves once, however often it was tried before.
     """
     with db.begin() as connection:
         _print_one(dead_letters.replay(connection, id, actor()), as_json=as_json)
@@ -208,7 +218,10 @@ def replay_dead_letter(*, id: UUID, as_json: bool) -> None:
 @_as_json
 @reports_errors
 def discard_dead_letter(*, id: UUID, note: str | None, as_json: bool) -> None:
-    """Give up the transaction of the dead letter with this ID: it moves to `failed`, for good."""
+    """Give up the payment or refund of the dead letter with this ID: it moves to `failed`, for good.
+
+    One that the provider has approved meanwhile cannot be given up, only replayed.
+    """
     with db.begin() as connection:
         _print_one(dead_letters.discard(connection, id, actor(), note), as_json=as_json)
 

@@ -109,7 +109,7 @@ def test_dead_letters_are_listed_as_a_table_and_as_json(cli: FlaskCliRunner) -> 
     listed = json.loads(cli.invoke(args=["dead-letters", "list", "--json"]).output)
 
     assert table[0].split() == [
-        "id", "status", "queue", "reason", "attempts", "transaction_id", "dead_lettered_at", "exception",
+        "id", "status", "queue", "reason", "attempts", "transaction_id", "refund_id", "dead_lettered_at", "exception",
     ]  # fmt: skip
     assert table[1].split()[:6] == [letter_id, "open", "settlement.requested", "rejected", "4", str(id)]
     assert [letter["id"] for letter in listed] == [letter_id]

@@ -100,7 +100,7 @@ def get_dead_letter(call: Call, id: Any) -> Reply:  # noqa: ARG001
     errors=(AlreadyResolved, InvalidState),
 )
 def replay_dead_letter(call: Call, id: Any) -> Reply:
-    """Give the transaction a fresh set of attempts."""
+    """Give the payment or refund a fresh set of attempts."""
     with db.begin() as connection:
         return Reply(dead_letters.replay(connection, id, call.actor))
 
@@ -112,6 +112,9 @@ def replay_dead_letter(call: Call, id: Any) -> Reply:
     errors=(AlreadyResolved, InvalidState),
 )
 def discard_dead_letter(call: Call, id: Any, body: Discard) -> Reply:
-    """Give the transaction up: it moves to `failed`."""
+    """Give the payment or refund up: it moves to `failed`.
+
+    One that the provider has approved meanwhile can only be replayed.
+    """
     with db.begin() as connection:
         return Reply(dead_letters.discard(connection, id, call.actor, body.note))
