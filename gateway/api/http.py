@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
 from gateway.api.uploads import Upload
-from gateway.api.validation import QueryModel, parse_json, parse_parameters, refuse_card_number
+from gateway.api.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import parse_id
 from gateway.errors import BodyTooLarge, GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
@@ -92,10 +92,6 @@ class Call:
         return IdempotencyKey.of(key, request.method, request.path, request.get_data())
 
 
-class NoQuery(QueryModel):
-    """The query string of a call that takes none."""
-
-
 View = Callable[..., Reply]
 
 
@@ -152,7 +148,8 @@ class Endpoint:
             arguments["query"] = parse_parameters(self.query, request.args.items(multi=True))
         if self.body is not None:
             absent = not self.needs_body and not request.get_data()
-            arguments["body"] = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
+            body = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
+            arguments |= {} if self.body is NoBody else {"body": body}
         with self.upload.received() if self.upload is not None else nullcontext() as file:
             if file is not None:
                 arguments["upload"] = file
@@ -218,6 +215,7 @@ class Routes:
         def declare(view: View) -> View:
             models = {name: hint for name, hint in get_type_hints(view).items() if name in {"body", "query"}}
             takes_none = None if public and "body" not in models else NoQuery
+            bodiless = None if method != "POST" or form or upload else NoBody
             endpoint = Endpoint(
                 method=method,
                 path=path,
@@ -225,7 +223,7 @@ class Routes:
                 tag=self.tag,
                 public=public,
                 scope=scope,
-                body=models.get("body"),
+                body=models.get("body", bodiless),
                 form=form,
                 upload=upload,
                 query=models.get("query", takes_none),

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +21,7 @@ from gateway.api.openapi_errors import (
     header_references,
     shared_responses,
 )
+from gateway.api.validation import NoBody
 from gateway.domain.idempotency import KEY_MAX_LENGTH
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 
@@ -113,7 +114,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     models.update(dict.fromkeys(openapi_webhooks.models(), "serialization"))
     for endpoint in endpoints:
         models.update({model: "serialization" for model in endpoint.answers.values() if model is not None})
-        models.update({model: "validation" for model in (endpoint.body, endpoint.form) if model is not None})
+        models.update({model: "validation" for model, _ in _request_bodies(endpoint)})
     _, definitions = models_json_schema(list(models.items()), ref_template=REFERENCE + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
     for schema in schemas.values():
@@ -144,13 +145,18 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if endpoint.upload is not None:
         schema = {"type": "string", "contentMediaType": endpoint.upload.media_type}
         operation["requestBody"] = {"required": True, "content": {endpoint.upload.media_type: {"schema": schema}}}
-    for model, media_type in ((endpoint.body, JSON), (endpoint.form, FORM)):
-        if model is not None:
-            operation["requestBody"] = {
-                "required": endpoint.needs_body,
-                "content": {media_type: _content(model, schemas)},
-            }
+    for model, media_type in _request_bodies(endpoint):
+        operation["requestBody"] = {
+            "required": endpoint.needs_body,
+            "content": {media_type: _content(model, schemas)},
+        }
     return operation
+
+
+def _request_bodies(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], str]]:
+    for model, media_type in ((endpoint.body, JSON), (endpoint.form, FORM)):
+        if model is not None and model is not NoBody:
+            yield model, media_type
 
 
 def _content(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,14 @@ class QueryModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class NoBody(RequestModel):
+    """The body of a POST that takes none: nothing, or an object without fields."""
+
+
+class NoQuery(QueryModel):
+    """The query string of a call that takes none."""
+
+
 class _DuplicateName(ValueError):
     """An object has the same name twice, so that its meaning depends on the parser."""
 
