@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from loguru import logger
+from sqlalchemy import Connection
 
+from gateway import db
 from gateway.config import settings
 from gateway.domain.attempts import Claim, Claimed, Recorded
 from gateway.outcomes import Charge, Instruction, Outcome, Unavailable, Unknown
@@ -58,14 +60,34 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(settings().provider_threads, thread_name_prefix="provider")
 
 
-def call_and_record(claims: Sequence[ClaimT], record: Callable[[Sequence[tuple[ClaimT, Outcome]]], None]) -> None:
-    """Send every claimed instruction, and have `record` store the outcomes: the quick ones first, then the others."""
+def carry_out(
+    claimed: Claimed[ClaimT],
+    record: Callable[[Connection, Sequence[tuple[ClaimT, Outcome]]], Sequence[Recorded]],
+    count: Callable[[Recorded], None],
+) -> Handled:
+    """Send what was claimed, have `record` store the outcomes, and `count` what each came to."""
+    handled = Handled.before_the_calls(claimed)
+
+    def store(outcomes: Sequence[tuple[ClaimT, Outcome]]) -> None:
+        with db.autocommit() as connection:
+            recorded = {row.id: row for row in record(connection, outcomes)}
+        for claim, outcome in outcomes:
+            handled.note(claim, outcome, recorded.get(claim.instruction.id))
+        for row in recorded.values():
+            count(row)
+
+    _call(claimed.claims, store)
+    return handled
+
+
+def _call(claims: Sequence[ClaimT], store: Callable[[Sequence[tuple[ClaimT, Outcome]]], None]) -> None:
+    """Send every claimed instruction, and have the outcomes stored: the quick ones first, then the others."""
     if not claims:
         return
     calls: dict[Future[Outcome], ClaimT] = {_threads().submit(ask_provider, claim): claim for claim in claims}
     answered, waiting = wait(calls, timeout=FIRST_WAVE_SECONDS)
     if answered:
-        record([(calls[call], call.result()) for call in answered])
+        store([(calls[call], call.result()) for call in answered])
     if waiting:
         limit = 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
         answered, silent = wait(waiting, timeout=limit)
@@ -74,7 +96,7 @@ def call_and_record(claims: Sequence[ClaimT], record: Callable[[Sequence[tuple[C
         for call in silent:
             call.cancel()  # one that still waits for a thread must not move money after its lease
         late = Unknown("provider_timeout", f"No answer within {limit} s.")
-        record([(calls[call], call.result()) for call in answered] + [(calls[call], late) for call in silent])
+        store([(calls[call], call.result()) for call in answered] + [(calls[call], late) for call in silent])
 
 
 def ask_provider(claim: Claim[Any]) -> Outcome:

@@ -6,9 +6,8 @@ from uuid import UUID
 from gateway import db
 from gateway.config import settings
 from gateway.domain import settlements
-from gateway.domain.settlements import ChargeClaim
-from gateway.flows.provider_calls import Handled, call_and_record
-from gateway.outcomes import Outcome
+from gateway.domain.attempts import Recorded
+from gateway.flows.provider_calls import Handled, carry_out
 from gateway.states import TransactionStatus
 from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS
 
@@ -17,19 +16,12 @@ def settle(ids: Sequence[UUID], task_id: str) -> Handled:
     """Charge each of `ids` that may be charged, and record the outcomes."""
     with db.autocommit() as connection:
         claimed = settlements.claim(connection, ids, task_id, settings().claim_lease_seconds)
-    result = Handled.before_the_calls(claimed)
+    return carry_out(claimed, settlements.record, _count)
 
-    def record(outcomes: Sequence[tuple[ChargeClaim, Outcome]]) -> None:
-        with db.autocommit() as connection:
-            recorded = {row.id: row for row in settlements.record(connection, outcomes)}
-        for claim, outcome in outcomes:
-            row = recorded.get(claim.instruction.id)
-            result.note(claim, outcome, row)
-            if row is not None and row.status == TransactionStatus.COMPLETED:
-                SETTLEMENTS.labels("succeeded").inc()
-                PROCESSING_SECONDS.observe(row.seconds)
-            elif row is not None and row.status == TransactionStatus.FAILED:
-                SETTLEMENTS.labels("failed").inc()
 
-    call_and_record(claimed.claims, record)
-    return result
+def _count(recorded: Recorded) -> None:
+    if recorded.status == TransactionStatus.COMPLETED:
+        SETTLEMENTS.labels("succeeded").inc()
+        PROCESSING_SECONDS.observe(recorded.seconds)
+    elif recorded.status == TransactionStatus.FAILED:
+        SETTLEMENTS.labels("failed").inc()
