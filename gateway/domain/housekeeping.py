@@ -1,6 +1,6 @@
 """Purging what is kept no longer: idempotency records, expired revocations, old alerts, old webhook deliveries.
 
-Transactions, refunds, settlements, the ledger, events and the audit log are kept for ever.
+Everything else is kept for ever.
 """
 
 from datetime import timedelta
