@@ -39,6 +39,8 @@ READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
+GATHER_SECONDS = 0.03
+"""Under load, the pause in which the next list gathers; a lone payment does not wait, nor one behind it."""
 
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
@@ -139,7 +141,8 @@ def run(stop: threading.Event) -> None:
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     _await_rows(stop)
-                    relay_once(producer)
+                    if relay_once(producer) > 1:
+                        stop.wait(GATHER_SECONDS)
                     _hold(producer, stop)
         except BROKER_UNAVAILABLE as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
