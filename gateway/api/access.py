@@ -32,6 +32,10 @@ TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
 REVOCATIONS_SECONDS = 1.0
 """The longest that a revocation of another process stays unknown here."""
+ALL_REVOCATIONS_SECONDS = 30.0
+"""How often all of them are read; in between only those of `RECENT`, or whoever logs out often costs everybody."""
+RECENT = timedelta(seconds=60)
+"""Longer than from one reading of all to the next, and than the commit of a revocation may take."""
 VERIFIED_SECONDS = 10.0
 """How long the outcome of verifying a signature is kept: the longest that a removed signing key still works."""
 VERIFIED_MAX = 10_000
@@ -68,6 +72,7 @@ class _Trust:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read_at = self._failed_at = -REVOCATIONS_SECONDS
+        self._all_read_at = -ALL_REVOCATIONS_SECONDS
         self._stored = Revocations(frozenset(), frozenset())
         self._own: dict[str, datetime] = {}
         """Token ids and client_ids that this process revoked, each with the time when its last token has expired."""
@@ -97,13 +102,16 @@ class _Trust:
                 return
             if now - self._failed_at < REVOCATIONS_SECONDS:
                 raise DatabaseUnavailable  # who waited for the lock does not wait for a second failure
+            read_all = now - self._all_read_at >= ALL_REVOCATIONS_SECONDS
             try:
                 with db.autocommit() as connection:
-                    self._stored = merchants.revocations(connection, LONGEST_TRUST)
+                    found = merchants.revocations(connection, LONGEST_TRUST if read_all else RECENT)
             except db.UNAVAILABLE:
                 self._failed_at = time.monotonic()
                 raise
+            self._stored = found if read_all else self._stored | found
             self._read_at = now
+            self._all_read_at = now if read_all else self._all_read_at
 
 
 _trust = _Trust()

@@ -63,6 +63,9 @@ class Revocations:
     token_ids: frozenset[str]
     client_ids: frozenset[str]
 
+    def __or__(self, other: "Revocations") -> "Revocations":
+        return Revocations(self.token_ids | other.token_ids, self.client_ids | other.client_ids)
+
 
 def _insert_user(connection: Connection, email: str, password_hash: str, role: str, merchant_id: UUID | None) -> Any:
     user = connection.execute(
@@ -166,10 +169,13 @@ def revoke_token(connection: Connection, token_id: str, expires_at: datetime) ->
     )
 
 
-def revocations(connection: Connection, token_lifetime: timedelta) -> Revocations:
-    """Everything revoked whose tokens, which live at most `token_lifetime`, may still be about."""
-    tokens = select(literal("token"), RevokedToken.jti).where(RevokedToken.expires_at > func.now())
-    clients = select(literal("client"), ApiClient.client_id).where(ApiClient.revoked_at > func.now() - token_lifetime)
+def revocations(connection: Connection, within: timedelta) -> Revocations:
+    """What was revoked `within` this time; all that matters when it is as long as a token lives."""
+    since = func.now() - within
+    tokens = select(literal("token"), RevokedToken.jti).where(
+        RevokedToken.revoked_at > since, RevokedToken.expires_at > func.now()
+    )
+    clients = select(literal("client"), ApiClient.client_id).where(ApiClient.revoked_at > since)
     rows = connection.execute(union_all(tokens, clients)).all()
     return Revocations(
         token_ids=frozenset(name for kind, name in rows if kind == "token"),

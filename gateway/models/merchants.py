@@ -66,7 +66,7 @@ class RevokedToken(Base):
     """An access token that was logged out before it expired."""
 
     __tablename__ = "revoked_tokens"
-    __table_args__ = (Index(None, "expires_at"),)
+    __table_args__ = (Index(None, "expires_at"), Index(None, "revoked_at"))
 
     jti: Mapped[str] = mapped_column(primary_key=True)
     expires_at: Mapped[datetime]

@@ -82,6 +82,22 @@ def test_a_client_has_the_scopes_that_its_row_says() -> None:
     assert client.scopes == ("transactions:read",)
 
 
+def test_revocations_of_the_last_minute_leave_out_older_ones() -> None:
+    made = register()
+    with begin() as connection:
+        merchants.revoke_token(connection, "old", utc_now() + HOUR)
+    execute("UPDATE revoked_tokens SET revoked_at = now() - interval '61 seconds'")
+    execute("UPDATE api_clients SET revoked_at = now() - interval '61 seconds'")
+    with begin() as connection:
+        merchants.revoke_token(connection, "new", utc_now() + HOUR)
+
+        recent = merchants.revocations(connection, timedelta(minutes=1))
+        assert recent == merchants.Revocations(frozenset({"new"}), frozenset())
+        assert recent | merchants.revocations(connection, HOUR) == merchants.Revocations(
+            frozenset({"old", "new"}), frozenset({made.client.client_id})
+        )
+
+
 def test_revocations_are_those_whose_tokens_may_still_be_about() -> None:
     made = register()
     with begin() as connection:
