@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from loguru import logger
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from gateway.domain import audit, dead_letters, outbox
@@ -20,6 +21,7 @@ from gateway.errors import InvalidState, NotFound
 from gateway.models.dead_letter_jobs import DeadLetterJob
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import DeadLetterStatus, JobStatus
+from gateway.telemetry import log_context
 
 Action = Literal["replay", "discard"]
 STEP_SECONDS = 1
@@ -100,6 +102,8 @@ def take_step(connection: Connection, job_id: UUID) -> bool:
             next_step_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, STEP_SECONDS),
         )
     )
+    with log_context(request_id=job.request_id):
+        logger.info("job {}: {} of {} dead letters resolved by {}", job_id, done, len(ids), job.action)
     return not ends
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from loguru import logger
 
 from gateway.api.dead_letter_jobs import DeadLetterJob, DeadLetterJobPage
 from gateway.db import begin
@@ -75,6 +76,22 @@ def test_a_job_replays_every_open_dead_letter_once(operator: Caller, merchant: C
     assert count("dead_letters", "note = 'provider is back' AND resolved_by LIKE 'user:%'") == 4
     assert take_step(UUID(job["id"])) is False
     assert count("outbox") == before + 1 + 4
+
+
+def test_each_step_is_logged_with_the_request_that_ordered_it(operator: Caller) -> None:
+    nameless_letter()
+    answer = operator.post(
+        BULK, {"action": "discard", "filter": {}, "note": "garbage"}, headers={"X-Request-Id": "req-bulk"}
+    )
+    records: list[Any] = []
+    sink = logger.add(lambda message: records.append(message.record))
+    try:
+        work_off(answer.json)
+    finally:
+        logger.remove(sink)
+    [step] = [record for record in records if record["message"].startswith(f"job {answer.json['id']}")]
+    assert step["message"].endswith("1 of 1 dead letters resolved by discard")
+    assert step["extra"]["request_id"] == "req-bulk"
 
 
 def test_a_job_discards_what_its_filter_names_and_nothing_else(
