@@ -57,7 +57,10 @@ class DeadLetterJob(AnswerModel):
     status: Literal["running", "completed", "canceled"]
     count: Annotated[int, Field(description="Open dead letters that matched when the job was made")]
     done: Annotated[int, Field(description="How many of them it has resolved")]
-    failed: Annotated[int, Field(description="How many it could not: there is nothing to replay. They stay open")]
+    failed: Annotated[
+        int,
+        Field(description="How many stay open: nothing to replay, or to be discarded though the provider approved it"),
+    ]
     skipped: Annotated[int, Field(description="How many somebody else resolved before the job came to them")]
     requested_by: Annotated[str, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
     created_at: Time
