@@ -88,6 +88,13 @@ def _await_rows(stop: threading.Event) -> None:
             stop.wait(pause)
 
 
+def _pause_after(published: int) -> float:
+    """Seconds until the next look into the outbox; 0 rows of it: another relay holds what waits there."""
+    if published == 0:
+        return settings().outbox_poll_ms / 1000
+    return GATHER_SECONDS if published > 1 else 0.0
+
+
 def _workers_are_busy(producer: Producer) -> bool:
     channel: Any = producer.channel
     return any(channel.queue_declare(name, passive=True).message_count > READY_MAX for name in FED_QUEUES)
@@ -141,8 +148,7 @@ def run(stop: threading.Event) -> None:
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     _await_rows(stop)
-                    if relay_once(producer) > 1:
-                        stop.wait(GATHER_SECONDS)
+                    stop.wait(_pause_after(relay_once(producer)))
                     _hold(producer, stop)
         except BROKER_UNAVAILABLE as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
