@@ -158,7 +158,8 @@ def _tell(stack: ChaosStack, how: dict[str, object]) -> None:
 def _acquirer(mode: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
         undo.callback(_tell, stack, {"mode": "normal"})
-        _tell(stack, {"mode": mode, "probability": 0.7, "seed": rng.randrange(2**31)})
+        calls = rng.choice(("writes", "all"))  # all: the queries whether something was processed, too
+        _tell(stack, {"mode": mode, "probability": 0.7, "calls": calls, "seed": rng.randrange(2**31)})
 
     return begin
 

@@ -34,7 +34,9 @@ TOKENS = {
 }
 """Weights of the payment methods."""
 CANCELED_SHARE = 0.1
-"""Of the payments: so many are canceled at once, if the gateway has not routed them by then."""
+"""Of the payments: so many are canceled, if the gateway has not routed them by then."""
+SECOND_THOUGHTS_SECONDS = 0.15
+"""The longest time until then: cancels meet payments that wait, are on their way, and have been charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,11 @@ class Load:
         self._seed = seed
         rng = random.Random(seed)
         self._tokens = rng.choices(list(TOKENS), weights=list(TOKENS.values()), k=payments)
-        self._to_cancel = {number for number in range(payments) if rng.random() < CANCELED_SHARE}
+        self._to_cancel = {
+            number: rng.uniform(0, SECOND_THOUGHTS_SECONDS)
+            for number in range(payments)
+            if rng.random() < CANCELED_SHARE
+        }
         self._pause = seconds / max(1, payments)
         self._next = 0
         self._lock = threading.Lock()
@@ -169,6 +175,7 @@ class Load:
             id = UUID(answer.json()["id"])
             self.notes.accepted[id] = token
             if number in self._to_cancel:
+                self._give_up.wait(self._to_cancel[number])
                 self._cancel(caller, id)
         else:
             caller.complain(f"payment {number}", answer)
