@@ -10,23 +10,9 @@ from tests.chaos.refunds import RefundNotes
 from tests.chaos.stack import ChaosStack
 from tests.end_to_end.client import Client
 
-PAGES_MAX = 10_000
 DECLINED, ALWAYS_DEAD = "tok_refund_decline", "tok_refund_error_always"
 """Payment methods whose refunds fail, and whose refunds are dead letters."""
 Objects = dict[str, dict[str, Any]]
-
-
-def listed(client: Client, path: str) -> list[dict[str, Any]]:
-    """All that a list of the API holds, page by page."""
-    found: list[dict[str, Any]] = []
-    cursor: dict[str, Any] = {}
-    for _ in range(PAGES_MAX):
-        page = client.get(path, limit=100, **cursor)
-        found += page["data"]
-        if page["next_cursor"] is None:
-            return found
-        cursor = {"cursor": page["next_cursor"]}
-    raise AssertionError(f"the pages of {path} do not end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +26,7 @@ class Books:
     @classmethod
     def read(cls, client: Client) -> "Books":
         """Everything, from the API."""
-        return cls(*({row["id"]: row for row in listed(client, f"/v1/{what}")} for what in cls.__slots__))
+        return cls(*({row["id"]: row for row in client.listed(f"/v1/{what}")} for what in cls.__slots__))
 
     def token_of(self, refund: dict[str, Any]) -> str:
         """The payment method of what is refunded."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER, LEASE_SECONDS
-from tests.chaos.books import Books, listed
+from tests.chaos.books import Books
 from tests.chaos.judge import Verdict
 from tests.chaos.receiver import Receiver, digest
 from tests.end_to_end.client import Client
@@ -20,9 +20,9 @@ TELLS = {"completed": "completed", "partially_refunded": "completed", "refunded"
 
 def judge(client: Client, books: Books, endpoint_id: str, receiver: Receiver, verdict: Verdict) -> None:
     """Compare everything; call it after `drain`."""
-    events = {event["id"]: event for event in listed(client, "/v1/events")}
+    events = {event["id"]: event for event in client.listed("/v1/events")}
     deliveries: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in listed(client, f"/v1/webhook-endpoints/{endpoint_id}/deliveries"):
+    for row in client.listed(f"/v1/webhook-endpoints/{endpoint_id}/deliveries"):
         deliveries[row["event_id"]].append(row)
     now = datetime.now(UTC)
     not_taken = [id for id in events if not receiver.taken[id]]

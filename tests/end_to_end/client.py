@@ -41,11 +41,15 @@ class Client:
         return self.get(f"/v1/transactions/{id}")
 
     def all_transactions(self) -> list[dict[str, Any]]:
-        """Every transaction of this merchant, page by page."""
+        """Every transaction of this merchant."""
+        return self.listed("/v1/transactions")
+
+    def listed(self, path: str) -> list[dict[str, Any]]:
+        """All that a list holds, page by page."""
         found: list[dict[str, Any]] = []
         params: dict[str, Any] = {"limit": 100}
         for _ in range(1_000):
-            page = self.get("/v1/transactions", **params)
+            page = self.get(path, **params)
             found += page["data"]
             if page["next_cursor"] is None:
                 return found
