@@ -7,6 +7,9 @@ the provider may have done it: its status is queried with the same key before an
 from dataclasses import dataclass
 from uuid import UUID
 
+ADAPTER_ERROR = "adapter_error"
+"""The code of an attempt whose adapter raised: its message is of our own inside, and not for merchants."""
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:

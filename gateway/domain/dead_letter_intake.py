@@ -4,7 +4,7 @@ The broker's word that a message is dead is not the last one: whether its subjec
 Work that died untried (expired, dropped with its worker) is enqueued again; only the rest becomes a dead letter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,11 +16,11 @@ from sqlalchemy.dialects.postgresql import insert
 from gateway.domain import alerts, rescue
 from gateway.domain.alerts import IDS_MAX
 from gateway.domain.events import TELLING
+from gateway.domain.failures import EXPIRED, cause_of_death
 from gateway.domain.ids import new_id
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import UNFINISHED, EventType
 
-EXPIRED = "expired"
 RESCUE_LIMIT = 10
 """What was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
 ALERTS_MAX = 30
@@ -62,7 +62,8 @@ class Stored:
 def _state_statement(table: str, attempts: str, key: str, names: str) -> TextClause:
     return text(f"""
         SELECT s.id, {names}, s.status, s.merchant_id, s.attempt_limit, s.rescues, s.request_id, s.created_at,
-               a.attempts, a.in_doubt, a.leased, a.first_failed_at, coalesce(s.last_error, e.error) AS error
+               a.attempts, a.in_doubt, a.leased, a.first_failed_at, e.code, e.message,
+               coalesce(s.last_error, e.code || ': ' || e.message) AS error
         FROM {table} s
         CROSS JOIN LATERAL (
             SELECT coalesce(max(number), 0) AS attempts, min(started_at) AS first_failed_at,
@@ -72,7 +73,7 @@ def _state_statement(table: str, attempts: str, key: str, names: str) -> TextCla
             FROM {attempts} WHERE {key} = s.id
         ) a
         LEFT JOIN LATERAL (
-            SELECT code || ': ' || message AS error FROM {attempts}
+            SELECT code, message FROM {attempts}
             WHERE {key} = s.id AND code IS NOT NULL ORDER BY number DESC LIMIT 1
         ) e ON true
         WHERE s.id = ANY(CAST(:ids AS uuid[]))
@@ -85,26 +86,34 @@ _STATE_OF_TRANSACTIONS = _state_statement(
 )
 _STATE_OF_REFUNDS = _state_statement("refunds", "refund_attempts", "refund_id", "s.transaction_id, s.id AS refund_id")
 
+_DEAD = """
+    SET status = 'dead_lettered', attempts = a.attempts, failure_code = a.code, failure_message = a.message,
+        failure_category = a.category, failure_retryable = true, updated_at = now()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:codes AS text[]), CAST(:messages AS text[]),
+                CAST(:categories AS text[])) AS a (id, attempts, code, message, category)
+"""
+
 # A replay may change what the event's object shows, so the event keeps all of that.
 _GIVE_UP_TRANSACTIONS = text(f"""
     WITH moved AS (
-        UPDATE transactions SET status = 'dead_lettered', attempts = a.attempts, updated_at = now()
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS a (id, attempts)
+        UPDATE transactions {_DEAD}
         WHERE transactions.id = a.id AND status IN ('pending', 'processing')
-        RETURNING transactions.id, merchant_id, status, provider, transactions.attempts
+        RETURNING transactions.id, merchant_id, status, provider, transactions.attempts, failure_code, failure_message,
+                  failure_category, failure_retryable
     ), happened AS (
         SELECT merchant_id, '{EventType.TRANSACTION_DEAD_LETTERED}' AS type, id AS object_id, id AS transaction_id,
                jsonb_build_object(
-                   'status', status, 'provider', provider, 'provider_reference', NULL, 'failure', NULL,
+                   'status', status, 'provider', provider, 'provider_reference', NULL,
+                   'failure', jsonb_build_object('code', failure_code, 'message', failure_message,
+                                                 'category', failure_category, 'retryable', failure_retryable),
                    'attempts', attempts, 'amount_refunded', 0, 'completed_at', NULL) AS state
         FROM moved
     ), {TELLING}
     SELECT id FROM moved
 """)  # noqa: S608  # a constant
 
-_GIVE_UP_REFUNDS = text("""
-    UPDATE refunds SET status = 'dead_lettered', attempts = a.attempts, updated_at = now()
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS a (id, attempts)
+_GIVE_UP_REFUNDS = text(f"""
+    UPDATE refunds {_DEAD}
     WHERE refunds.id = a.id AND status = 'pending'
 """)
 
@@ -128,9 +137,7 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
                 result.rescued.append(id)
     new = _insert(connection, letters)
     result.dead = [(letter["queue"], letter["reason"]) for letter in new]
-    _give_up(
-        connection, [states[letter["refund_id"] or letter["transaction_id"]] for letter in new if letter["merchant_id"]]
-    )
+    _give_up(connection, states, [letter for letter in new if letter["merchant_id"]])
     result.rescued = [id for kind in rescue.KINDS for id in rescue.enqueue_again(connection, kind, result.rescued)]
     if new:
         _alert_dead(connection, new)
@@ -170,14 +177,21 @@ def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[d
     return [letter for letter in letters if letter["id"] in stored]
 
 
-def _give_up(connection: Connection, states: Sequence[Row[Any]]) -> None:
-    for statement, dead in (
-        (_GIVE_UP_TRANSACTIONS, [state for state in states if state.refund_id is None]),
-        (_GIVE_UP_REFUNDS, [state for state in states if state.refund_id is not None]),
-    ):
-        if dead:
-            values = {"ids": [state.id for state in dead], "attempts": [state.attempts for state in dead]}
-            connection.execute(statement, values)
+def _give_up(connection: Connection, states: Mapping[UUID, Row[Any]], letters: Sequence[dict[str, Any]]) -> None:
+    refunds = {letter["refund_id"]: letter["reason"] for letter in letters if letter["refund_id"]}
+    payments = {letter["transaction_id"]: letter["reason"] for letter in letters if not letter["refund_id"]}
+    for statement, dead in ((_GIVE_UP_TRANSACTIONS, payments), (_GIVE_UP_REFUNDS, refunds)):
+        if not dead:
+            continue
+        causes = [cause_of_death(states[id].code, states[id].message, reason) for id, reason in dead.items()]
+        values = {
+            "ids": list(dead),
+            "attempts": [states[id].attempts for id in dead],
+            "codes": [code for code, _, _ in causes],
+            "messages": [message for _, message, _ in causes],
+            "categories": [category for _, _, category in causes],
+        }
+        connection.execute(statement, values)
 
 
 def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> dict[str, Any]:

@@ -151,7 +151,8 @@ _APPROVED_LATE = and_(
 _REVIVE = text("""
     UPDATE transactions
     SET status = CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END,
-        attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL, updated_at = now()
+        attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL, updated_at = now(),
+        failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
     RETURNING id, status
 """)

@@ -1,8 +1,14 @@
-"""Why a transaction or a refund failed."""
+"""Why a transaction or a refund failed, or waits for an operator."""
 
 from typing import Any
 
 from sqlalchemy import Row
+
+from gateway.outcomes import ADAPTER_ERROR
+
+PROVIDER_ERROR = "provider_error"
+EXPIRED = "expired"
+_UNTOLD = ("processing_error", "It could not be processed; an operator looks into it.")
 
 
 def failure_of(row: Row[*tuple[Any, ...]]) -> dict[str, Any] | None:
@@ -13,3 +19,16 @@ def failure_of(row: Row[*tuple[Any, ...]]) -> dict[str, Any] | None:
         "category": row.failure_category,
         "retryable": row.failure_retryable,
     }
+
+
+def cause_of_death(code: str | None, message: str | None, reason: str) -> tuple[str, str, str]:
+    """Code, message and category of what is dead-lettered, for the merchant.
+
+    `code` and `message` are those of its last attempt that has any, `reason` is why its message died. What our own
+    inside had to say is for the operators only.
+    """
+    if code is None and reason == EXPIRED:
+        return EXPIRED, "It waited too long to be processed; an operator looks into it.", EXPIRED
+    if code is None or message is None or code == ADAPTER_ERROR:
+        return (*_UNTOLD, PROVIDER_ERROR)
+    return code, message, PROVIDER_ERROR

@@ -111,7 +111,8 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
 _REVIVE = text("""
     UPDATE refunds
     SET status = 'pending', attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL,
-        updated_at = now()
+        updated_at = now(),
+        failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
     RETURNING id
 """)

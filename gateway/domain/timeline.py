@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from gateway.domain.ids import rfc3339
 from gateway.errors import NotFound
+from gateway.outcomes import ADAPTER_ERROR
 
 ENTRIES_MAX = 1_000
 
@@ -63,7 +64,7 @@ def _attempts(table: str, owner: str, started: EntryType, finished: EntryType, o
             (a.started_at, '{started}', {named}jsonb_build_object('number', a.number, 'provider', a.provider,
                 'delay_ms', {_milliseconds("a.started_at - a.earlier")})),
             (a.finished_at, '{finished}', {named}jsonb_build_object('number', a.number, 'outcome', a.outcome,
-                'code', a.code, 'message', CASE WHEN a.code IS DISTINCT FROM 'adapter_error' THEN a.message END,
+                'code', a.code, 'message', CASE WHEN a.code IS DISTINCT FROM '{ADAPTER_ERROR}' THEN a.message END,
                 'duration_ms', {_milliseconds("a.finished_at - a.started_at")}))
         ) AS v (at, type, detail) WHERE v.at IS NOT NULL
     """  # noqa: S608  # constants of this module

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from gateway import db
 from gateway.config import settings
 from gateway.domain.attempts import Claim, Claimed, Recorded
-from gateway.outcomes import Charge, Instruction, Outcome, Unavailable, Unknown
+from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
 from gateway.telemetry import PROVIDER_SECONDS, log_context
@@ -115,7 +115,7 @@ def ask_provider(claim: Claim[Any]) -> Outcome:
     except Exception as exc:  # noqa: BLE001  # an adapter that raises has told nothing about the money
         with _log_context(claim):
             logger.exception("the adapter of {} raised", claim.provider)
-        outcome = Unknown("adapter_error", f"{type(exc).__name__}: {exc}")
+        outcome = Unknown(ADAPTER_ERROR, f"{type(exc).__name__}: {exc}")
     PROVIDER_SECONDS.labels(claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
     return outcome
 

@@ -24,7 +24,7 @@ class Refund(Base):
         CheckConstraint(
             "(status = 'completed') = (provider_reference IS NOT NULL AND completed_at IS NOT NULL)", name="completed"
         ),
-        CheckConstraint("(status = 'failed') = (failure_category IS NOT NULL)", name="failed"),
+        CheckConstraint("(status IN ('failed', 'dead_lettered')) = (failure_category IS NOT NULL)", name="failed"),
         UniqueConstraint("provider", "provider_reference"),
         Index(None, "merchant_id", "id"),
         Index(None, "transaction_id", "id"),

@@ -38,7 +38,7 @@ class Transaction(Base):
             "(provider_reference IS NOT NULL AND completed_at IS NOT NULL)",
             name="settled",
         ),
-        CheckConstraint("(status = 'failed') = (failure_category IS NOT NULL)", name="failed"),
+        CheckConstraint("(status IN ('failed', 'dead_lettered')) = (failure_category IS NOT NULL)", name="failed"),
         Index(None, "merchant_id", "id"),
         Index(None, "merchant_id", "reference", "id", postgresql_where=text("reference IS NOT NULL")),
         Index(None, "merchant_id", "customer_id", "id", postgresql_where=text("customer_id IS NOT NULL")),

@@ -20,6 +20,18 @@ _BALANCES = """
 """
 
 
+_WHY_DEAD = """
+    UPDATE transactions
+    SET failure_code = 'processing_error', failure_category = 'provider_error', failure_retryable = true,
+        failure_message = 'It could not be processed; an operator looks into it.'
+    WHERE status = 'dead_lettered'
+"""
+_NOT_YET_FAILED = """
+    UPDATE transactions
+    SET failure_code = NULL, failure_category = NULL, failure_retryable = NULL, failure_message = NULL
+    WHERE status = 'dead_lettered'
+"""
+
 _UUID_V7 = """
     CREATE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE RETURN CAST(encode(set_bit(set_bit(
         overlay(uuid_send(gen_random_uuid())
@@ -133,7 +145,9 @@ def upgrade() -> None:
             "(status = 'completed') = (provider_reference IS NOT NULL AND completed_at IS NOT NULL)",
             name=op.f("ck_refunds_completed"),
         ),
-        sa.CheckConstraint("(status = 'failed') = (failure_category IS NOT NULL)", name=op.f("ck_refunds_failed")),
+        sa.CheckConstraint(
+            "(status IN ('failed', 'dead_lettered')) = (failure_category IS NOT NULL)", name=op.f("ck_refunds_failed")
+        ),
         sa.CheckConstraint(
             "status IN ('pending', 'completed', 'failed', 'dead_lettered')", name=op.f("ck_refunds_status")
         ),
@@ -263,12 +277,20 @@ def upgrade() -> None:
         "amount_refunding", "transactions", "amount_refunding BETWEEN 0 AND amount - amount_refunded"
     )
     op.execute(_BALANCES)
+    op.drop_constraint("failed", "transactions", type_="check")
+    op.execute(_WHY_DEAD)
+    op.create_check_constraint(
+        "failed", "transactions", "(status IN ('failed', 'dead_lettered')) = (failure_category IS NOT NULL)"
+    )
     op.execute(_UUID_V7)
     op.drop_constraint("fk_idempotency_records_merchant_id", "idempotency_records", type_="foreignkey")
     op.drop_constraint("fk_settlements_merchant_id", "settlements", type_="foreignkey")
 
 
 def downgrade() -> None:
+    op.drop_constraint("failed", "transactions", type_="check")
+    op.execute(_NOT_YET_FAILED)
+    op.create_check_constraint("failed", "transactions", "(status = 'failed') = (failure_category IS NOT NULL)")
     op.create_foreign_key("fk_settlements_merchant_id", "settlements", "merchants", ["merchant_id"], ["id"])
     op.create_foreign_key(
         "fk_idempotency_records_merchant_id", "idempotency_records", "merchants", ["merchant_id"], ["id"]

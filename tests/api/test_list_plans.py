@@ -39,7 +39,8 @@ FILL = (
            created_at, updated_at, completed_at)
        SELECT id, :merchant_id, 1 + n % 5000, CASE WHEN n % 25000 = 7 THEN 'CHF' ELSE 'USD' END, status, 'tok_approve',
               'order-' || n, 'cus_' || n % 1000, 'simulated',
-              CASE WHEN settled THEN 'sim_' || n END, CASE WHEN status = 'failed' THEN 'declined' END,
+              CASE WHEN settled THEN 'sim_' || n END,
+              CASE WHEN status IN ('failed', 'dead_lettered') THEN 'declined' END,
               CASE WHEN status = 'failed' THEN 'fraud' END, 1, 4, 'r', at, at, CASE WHEN settled THEN at END
        FROM (SELECT n, CASE n % 1000 WHEN 1 THEN 'failed' WHEN 2 THEN 'canceled' WHEN 3 THEN 'dead_lettered'
                        WHEN 4 THEN 'refunded' WHEN 5 THEN 'partially_refunded' WHEN 6 THEN 'processing'

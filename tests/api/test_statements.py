@@ -116,7 +116,8 @@ def test_a_payment_that_is_discarded_after_its_statement_came_is_found_by_the_ne
     payment = accept_payment(make_merchant(), "tok_error_always")
     routing.route([payment])
     assert compared(operator, line(idempotency_key=str(payment))) == []
-    execute("UPDATE transactions SET status = 'dead_lettered' WHERE id = :id", id=payment)
+    dead = "UPDATE transactions SET status = 'dead_lettered', failure_category = 'provider_error' WHERE id = :id"
+    execute(dead, id=payment)
 
     assert reconcile().discrepancies == {"charged_not_settled": 1}
 

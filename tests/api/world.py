@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -10,10 +11,12 @@ from flask import Flask
 from gateway.db import begin
 from gateway.domain import merchants
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
+from gateway.flows.reconciliation import reconcile_as_requested
 from gateway.models import all_tables
 from gateway.passwords import hash_password
 from tests import lifecycles
 from tests.api.conftest import PASSWORD, Caller, register
+from tests.statements import csv_of, line
 
 OPERATOR = "operator@example.com"
 
@@ -49,6 +52,15 @@ def _made(caller: Caller, path: str, body: dict[str, Any]) -> str:
     return str(answer.json["id"])
 
 
+def _statement(operator: Caller) -> tuple[str, str]:
+    """A statement that names a charge which nobody made, and what its comparison finds."""
+    answer = operator.post("/v1/statements?provider=simulated", csv_of(line()), content_type="text/csv")
+    assert answer.status_code == 201, answer.text
+    run = answer.json["reconciliation_id"]
+    reconcile_as_requested(UUID(run))
+    return str(answer.json["id"]), str(operator.get(f"/v1/reconciliations/{run}/discrepancies").json["data"][0]["id"])
+
+
 def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
     endpoint = _made(merchant, "/v1/webhook-endpoints", {"url": "https://example.com/webhooks", "events": ["*"]})
     completed, _ = (lifecycles.completed(merchant.merchant_id) for _ in range(2))
@@ -61,7 +73,10 @@ def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
         assert answer.status_code == 200, answer.text
         return str(answer.json["data"][0]["id"])
 
+    statement, discrepancy = _statement(operator)
     return {
+        "statement": statement,
+        "discrepancy": discrepancy,
         "transaction": str(completed),
         "refund": refund,
         "settlement": newest("/v1/settlements"),

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements
+from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements, transaction_queries
 from gateway.domain.dead_letter_intake import ALERTS_MAX, RESCUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import new_id, utc_now
@@ -56,6 +57,35 @@ def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_ale
     assert "provider_error" in letter["exception"]
     assert (letter["queue"], letter["reason"], letter["status"]) == ("settlement.requested", "rejected", "open")
     assert count("alerts", "severity = 'error'") == 1
+
+
+def failure_of(id: UUID) -> Any:
+    with autocommit() as connection:
+        merchant_id = connection.scalars(text("SELECT merchant_id FROM transactions WHERE id = :id"), {"id": id}).one()
+        return transaction_queries.find(connection, merchant_id, id)["failure"]
+
+
+def test_a_merchant_reads_why_a_payment_is_dead_until_it_is_replayed() -> None:
+    id, letter_id = open_letter()
+    why = failure_of(id)
+    assert (why["code"], why["category"], why["retryable"]) == ("provider_error", "provider_error", True)
+    with begin() as connection:
+        dead_letters.replay(connection, letter_id, "operator@example.com")
+    assert failure_of(id) is None
+    with begin() as connection:
+        event = connection.execute(text("SELECT state FROM events WHERE type = 'transaction.dead_lettered'")).one()
+    assert event.state["failure"] == why
+
+
+def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merchant() -> None:
+    id = exhausted_payment()
+    execute("UPDATE attempts SET code = 'adapter_error', message = 'KeyError: secret'")
+    execute("UPDATE transactions SET last_error = 'TypeError: inside'")
+    store(dead_message(id))
+    why = failure_of(id)
+    assert (why["code"], why["category"]) == ("processing_error", "provider_error")
+    assert "secret" not in str(why)
+    assert "inside" not in str(why)
 
 
 def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_before_it_charges() -> None:

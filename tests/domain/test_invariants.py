@@ -79,8 +79,8 @@ BREAKAGES = (
         without=("uq_dead_letters_open_subject",)
     ),
     Breakage(
-        "it is dead-lettered and scheduled", "dead_lettered", "UPDATE transactions SET status = 'processing'"
-        " WHERE id = :id", ("open_dead_letters_are_of_dead_lettered",)
+        "it is dead-lettered and scheduled", "dead_lettered", "UPDATE transactions SET status = 'processing',"
+        " failure_category = NULL WHERE id = :id", ("open_dead_letters_are_of_dead_lettered",)
     ),
     Breakage("an accepted one is gone", "completed", NAME_NOTHING, ("idempotency_records_name_transactions",)),
     Breakage(
@@ -162,8 +162,8 @@ BREAKAGES = (
         ("dead_lettered_refunds_have_one_open_dead_letter",)
     ),
     Breakage(
-        "a refund is dead-lettered and scheduled", "dead_lettered_refund", "UPDATE refunds SET status = 'pending'"
-        " WHERE id = :id", ("open_dead_letters_are_of_dead_lettered_refunds",)
+        "a refund is dead-lettered and scheduled", "dead_lettered_refund", "UPDATE refunds SET status = 'pending',"
+        " failure_category = NULL WHERE id = :id", ("open_dead_letters_are_of_dead_lettered_refunds",)
     ),
     Breakage(
         "an accepted refund is gone", "completed", NAME_NOTHING.replace("body)", "body, location)").replace(

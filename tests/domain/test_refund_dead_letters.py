@@ -79,6 +79,23 @@ def test_an_exhausted_refund_becomes_a_dead_letter_that_names_its_transaction_to
     assert count("alerts", f"message = 'Dead-lettered: refund {id} on refund.requested (rejected)'") == 1
 
 
+def test_a_merchant_reads_why_a_refund_is_dead_until_it_is_replayed() -> None:
+    id = exhausted()
+    store(dead_message(id))
+    assert (
+        row("refunds", id).failure_code,
+        row("refunds", id).failure_category,
+        row("refunds", id).failure_retryable,
+    ) == (
+        "provider_error",
+        "provider_error",
+        True,
+    )
+    with begin() as connection:
+        dead_letters.replay(connection, UUID(letter_of(id)["id"]), OPERATOR)
+    assert (row("refunds", id).failure_code, row("refunds", id).failure_category) == (None, None)
+
+
 def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
     id = exhausted()
     assert [len(store(dead_message(id)).dead) for _ in range(2)] == [1, 0]
@@ -230,12 +247,8 @@ def test_merchants_are_told_of_a_dead_payment_as_it_was_then_and_of_its_discard(
         dead_letters.discard(connection, letter_id, OPERATOR, None)
     (died, then), (failed, now) = events_of(id)
     assert (died, failed) == ("transaction.dead_lettered", "transaction.failed")
-    assert (then["status"], then["attempts"], then["failure"], then["provider"]) == (
-        "dead_lettered",
-        4,
-        None,
-        "simulated",
-    )
+    assert (then["status"], then["attempts"], then["provider"]) == ("dead_lettered", 4, "simulated")
+    assert then["failure"]["category"] == "provider_error"
     assert (now["status"], now["failure"]["category"]) == ("failed", "discarded")
 
 

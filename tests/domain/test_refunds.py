@@ -44,8 +44,8 @@ def test_without_an_amount_all_that_is_left_is_refunded() -> None:
 def test_only_a_settled_transaction_can_be_refunded(status: str, amount: int | None) -> None:
     id = accept_payment(make_merchant())
     execute(
-        "UPDATE transactions SET status = :status, provider = 'simulated', failure_category = CASE :status WHEN"
-        " 'failed' THEN 'declined' END WHERE id = :id",
+        "UPDATE transactions SET status = :status, provider = 'simulated', failure_category = CASE WHEN"
+        " :status IN ('failed', 'dead_lettered') THEN 'declined' END WHERE id = :id",
         id=id,
         status=status,
     )
