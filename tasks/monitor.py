@@ -18,7 +18,8 @@ from kombu.message import Message
 import celeryconfig
 from gateway import db
 from gateway.domain import dead_letter_intake
-from gateway.domain.dead_letter_intake import EXPIRED, DeadMessage
+from gateway.domain.dead_letter_intake import DeadMessage
+from gateway.domain.failures import EXPIRED
 from gateway.domain.ids import parse_ids, utc_now
 from gateway.telemetry import DEAD_LETTERS, RESCUED
 from tasks import app
