@@ -23,6 +23,7 @@ BIG = 10_000_000
 TASK_OF = {
     "transaction.created": "payments.route",
     "settlement.requested": "payments.settle",
+    "refund.requested": "payments.refund",
     "settlement.completed": "payments.announce",
     "webhook.delivery": "webhooks.deliver",
     "operations": "operations.sweep",
