@@ -165,6 +165,7 @@ def first_row(connection: Connection, statement: LiteralString, values: Mapping[
         lost = driver.closed
         if lost:
             connection.invalidate(exc)
+            connection.engine.dispose()  # the others in the pool are lost too, as `connection.execute` would conclude
         raise DBAPIError.instance(
             None, None, exc, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
         ) from exc

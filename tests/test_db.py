@@ -101,3 +101,16 @@ def _read_only() -> Iterator[None]:
 def test_a_server_that_only_reads_is_not_connected_to() -> None:
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
         db.engine().connect()
+
+
+def test_when_one_connection_is_lost_no_other_of_the_pool_is_used() -> None:
+    with db.autocommit() as one, db.autocommit() as other:
+        pids = [connection.execute(text("SELECT pg_backend_pid()")).scalar_one() for connection in (one, other)]
+    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as killer:
+        killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])
+    with pytest.raises(OperationalError) as caught, db.autocommit() as connection:
+        db.first_row(connection, "SELECT 1", {})
+    assert caught.value.connection_invalidated
+    with db.autocommit() as one, db.autocommit() as other:
+        assert [db.first_row(connection, "SELECT 1", {}) for connection in (one, other)] == [(1,), (1,)]
