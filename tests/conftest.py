@@ -56,7 +56,7 @@ def _use_own_database_and_vhost() -> None:
         RETRY_BACKOFF_SECONDS="1",
         RETRY_BACKOFF_MAX_SECONDS="1",
     )
-    for name in ("BROKER_URL", "PROMETHEUS_MULTIPROC_DIR", "ALERT_WEBHOOK_URL"):
+    for name in ("BROKER_URL", "PROMETHEUS_MULTIPROC_DIR", "ALERT_WEBHOOK_URL", "WEBHOOK_ALLOW_LOOPBACK"):
         os.environ.pop(name, None)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
