@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 COMPLETED = EventType.TRANSACTION_COMPLETED
 PROMPT_SECONDS = 3.0
-PATIENCE_SECONDS = 6.0
+PATIENCE_SECONDS = 4.0
 """What a receiver may take in these tests: what is prompt has not waited for one of them."""
 IN_HAND = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
 
