@@ -16,9 +16,10 @@ from gateway.domain.ids import rfc3339
 from gateway.domain.listing import Listed, conditions, search
 from gateway.domain.transactions import ATTEMPT_LIMIT
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
+from gateway.models.attempts import Attempt, RefundAttempt
 from gateway.models.dead_letters import DeadLetter
-from gateway.models.refunds import Refund, RefundAttempt
-from gateway.models.transactions import Attempt, Transaction
+from gateway.models.refunds import Refund
+from gateway.models.transactions import Transaction
 from gateway.states import AttemptOutcome, DeadLetterStatus, EventType, RefundStatus, TransactionStatus
 
 

@@ -1,4 +1,4 @@
-"""Refunds, and the attempts at giving the money back."""
+"""Refunds."""
 
 from datetime import datetime
 from uuid import UUID
@@ -7,7 +7,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, tex
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.models.base import Base, Currency, Id, MinorUnits, one_of
-from gateway.states import AttemptOutcome, RefundStatus
+from gateway.states import RefundStatus
 
 
 class Refund(Base):
@@ -53,25 +53,3 @@ class Refund(Base):
     completed_at: Mapped[datetime | None]
     rescued_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
-
-
-class RefundAttempt(Base):
-    """One attempt at a refund; its row is the claim, as that of a charge is (`gateway.models.transactions.Attempt`)."""
-
-    __tablename__ = "refund_attempts"
-    __table_args__ = (
-        one_of("outcome", AttemptOutcome),
-        CheckConstraint("number >= 1", name="number"),
-        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished"),
-    )
-
-    refund_id: Mapped[UUID] = mapped_column(ForeignKey("refunds.id"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    provider: Mapped[str]
-    task_id: Mapped[str]
-    started_at: Mapped[datetime]
-    lease_until: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
-    outcome: Mapped[str | None]
-    code: Mapped[str | None]
-    message: Mapped[str | None]

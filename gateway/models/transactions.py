@@ -1,4 +1,4 @@
-"""Transactions, the attempts at charging them, the outbox, and the answers kept for idempotent repeats."""
+"""Transactions, the outbox, and the answers kept for idempotent repeats."""
 
 from datetime import datetime
 from uuid import UUID
@@ -9,7 +9,7 @@ from sqlalchemy.types import LargeBinary
 
 from gateway.models.base import Base, CreatedAt, Currency, Id, Json, MinorUnits, Serial, one_of
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
-from gateway.states import AttemptOutcome, TransactionStatus
+from gateway.states import TransactionStatus
 
 BRIN = {"autosummarize": "on", "pages_per_range": 32}
 """Of a table that grows at its end: what came lately is found without reading more than it, and writing costs nothing
@@ -79,31 +79,6 @@ class Transaction(Base):
     completed_at: Mapped[datetime | None]
     rescued_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
-
-
-class Attempt(Base):
-    """One attempt at charging. The row is written before the call: it is the claim that keeps other workers off.
-
-    No `outcome` after `lease_until` means that its worker died, and that nobody knows what the provider did.
-    """
-
-    __tablename__ = "attempts"
-    __table_args__ = (
-        one_of("outcome", AttemptOutcome),
-        CheckConstraint("number >= 1", name="number"),
-        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="finished"),
-    )
-
-    transaction_id: Mapped[UUID] = mapped_column(ForeignKey("transactions.id"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    provider: Mapped[str]
-    task_id: Mapped[str]
-    started_at: Mapped[datetime]
-    lease_until: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
-    outcome: Mapped[str | None]
-    code: Mapped[str | None]
-    message: Mapped[str | None]
 
 
 class OutboxMessage(Base):
