@@ -14,6 +14,7 @@ from loguru import logger
 from gateway import db
 from gateway.config import settings
 from gateway.domain import ids as ids_module
+from gateway.domain import settlements
 from gateway.domain.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
 
@@ -63,6 +64,8 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
     subject = "transaction_id"
     """What the ids of its messages are, for the log."""
+    give_up = staticmethod(settlements.give_up)
+    """Allows no further attempt at such ids; see there."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's, but a message that the broker refuses is sent again and again for a while.

@@ -1,11 +1,10 @@
 """What tasks on lists of ids share: one id's failure changes nothing for its neighbours (pipeline.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import refunding, settlements
 from gateway.errors import RetriesExhausted
 from gateway.flows.provider_calls import Handled
 from gateway.telemetry import RETRIES, log_context
@@ -31,18 +30,13 @@ def work_through(task: GatewayTask, ids: object, work: Callable[[list[UUID]], li
                 task.take_apart(parsed, error)
                 task.end_chain()
                 return None
-            _give_up(task, parsed, error)
+            with db.begin() as connection:
+                task.give_up(connection, parsed, error)
             raise
     if not done:
         task.end_chain()
         return None
     return [str(id) for id in done]
-
-
-def _give_up(task: GatewayTask, ids: Sequence[UUID], error: str) -> None:
-    rules = refunding if task.subject == "refund_id" else settlements
-    with db.begin() as connection:
-        rules.give_up(connection, ids, error)
 
 
 def send_on(task: GatewayTask, ids: list[UUID], result: Handled) -> None:

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from gateway.domain import refunding
 from gateway.errors import RetriesExhausted
 from gateway.flows import refunds
 from tasks import app
@@ -14,6 +15,7 @@ class RefundTask(GatewayTask):
 
     abstract = True
     subject = "refund_id"
+    give_up = staticmethod(refunding.give_up)
 
 
 @app.task(
