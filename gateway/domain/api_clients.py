@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from gateway.config import ACCESS_TOKEN_SECONDS_MAX
 from gateway.domain import audit
 from gateway.domain.ids import new_id, rfc3339, utc_now
+from gateway.domain.listing import newest
 from gateway.errors import InvalidToken, NotFound, TooManyApiClients
 from gateway.keys import hash_secret
 from gateway.models.merchants import ApiClient, Merchant
@@ -114,9 +115,7 @@ def create(
 def list_newest(connection: Connection, merchant_id: UUID, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
     """At most `limit` clients of this merchant that are older than `before`, newest first."""
     query = select(*_COLUMNS).where(ApiClient.merchant_id == merchant_id, ApiClient.revoked_at.is_(None))
-    if before is not None:
-        query = query.where(ApiClient.id < before)
-    return [_represent(row) for row in connection.execute(query.order_by(ApiClient.id.desc()).limit(limit))]
+    return [_represent(row) for row in connection.execute(newest(query, ApiClient.id, before, limit))]
 
 
 def _theirs(merchant_id: UUID, id: UUID) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from gateway.domain import audit, dead_letters, outbox
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import new_id, parse_id, rfc3339
+from gateway.domain.listing import newest
 from gateway.domain.outbox import Topic
 from gateway.errors import InvalidState, NotFound
 from gateway.models.dead_letter_jobs import DeadLetterJob
@@ -129,10 +130,7 @@ def cancel(connection: Connection, job_id: UUID, actor: str) -> dict[str, Any]:
 
 def list_newest(connection: Connection, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
     """At most `limit` jobs older than `before`, newest first."""
-    query = select(_TABLE).order_by(_J.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(_J.id < before)
-    return [_represent(row) for row in connection.execute(query)]
+    return [_represent(row) for row in connection.execute(newest(select(_TABLE), _J.id, before, limit))]
 
 
 def find(connection: Connection, job_id: UUID) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy.sql import ColumnElement
 
 from gateway.domain import audit
 from gateway.domain.ids import rfc3339
-from gateway.domain.listing import conditions
+from gateway.domain.listing import conditions, newest
 from gateway.errors import AlreadyResolved, NotFound
 from gateway.models.reconciliation import Discrepancy, ReconciliationFinding
 from gateway.states import DiscrepancyStatus
@@ -45,9 +45,7 @@ def list_newest(
     if wanted.run_id is not None:
         key = _F.discrepancy_id
         query = query.join(_F, _F.discrepancy_id == _D.id).where(_F.run_id == wanted.run_id)
-    if before is not None:
-        query = query.where(key < before)
-    return [_represent(row) for row in connection.execute(query.order_by(key.desc()).limit(limit))]
+    return [_represent(row) for row in connection.execute(newest(query, key, before, limit))]
 
 
 def find(connection: Connection, discrepancy_id: UUID) -> dict[str, Any]:

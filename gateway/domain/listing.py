@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from operator import lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import ColumnElement
 
@@ -37,6 +38,13 @@ def created_within(
     if until is not None:
         bounds.append(id < smallest_id(until, lag))
     return bounds
+
+
+def newest(
+    query: Select[*tuple[Any, ...]], id: InstrumentedAttribute[UUID], before: UUID | None, limit: int
+) -> Select[*tuple[Any, ...]]:
+    """A page of `query`: at most `limit` rows with an `id` below `before`, those with the largest first."""
+    return query.where(*conditions((id, lt, before))).order_by(id.desc()).limit(limit)
 
 
 class Listed(list[dict[str, Any]]):

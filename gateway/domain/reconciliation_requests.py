@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, insert, select, text
 
 from gateway.domain import audit, outbox
 from gateway.domain.ids import new_id, rfc3339
+from gateway.domain.listing import newest
 from gateway.domain.outbox import Topic
 from gateway.errors import NotFound
 from gateway.models.reconciliation import ReconciliationRun
@@ -48,10 +49,7 @@ def request(
 
 def list_newest(connection: Connection, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
     """At most `limit` runs older than `before`, the nightly ones among them, newest first."""
-    query = select(_TABLE).order_by(_R.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(_R.id < before)
-    return [_represent(row) for row in connection.execute(query)]
+    return [_represent(row) for row in connection.execute(newest(select(_TABLE), _R.id, before, limit))]
 
 
 def find(connection: Connection, run_id: UUID) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Reading settlements back for the merchant whom they are for."""
 
 from collections.abc import Sequence
+from operator import eq
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
 from gateway.domain.ids import rfc3339
+from gateway.domain.listing import conditions, newest
 from gateway.errors import NotFound
 from gateway.models.settlements import Settlement
 
@@ -46,9 +48,6 @@ def list_newest(
     connection: Connection, merchant_id: UUID, transaction_id: UUID | None, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """At most `limit` settlements of this merchant that are older than `before`, newest first."""
-    query = select(*COLUMNS).where(_S.merchant_id == merchant_id)
-    if transaction_id is not None:
-        query = query.where(_S.transaction_id == transaction_id)
-    if before is not None:
-        query = query.where(_S.id < before)
-    return [of_row(row) for row in connection.execute(query.order_by(_S.id.desc()).limit(limit))]
+    wanted = conditions((_S.transaction_id, eq, transaction_id))
+    query = select(*COLUMNS).where(_S.merchant_id == merchant_id, *wanted)
+    return [of_row(row) for row in connection.execute(newest(query, _S.id, before, limit))]

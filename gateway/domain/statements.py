@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, time, timedelta
+from operator import eq
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.domain import audit, reconciliation_requests, statement_files
 from gateway.domain.ids import rfc3339, utc_now
+from gateway.domain.listing import conditions, newest
 from gateway.domain.statement_files import ERRORS_MAX, StatementFile
 from gateway.errors import FieldError, NotFound
 from gateway.models.statements import Statement
@@ -87,12 +89,8 @@ def list_newest(
     connection: Connection, provider: str | None, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """At most `limit` statements older than `before`, newest first."""
-    query = select(_TABLE).order_by(_S.id.desc()).limit(limit)
-    if provider is not None:
-        query = query.where(_S.provider == provider)
-    if before is not None:
-        query = query.where(_S.id < before)
-    return [_represent(row) for row in connection.execute(query)]
+    query = select(_TABLE).where(*conditions((_S.provider, eq, provider)))
+    return [_represent(row) for row in connection.execute(newest(query, _S.id, before, limit))]
 
 
 def find(connection: Connection, statement_id: UUID) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from gateway import vault
 from gateway.domain import audit
 from gateway.domain.ids import new_id, rfc3339
+from gateway.domain.listing import newest
 from gateway.errors import NotFound, TooManyEndpoints
 from gateway.models.merchants import Merchant
 from gateway.models.webhooks import WebhookEndpoint
@@ -82,9 +83,7 @@ def find(connection: Connection, merchant_id: UUID, endpoint_id: UUID) -> dict[s
 def list_newest(connection: Connection, merchant_id: UUID, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
     """At most `limit` endpoints of this merchant that are older than `before`, newest first."""
     query = select(*_COLUMNS).where(_P.merchant_id == merchant_id, _P.deleted_at.is_(None))
-    if before is not None:
-        query = query.where(_P.id < before)
-    return [_of_row(row) for row in connection.execute(query.order_by(_P.id.desc()).limit(limit))]
+    return [_of_row(row) for row in connection.execute(newest(query, _P.id, before, limit))]
 
 
 def change(
