@@ -120,7 +120,6 @@ def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
     try:
         with patience(IDLE_CHECK_PATIENCE_SECONDS):
             connection.execute("SELECT 1")
-            connection.rollback()
     except Exception as exc:
         if time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
             raise OperationalError("SELECT 1", {}, exc) from exc  # a server that hangs would hang again
