@@ -8,7 +8,7 @@ from gateway.outcomes import Approved, Charge, Refund, Unavailable, Unknown
 from gateway.providers.base import Provider
 from gateway.providers.sandbox import Sandbox
 from gateway.providers.simulated import REFUND_TOKENS, Simulated
-from tests.providers.test_sandbox import TIMEOUT_SECONDS, answer, kind, stranger
+from tests.providers.test_sandbox import MODES, TIMEOUT_SECONDS, answer, kind, stranger
 from tests.sandbox.process import AcquirerProcess
 
 EXPECTED = {
@@ -71,16 +71,7 @@ def test_a_lost_answer_is_settled_by_a_status_query(provider: Provider, token: s
 
 @pytest.mark.parametrize(
     ("mode", "refunded", "status", "refunds"),
-    [
-        ("normal", "Approved", "Approved", 1),
-        ("slow", "Unknown provider_timeout", "Unknown provider_timeout", 1),
-        ("drop_before", "Unknown connection_lost", "Unknown connection_lost", 0),
-        ("drop_after", "Unknown connection_lost", "Unknown connection_lost", 1),
-        ("error_before", "Unavailable http_503", "Unknown http_503", 0),
-        ("error_after", "Unknown http_500", "Unknown http_500", 1),
-        ("wrong_amount", "Unknown answer_mismatch", "Unknown answer_mismatch", 1),
-        ("hang", "Unknown provider_timeout", "Unknown provider_timeout", 0),
-    ],
+    MODES,
 )
 def test_each_mode_leaves_the_refund_as_unknown_as_it_is(
     acquirer: AcquirerProcess, mode: str, refunded: str, status: str, refunds: int

@@ -24,6 +24,19 @@ def new_charge(token: str = "tok_approve", attempt: int = 1) -> Charge:
     return Charge(uuid4(), 1_000, "USD", token, attempt)
 
 
+MODES = [
+    ("normal", "Approved", "Approved", 1),
+    ("slow", "Unknown provider_timeout", "Unknown provider_timeout", 1),
+    ("drop_before", "Unknown connection_lost", "Unknown connection_lost", 0),
+    ("drop_after", "Unknown connection_lost", "Unknown connection_lost", 1),
+    ("error_before", "Unavailable http_503", "Unknown http_503", 0),
+    ("error_after", "Unknown http_500", "Unknown http_500", 1),
+    ("wrong_amount", "Unknown answer_mismatch", "Unknown answer_mismatch", 1),
+    ("hang", "Unknown provider_timeout", "Unknown provider_timeout", 0),
+]
+"""The acquirer's modes: what an instruction comes to, what its status is then, and how often it was carried out."""
+
+
 def kind(outcome: Outcome) -> str:
     code = "" if isinstance(outcome, Approved) else f" {outcome.code}"
     return type(outcome).__name__ + code
@@ -146,16 +159,7 @@ def test_a_decline_is_found_by_its_key(acquirer: AcquirerProcess) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "charged", "status", "charges"),
-    [
-        ("normal", "Approved", "Approved", 1),
-        ("slow", "Unknown provider_timeout", "Unknown provider_timeout", 1),
-        ("drop_before", "Unknown connection_lost", "Unknown connection_lost", 0),
-        ("drop_after", "Unknown connection_lost", "Unknown connection_lost", 1),
-        ("error_before", "Unavailable http_503", "Unknown http_503", 0),
-        ("error_after", "Unknown http_500", "Unknown http_500", 1),
-        ("wrong_amount", "Unknown answer_mismatch", "Unknown answer_mismatch", 1),
-        ("hang", "Unknown provider_timeout", "Unknown provider_timeout", 0),
-    ],
+    MODES,
 )
 def test_each_mode_leaves_the_charge_as_unknown_as_it_is(
     acquirer: AcquirerProcess, mode: str, charged: str, status: str, charges: int
