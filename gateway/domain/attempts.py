@@ -120,14 +120,18 @@ def claim(
     return result
 
 
-def results_cte(*, attempts: str, key: str, **more: str) -> str:
-    """CTEs that read the arrays of `results`, and of `more` (name to type), as `result`, and finish the attempts."""
+def results_cte(*, attempts: str, key: str, open_status: str, **more: str) -> str:
+    """CTEs that read the arrays of `results`, and of `more` (name to type), as `result`, and finish the attempts.
+
+    Subjects are to be compared with `result.open_status`, not with the literal: given that, the planner may read all
+    subjects that are open, by an index on the status, for every row of a list.
+    """
     types = {"id": "uuid", "number": "int"} | dict.fromkeys(
         ("outcome", "code", "message", "provider_reference"), "text"
     )
     arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in (types | more).items())
     return f"""result AS MATERIALIZED (
-        SELECT * FROM unnest({arrays}) AS r ({", ".join(types | more)})
+        SELECT *, '{open_status}' AS open_status FROM unnest({arrays}) AS r ({", ".join(types | more)})
     ), attempt AS (
         UPDATE {attempts} a
         SET outcome = r.outcome, code = r.code, message = r.message, finished_at = now()

@@ -71,8 +71,9 @@ A list may end several refunds of one transaction. Transactions are locked in th
 end refunds of the same ones wait for each other, but never in a circle.
 """
 
+_RESULTS = attempts.results_cte(attempts="refund_attempts", key="refund_id", open_status=RefundStatus.PENDING)
 _RECORD = text(f"""
-    WITH {attempts.results_cte(attempts="refund_attempts", key="refund_id")}, moved AS (
+    WITH {_RESULTS}, moved AS (
         UPDATE refunds f
         SET status = CASE r.outcome
                 WHEN 'approved' THEN 'completed' WHEN 'declined' THEN 'failed' ELSE 'pending' END,
@@ -81,7 +82,7 @@ _RECORD = text(f"""
             provider_reference = r.provider_reference,
             completed_at = CASE WHEN r.outcome = 'approved' THEN now() END,
             {DECLINED_COLUMNS}
-        FROM result r WHERE f.id = r.id AND f.status = 'pending'
+        FROM result r WHERE f.id = r.id AND f.status = r.open_status
         RETURNING f.id, f.transaction_id, f.merchant_id, f.amount, f.currency, f.status, f.created_at
     ), posted AS (
         INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,

@@ -1,14 +1,22 @@
 """Choosing a provider for each accepted transaction: `pending` becomes `processing`."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
 from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
+from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
+
+
+class NoProvider(PermanentError):
+    """No provider takes payments in this currency."""
+
+    code = "no_provider"
+    remedy = "Enable a provider for it in PROVIDERS, then replay the dead letter."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,44 +35,53 @@ class Routed:
     nonexistent: list[UUID]
 
 
+# One statement: what it finds and what it moves. The status is compared with a column, not with a literal: given that,
+# the planner may read all pending transactions, by an index on the status, for every list.
 _ROUTE = text(f"""
-    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK})
-    UPDATE transactions t
-    SET status = 'processing', provider = r.provider, routing_reason = r.reason, routed_at = now(),
-        updated_at = now()
-    FROM hasty, unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:reasons AS text[]))
-        AS r (id, provider, reason)
-    WHERE t.id = r.id AND t.status = 'pending'
-    RETURNING t.id
-""")  # noqa: S608  # a constant
+    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
+        SELECT *, '{TransactionStatus.PENDING}' AS open_status
+        FROM unnest(CAST(:currencies AS text[]), CAST(:providers AS text[]), CAST(:reasons AS text[]))
+            AS c (currency, provider, reason)
+    ), moved AS (
+        UPDATE transactions t
+        SET status = '{TransactionStatus.PROCESSING}', provider = c.provider, routing_reason = c.reason,
+            routed_at = now(), updated_at = now()
+        FROM hasty, choice c
+        WHERE t.id = ANY(CAST(:ids AS uuid[])) AND t.currency = c.currency AND t.status = c.open_status
+        RETURNING t.id
+    )
+    SELECT t.id, t.status, t.currency, m.id IS NOT NULL AS moved
+    FROM transactions t LEFT JOIN moved m ON m.id = t.id WHERE t.id = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608  # constants
+
+
+def route(connection: Connection, ids: Sequence[UUID], routes: Mapping[str, Route]) -> Routed:
+    """Route those of `ids` that are pending, by their currency. `connection` may be in autocommit.
+
+    Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
+
+    Raises:
+        NoProvider: `routes` lacks a currency; the others are routed.
+    """
+    values = {
+        "ids": list(ids),
+        "currencies": list(routes),
+        "providers": [choice.provider for choice in routes.values()],
+        "reasons": [choice.reason for choice in routes.values()],
+    }
+    found = connection.execute(_ROUTE, values).all()
+    left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
+    if unroutable := sorted(set(left.values()) - routes.keys()):
+        raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")
+    routed = {row.id for row in found if row.moved or row.status == TransactionStatus.PROCESSING}
+    routed |= _processing(connection, left)
+    known = {row.id for row in found}
+    return Routed([id for id in ids if id in routed], [id for id in ids if id not in known])
 
 
 def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
-    """Those that another worker routed between the two statements: who hands them on is not known, so we do too."""
+    """Those that another worker routed meanwhile: who hands them on is not known, so we do too."""
     if not ids:
         return set()
     query = select(Transaction.id).where(Transaction.id.in_(ids), Transaction.status == TransactionStatus.PROCESSING)
     return set(connection.scalars(query))
-
-
-def route(connection: Connection, ids: Sequence[UUID], choose: Callable[[str], Route]) -> Routed:
-    """Route those of `ids` that are pending; `choose` picks by currency. `connection` may be in autocommit.
-
-    Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
-    """
-    found = connection.execute(
-        select(Transaction.id, Transaction.status, Transaction.currency).where(Transaction.id.in_(ids))
-    ).all()
-    routes = {row.id: choose(row.currency) for row in found if row.status == TransactionStatus.PENDING}
-    routed = {row.id for row in found if row.status == TransactionStatus.PROCESSING}
-    if routes:
-        chosen = list(routes.values())
-        values = {
-            "ids": list(routes),
-            "providers": [choice.provider for choice in chosen],
-            "reasons": [choice.reason for choice in chosen],
-        }
-        moved = set(connection.scalars(_ROUTE, values))
-        routed |= moved | _processing(connection, routes.keys() - moved)
-    known = {row.id for row in found}
-    return Routed([id for id in ids if id in routed], [id for id in ids if id not in known])

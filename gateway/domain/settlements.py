@@ -51,7 +51,13 @@ def _claim_of(row: Row[Any], in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # 
     return ChargeClaim(charge, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
 
 
-_RESULTS = attempts.results_cte(attempts="attempts", key="transaction_id", fee="bigint", settlement_id="uuid")
+_RESULTS = attempts.results_cte(
+    attempts="attempts",
+    key="transaction_id",
+    open_status=TransactionStatus.PROCESSING,
+    fee="bigint",
+    settlement_id="uuid",
+)
 _RECORD = text(f"""
     WITH {_RESULTS}, moved AS (
         UPDATE transactions t
@@ -62,7 +68,7 @@ _RECORD = text(f"""
             provider_reference = r.provider_reference,
             completed_at = CASE WHEN r.outcome = 'approved' THEN now() END,
             {DECLINED_COLUMNS}
-        FROM result r WHERE t.id = r.id AND t.status = 'processing'
+        FROM result r WHERE t.id = r.id AND t.status = r.open_status
         RETURNING t.id, t.merchant_id, t.amount, t.currency, t.provider, t.status, t.attempts, t.created_at,
                   r.provider_reference, r.fee, r.settlement_id
     ), settled AS (

@@ -23,7 +23,7 @@ from gateway.models import all_tables
 from tests.api.conftest import Caller
 from tests.api.routes import endpoints, name_of, path_of, route_of
 from tests.api.world import World, world
-from tests.captured_sql import Statement, statements
+from tests.captured_sql import Statement, executed, read_by, statements
 
 __all__ = ["world"]
 
@@ -161,27 +161,6 @@ def pages(caller: Caller, path: str, query: dict[str, object]) -> Iterator[State
         if not answer.is_json or not answer.json.get("next_cursor"):
             return
         query = query | {"cursor": answer.json["next_cursor"]}
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan's node and all below it."""
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)
-
-
-def executed(statement: Statement) -> list[dict[str, Any]]:
-    """The nodes of the plan that PostgreSQL makes and runs for a statement."""
-    with begin() as connection:
-        explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement.sql}"
-        found = connection.exec_driver_sql(explain, statement.parameters).scalar_one()
-    return list(nodes(found[0]["Plan"]))
-
-
-def read_by(node: dict[str, Any]) -> int:
-    """The rows of a table that a node reads, whether or not it hands them on."""
-    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-    return round((node["Actual Rows"] + removed) * node["Actual Loops"]) if "Relation Name" in node else 0
 
 
 def large_tables() -> set[str]:

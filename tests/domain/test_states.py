@@ -18,7 +18,8 @@ UPDATE = re.compile(
     re.DOTALL,
 )
 ASSIGNED = re.compile(r"(?<!\w)status = (CASE .*? END|'\w+')", re.DOTALL)
-EXPECTED = re.compile(r"\bstatus (= '\w+'|IN \([^)]*\))")
+EXPECTED = re.compile(r"\bstatus (= '\w+'|= \w\.open_status|IN \([^)]*\))")
+OPEN_STATUS = re.compile(r"'\w+' AS open_status")
 
 
 def sql() -> Iterator[str]:
@@ -43,7 +44,9 @@ def moves_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
             expected = EXPECTED.search(found["condition"])
             assert expected, f"expects no status: {found[0]}"
             targets = quoted(assigned[1]) & statuses
-            made |= {(source, target) for source in quoted(expected[1]) for target in targets if source != target}
+            sources = OPEN_STATUS.search(statement) if "open_status" in expected[1] else expected
+            assert sources, f"says nowhere what open_status is: {statement}"
+            made |= {(source, target) for source in quoted(sources[0]) for target in targets if source != target}
     return made
 
 

@@ -12,7 +12,7 @@ from gateway.db import autocommit, begin
 from gateway.domain import routing as domain_routing
 from gateway.domain import settlements
 from gateway.domain.ids import new_id
-from gateway.domain.routing import Route
+from gateway.domain.routing import NoProvider, Route
 from gateway.flows import routing
 from gateway.flows.provider_calls import Handled
 from gateway.flows.settlement import settle
@@ -26,6 +26,7 @@ from tests.factories import (
     route_payments,
     status_of,
 )
+from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -199,14 +200,22 @@ def test_a_transaction_that_two_workers_route_at_once_is_handed_on_by_both() -> 
 
 def test_a_payment_that_is_canceled_while_it_is_being_routed_stays_canceled() -> None:
     id = accept_payment(make_merchant())
-
-    def choose_and_cancel(_currency: str) -> Route:
-        execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=id)
-        return Route("simulated", "first")
-
-    with begin() as connection:
-        assert domain_routing.route(connection, [id], choose_and_cancel).routed == []
+    with ThreadPoolExecutor(1) as pool:
+        with begin() as connection:
+            connection.execute(text("UPDATE transactions SET status = 'canceled' WHERE id = :id"), {"id": id})
+            routed = pool.submit(routing.route, [id])
+            eventually(lambda: count("pg_locks", "NOT granted"), what="the route that waits for the cancellation")
+        assert routed.result().routed == []
     assert status_of(id) == "canceled"
+
+
+def test_a_currency_that_no_provider_takes_is_named_and_its_neighbours_are_routed() -> None:
+    merchant_id = make_merchant()
+    ids = [accept_payment(merchant_id), accept_payment(merchant_id)]
+    execute("UPDATE transactions SET currency = 'CHF' WHERE id = :id", id=ids[0])
+    with autocommit() as connection, pytest.raises(NoProvider, match="CHF"):
+        domain_routing.route(connection, ids, {"USD": Route("simulated", "first")})
+    assert [status_of(id) for id in ids] == ["pending", "processing"]
 
 
 def test_routing_leaves_finished_transactions_alone() -> None:

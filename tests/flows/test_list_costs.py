@@ -1,0 +1,48 @@
+"""What a list costs does not grow with the backlog that it is a part of, nor with what PostgreSQL believes of it."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from gateway.flows import routing
+from gateway.flows.settlement import settle
+from tests.captured_sql import executed, read_by, statements
+from tests.factories import accept_payment, execute, make_merchant
+
+pytestmark = pytest.mark.usefixtures("database")
+
+BACKLOG = 2_000
+LIST = 50
+COPIES = """
+    INSERT INTO transactions (id, merchant_id, amount, currency, payment_method, status, provider, attempt_limit,
+                              provider_reference, completed_at, request_id, created_at, updated_at)
+    SELECT uuid_v7(), merchant_id, amount, currency, payment_method, :status, 'simulated', 4,
+           CASE WHEN :status = 'completed' THEN id::text END, CASE WHEN :status = 'completed' THEN now() END,
+           request_id, now(), now()
+    FROM transactions, generate_series(1, :number) WHERE id = :id
+"""
+
+
+@pytest.fixture
+def ids() -> Iterator[list[UUID]]:
+    """A list of payments in a backlog that PostgreSQL's statistics know nothing of, as at the start of a rush."""
+    merchant_id = make_merchant()
+    first = accept_payment(merchant_id)
+    execute(COPIES, status="completed", number=10 * BACKLOG, id=first)
+    execute("ANALYZE transactions")
+    for status in ("pending", "processing"):
+        execute(COPIES, status=status, number=BACKLOG, id=first)
+    yield [accept_payment(merchant_id) for _ in range(LIST)]
+    execute("ANALYZE transactions")
+
+
+def test_a_list_reads_its_own_rows_however_many_wait(ids: list[UUID]) -> None:
+    with statements() as sent:
+        assert routing.route(ids).routed == ids
+        assert set(settle(ids, "task").completed) == set(ids)
+    assert len(sent) == 3, "routed, claimed and recorded"
+    for statement in sent:
+        plan = executed(statement)
+        read = sum(read_by(node) for node in plan)
+        assert read <= 5 * LIST, (read, statement.sql, plan)
