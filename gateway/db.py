@@ -6,16 +6,16 @@ round trips around it: PostgreSQL runs it as a transaction of its own. Only the 
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway.config import settings
 
@@ -147,27 +147,6 @@ def autocommit() -> Iterator[Connection]:
     """A connection on which each statement commits by itself."""
     with engine().connect() as connection:
         yield connection
-
-
-def first_row(connection: Connection, statement: LiteralString, values: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The first row of `statement`, whose parameters are written as psycopg does: `%(name)s`.
-
-    For the one statement of a POST: it goes past SQLAlchemy's compiler and results, which take a fifth of its time.
-
-    Raises:
-        sqlalchemy.exc.DBAPIError: as `connection.execute` raises it.
-    """
-    driver: psycopg.Connection[Sequence[Any]] = connection.connection.driver_connection  # type: ignore[assignment]
-    try:
-        return driver.execute(statement, values).fetchone()
-    except psycopg.Error as exc:
-        lost = driver.closed
-        if lost:
-            connection.invalidate(exc)
-            connection.engine.dispose()  # the others in the pool are lost too, as `connection.execute` would conclude
-        raise DBAPIError.instance(
-            None, None, exc, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
-        ) from exc
 
 
 def wait_until_available(seconds: float) -> bool:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from gateway.db import autocommit, begin
+from gateway.domain.idempotency import Given, IdempotencyKey
 from gateway.domain.ids import new_id
-from gateway.domain.transactions import NewTransaction, accept
+from gateway.domain.transactions import Acceptance, NewTransaction, repeat, store
 from gateway.flows import routing
 from gateway.models.merchants import Merchant
 from gateway.models.transactions import Transaction
@@ -20,6 +21,16 @@ def make_merchant(fee_basis_points: int = 290) -> UUID:
         values = {"id": merchant_id, "business_name": "Test", "fee_basis_points": fee_basis_points}
         connection.execute(insert(Merchant).values(values))
     return merchant_id
+
+
+def accept(
+    connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
+) -> Given:
+    """What one request gets that comes alone."""
+    acceptance = Acceptance.of(merchant_id, new, request_id, key)
+    if store(connection, [acceptance]) == [True]:
+        return Given(acceptance.answer, replayed=False)
+    return Given(repeat(connection, acceptance), replayed=True)
 
 
 def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 1_000, currency: str = "USD") -> UUID:

@@ -12,10 +12,10 @@ from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import new_id, utc_now
-from gateway.domain.transactions import ATTEMPT_LIMIT, NewTransaction, accept
+from gateway.domain.transactions import ATTEMPT_LIMIT, NewTransaction
 from gateway.flows.refunds import refund
 from gateway.flows.settlement import settle
-from tests.factories import accept_payment, execute, make_merchant, route_payments
+from tests.factories import accept, accept_payment, execute, make_merchant, route_payments
 from tests.refunds import ask, paid, refunded
 
 ACTOR = "operator@example.com"

@@ -110,7 +110,7 @@ def test_when_one_connection_is_lost_no_other_of_the_pool_is_used() -> None:
     with psycopg.connect(url, autocommit=True) as killer:
         killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])
     with pytest.raises(OperationalError) as caught, db.autocommit() as connection:
-        db.first_row(connection, "SELECT 1", {})
+        connection.execute(text("SELECT 1"))
     assert caught.value.connection_invalidated
     with db.autocommit() as one, db.autocommit() as other:
-        assert [db.first_row(connection, "SELECT 1", {}) for connection in (one, other)] == [(1,), (1,)]
+        assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]

@@ -1,10 +1,12 @@
 """Transactions over HTTP: post one, read one, list them, cancel one."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway import db
 from gateway.api import idempotency
@@ -14,10 +16,11 @@ from gateway.api.paging import Decimal, Page, list_page
 from gateway.api.parameters import CurrencyCode, Moment
 from gateway.api.validation import RequestModel
 from gateway.domain import transaction_queries, transactions
-from gateway.domain.idempotency import Answer
+from gateway.domain.idempotency import Answer, Given
 from gateway.domain.transaction_queries import TransactionFilter
-from gateway.domain.transactions import NewTransaction
-from gateway.errors import InvalidState, UnknownPaymentMethod
+from gateway.domain.transactions import Acceptance, NewTransaction
+from gateway.errors import IdempotencyInProgress, InvalidState, UnknownPaymentMethod
+from gateway.gathering import Gathering
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
@@ -30,6 +33,7 @@ CUSTOMER_ID_MAX_LENGTH = 64
 METADATA_MAX_KEYS = 50
 METADATA_KEY_MAX_LENGTH = 40
 METADATA_VALUE_MAX_LENGTH = 500
+STORED_TOGETHER_MAX = 50
 
 routes = Routes("Transactions")
 
@@ -127,6 +131,14 @@ class TransactionQuery(Page):
         return TransactionFilter(**self.model_dump(exclude={"limit", "cursor"}))
 
 
+def _store(acceptances: Sequence[Acceptance]) -> list[bool]:
+    with db.autocommit() as connection:
+        return transactions.store(connection, acceptances)
+
+
+_storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyInProgress, IntegrityError, DataError))
+
+
 @routes.post(
     "/v1/transactions",
     scope="transactions:write",
@@ -136,13 +148,12 @@ class TransactionQuery(Page):
 )
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
-    key = call.idempotency_key()
-    new = body.as_new()
+    acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
+    if _storing.do(acceptance):
+        TRANSACTIONS_CREATED.labels(acceptance.new.currency).inc()
+        return idempotency.reply(Given(acceptance.answer, replayed=False))
     with db.autocommit() as connection:
-        accepted = transactions.accept(connection, call.merchant_id, new, call.request_id, key)
-    if not accepted.replayed:
-        TRANSACTIONS_CREATED.labels(new.currency).inc()
-    return idempotency.reply(accepted)
+        return idempotency.reply(Given(transactions.repeat(connection, acceptance), replayed=True))
 
 
 @routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})

@@ -1,6 +1,7 @@
 """Accepting transactions, and canceling them before they are routed."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,10 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway import db
 from gateway.domain.events import TELLING
-from gateway.domain.idempotency import Answer, Given, IdempotencyKey, first_answer, waiting_for_the_first
-from gateway.domain.ids import new_id, time_of
+from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer, waiting_for_the_first
+from gateway.domain.ids import new_id, rfc3339, time_of
 from gateway.domain.outbox import Topic
 from gateway.domain.transaction_queries import COLUMNS, find, of_row, represent
 from gateway.errors import InvalidState
@@ -35,69 +35,101 @@ class NewTransaction:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A transaction to be stored, and the answer that its merchant gets once it is."""
+
+    id: UUID
+    merchant_id: UUID
+    new: NewTransaction
+    request_id: str
+    key: IdempotencyKey | None
+    answer: Answer
+
+    @classmethod
+    def of(cls, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None) -> "Acceptance":
+        """The acceptance of what a merchant asks for. Nothing is stored yet."""
+        id = new_id()
+        answer = Answer(201, json.dumps(_as_accepted(id, merchant_id, new, time_of(id))), location_of(id))
+        return cls(id, merchant_id, new, request_id, key, answer)
+
+
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
-# at all. A repeat waits for the first request's commit on the record's unique key, then inserts nothing.
-_INSERT_TRANSACTION = """
-    INSERT INTO transactions (id, merchant_id, amount, currency, payment_method, reference, description, customer_id,
-                              metadata, attempt_limit, request_id, created_at, updated_at)
-    SELECT %(id)s, %(merchant_id)s, %(amount)s, %(currency)s, %(payment_method)s, %(reference)s, %(description)s,
-           %(customer_id)s, CAST(%(metadata)s AS jsonb), %(attempt_limit)s, %(request_id)s, %(now)s, %(now)s
-"""
-_INSERT_OUTBOX = "INSERT INTO outbox (topic, subject_id) SELECT %(topic)s, id FROM accepted RETURNING subject_id"
-_ACCEPT = f"WITH accepted AS ({_INSERT_TRANSACTION} RETURNING id) {_INSERT_OUTBOX}"
-_ACCEPT_ONCE = f"""
-    WITH record AS (
+# at all. A repeat waits for the first request's commit on the record's unique key, then inserts nothing. Two lists with
+# the same keys wait for each other in the order of the keys, never in a circle.
+_STORE = text(f"""
+    WITH new AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(CAST(:acceptances AS json)) AS n (
+            id uuid, merchant_id uuid, amount bigint, currency text, payment_method text, reference text,
+            description text, customer_id text, metadata jsonb, request_id text, created_at timestamptz,
+            key text, request_hash text, location text, http_status int, body text)
+    ), record AS (
         INSERT INTO idempotency_records (merchant_id, key, request_hash, transaction_id, location, status, body)
-        VALUES (%(merchant_id)s, %(key)s, %(request_hash)s, %(id)s, %(location)s, %(http_status)s, %(body)s)
+        SELECT merchant_id, key, decode(request_hash, 'hex'), id, location, http_status, body
+        FROM new WHERE key IS NOT NULL ORDER BY merchant_id, key
         ON CONFLICT DO NOTHING RETURNING transaction_id
-    ), accepted AS ({_INSERT_TRANSACTION} FROM record RETURNING id) {_INSERT_OUTBOX}
-"""  # noqa: S608  # both parts are constants
+    ), accepted AS (
+        INSERT INTO transactions (id, merchant_id, amount, currency, payment_method, reference, description,
+                                  customer_id, metadata, attempt_limit, request_id, created_at, updated_at)
+        SELECT id, merchant_id, amount, currency, payment_method, reference, description, customer_id,
+               metadata, {ATTEMPT_LIMIT}, request_id, created_at, created_at
+        FROM new WHERE key IS NULL OR id IN (SELECT transaction_id FROM record)
+        RETURNING id
+    )
+    INSERT INTO outbox (topic, subject_id) SELECT '{Topic.TRANSACTION_CREATED}', id FROM accepted RETURNING subject_id
+""")  # noqa: S608  # constants
 
 
-def accept(
-    connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
-) -> Given:
-    """Store a transaction with its outbox row, or give the first answer again when `key` was used before.
+def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[bool]:
+    """Store transactions with their outbox rows; of each whether it is stored, or was before: see `repeat`.
 
     `connection` may be in autocommit: a single statement does all of the writing.
 
     Raises:
-        IdempotencyKeyReused: `key` came with a different request before.
-        IdempotencyInProgress: the first request with `key` has not ended within `db.LOCK_TIMEOUT_MS`.
+        IdempotencyInProgress: the first request with one of the keys has not ended within `db.LOCK_TIMEOUT_MS`. Nothing
+            is stored.
     """
-    transaction_id = new_id()
-    now = time_of(transaction_id)
-    answer = Answer(201, json.dumps(_as_accepted(transaction_id, merchant_id, new, now)), location_of(transaction_id))
-    values: dict[str, Any] = {
-        "id": transaction_id,
-        "merchant_id": merchant_id,
+    values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
+    with waiting_for_the_first():
+        stored = set(connection.scalars(_STORE, values))
+    return [acceptance.id in stored for acceptance in acceptances]
+
+
+def repeat(connection: Connection, acceptance: Acceptance) -> Answer:
+    """The answer that the first request with the key of `acceptance` got.
+
+    Raises:
+        IdempotencyKeyReused: the key came with a different request then.
+    """
+    assert acceptance.key is not None, "without a key each request is a new one"
+    return first_answer(connection, acceptance.merchant_id, acceptance.key)
+
+
+def _row_of(acceptance: Acceptance) -> dict[str, Any]:
+    """A row of `new` in `_STORE`; members that it does not name are NULL."""
+    new, key, answer = acceptance.new, acceptance.key, acceptance.answer
+    row = {
+        "id": str(acceptance.id),
+        "merchant_id": str(acceptance.merchant_id),
         "amount": new.amount,
         "currency": new.currency,
         "payment_method": new.payment_method,
         "reference": new.reference,
         "description": new.description,
         "customer_id": new.customer_id,
-        "metadata": json.dumps(new.metadata),
-        "attempt_limit": ATTEMPT_LIMIT,
-        "request_id": request_id,
-        "now": now,
-        "topic": Topic.TRANSACTION_CREATED.value,
+        "metadata": new.metadata,
+        "request_id": acceptance.request_id,
+        "created_at": rfc3339(time_of(acceptance.id)),
     }
-    if key is None:
-        db.first_row(connection, _ACCEPT, values)
-        return Given(answer, replayed=False)
-    values |= {
-        "key": key.key,
-        "request_hash": key.request_hash,
-        "location": answer.location,
-        "http_status": answer.status,
-        "body": answer.body,
-    }
-    with waiting_for_the_first():
-        stored = db.first_row(connection, _ACCEPT_ONCE, values)
-    if stored is not None:
-        return Given(answer, replayed=False)
-    return Given(first_answer(connection, merchant_id, key), replayed=True)
+    if key is not None:
+        row |= {
+            "key": key.key,
+            "request_hash": key.request_hash.hex(),
+            "location": answer.location,
+            "http_status": answer.status,
+            "body": answer.body,
+        }
+    return row
 
 
 def location_of(transaction_id: UUID) -> str:

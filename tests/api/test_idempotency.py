@@ -113,3 +113,24 @@ def test_a_card_number_is_no_key(merchant: Caller) -> None:
     expect_problem(answer, 422, "card_number_rejected")
     assert field_errors(answer) == {"/Idempotency-Key": "card_number_rejected"}
     assert count("idempotency_records") == 0
+
+
+def test_a_key_in_progress_delays_but_spoils_no_post_that_is_stored_with_it(merchant: Caller) -> None:
+    headers = [key("stuck"), key("order-1"), key("stuck"), key("order-2"), {}, {}]
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
+        values = {"merchant_id": merchant.merchant_id, "hash": bytes(32)}
+        running.execute(
+            text(
+                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
+                " VALUES (:merchant_id, 'stuck', :hash, 201, '')"
+            ),
+            values,
+        )
+        with ThreadPoolExecutor(len(headers)) as threads:
+            answers = list(threads.map(merchant.pay, headers))
+
+    assert [answer.status_code for answer in answers] == [409, 201, 409, 201, 201, 201]
+    assert len({answer.json["id"] for answer in answers if answer.status_code == 201}) == 4
+    assert not any("Idempotency-Replayed" in answer.headers for answer in answers)
+    assert count("transactions") == count("outbox") == 4
+    assert count("idempotency_records") == 2

@@ -13,11 +13,11 @@ from gateway.db import autocommit
 from gateway.domain import event_queries, webhook_deliveries
 from gateway.domain.event_queries import BODY_MAX_BYTES, StoredEvent
 from gateway.domain.ids import new_id
-from gateway.domain.transactions import NewTransaction, accept
+from gateway.domain.transactions import NewTransaction
 from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.states import EventType
-from tests.factories import make_merchant
+from tests.factories import accept, make_merchant
 from tests.webhook_receivers import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")

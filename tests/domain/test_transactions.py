@@ -11,9 +11,9 @@ from gateway.db import autocommit, begin
 from gateway.domain import outbox
 from gateway.domain.idempotency import Given, IdempotencyKey
 from gateway.domain.ids import new_id
-from gateway.domain.transactions import NewTransaction, accept
+from gateway.domain.transactions import NewTransaction
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
-from tests.factories import count, execute, make_merchant
+from tests.factories import accept, count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 
