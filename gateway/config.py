@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BROKER_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+CHUNK_LIMIT = 500
+"""No message has more ids, whatever `chunk_max` is or was when it was published."""
 ACCESS_TOKEN_SECONDS_MAX = 86_400
 """No token lives longer, whatever the setting is or was."""
 
@@ -139,8 +141,8 @@ class Settings(BaseSettings):
     database_timeout_seconds: int = Field(
         default=10, ge=1, le=60, description="The longest that a statement of the API or of a task may take"
     )
-    chunk_max: int = Field(default=50, ge=1, le=500, description="Transaction ids in one message, at most")
-    outbox_poll_ms: int = Field(default=10, ge=1, le=1000, description="Pause of the relay when the outbox is empty")
+    chunk_max: int = Field(default=100, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
+    outbox_poll_ms: int = Field(default=2, ge=1, le=100, description="Pause between two looks into an empty outbox")
     message_ttl_ms: int = Field(
         default=300_000, ge=0, description="A work message expires after this time; 0 turns it off"
     )
@@ -157,7 +159,7 @@ class Settings(BaseSettings):
         "payment that went there is open, even when PROVIDERS lists sandbox no longer",
     )
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
-    provider_threads: int = Field(default=50, ge=1, le=200, description="Provider calls at once per worker process")
+    provider_threads: int = Field(default=100, ge=1, le=200, description="Provider calls at once per worker process")
 
     rate_limit_per_second: int = Field(
         default=1000, ge=0, le=1_000_000, description="Requests of one API client, all processes together; 0: no limit"

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from loguru import logger
 
 from gateway import db
-from gateway.config import settings
+from gateway.config import CHUNK_LIMIT, settings
 from gateway.domain import ids as ids_module
 from gateway.domain import settlements
 from gateway.domain.transactions import MAX_RETRIES
@@ -46,12 +46,11 @@ def parse_ids(ids: object) -> list[UUID]:
     """The ids of a message, each once.
 
     Raises:
-        MalformedMessage: it is not a list of 1 to `CHUNK_MAX` UUIDs in their canonical form.
+        MalformedMessage: it is not a list of 1 to `CHUNK_LIMIT` UUIDs in their canonical form.
     """
-    limit = settings().chunk_max
-    parsed = ids_module.parse_ids(ids, limit)
+    parsed = ids_module.parse_ids(ids, CHUNK_LIMIT)
     if parsed is None:
-        raise MalformedMessage(f"expected a list of 1 to {limit} canonical UUIDs")
+        raise MalformedMessage(f"expected a list of 1 to {CHUNK_LIMIT} canonical UUIDs")
     return parsed
 
 

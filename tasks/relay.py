@@ -39,8 +39,14 @@ READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
-GATHER_SECONDS = 0.03
-"""Under load, the pause in which the next list gathers; a lone payment does not wait, nor one behind it."""
+AWAIT_MS = 500
+"""How long PostgreSQL looks out for rows at once; a relay that is to stop stops within it."""
+GATHER_PER_ROW_SECONDS = 0.005
+GATHER_MAX_SECONDS = 0.2
+"""The pause in which the next list gathers: the longer, the more came at once. A lone payment's follower never waits;
+above 200 payments a second, where lists pay, the pause grows to its maximum."""
+NOTHING_PAUSE_SECONDS = 0.01
+"""The pause when there was nothing to take, as while another relay holds all that waits."""
 
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
@@ -70,29 +76,23 @@ def _publish(producer: Producer, rows: Sequence[Waiting]) -> None:
 
 
 def relay_once(producer: Producer) -> int:
-    """Publish one batch; the number of rows in it.
+    """Publish what waits, or else what comes within `AWAIT_MS`, in one batch; the number of rows in it.
 
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
     with db.begin() as connection:
+        outbox.await_rows(connection, settings().outbox_poll_ms, AWAIT_MS)
         rows = outbox.take(connection, LISTS_AT_ONCE * settings().chunk_max)
         _publish(producer, rows)
     return len(rows)
 
 
-def _await_rows(stop: threading.Event) -> None:
-    pause = settings().outbox_poll_ms / 1000
-    with db.autocommit() as connection:
-        while not stop.is_set() and outbox.is_empty(connection):
-            stop.wait(pause)
-
-
 def _pause_after(published: int) -> float:
-    """Seconds until the next look into the outbox; 0 rows of it: another relay holds what waits there."""
+    """Seconds until the next batch."""
     if published == 0:
-        return settings().outbox_poll_ms / 1000
-    return GATHER_SECONDS if published > 1 else 0.0
+        return NOTHING_PAUSE_SECONDS
+    return min(GATHER_MAX_SECONDS, (published - 1) * GATHER_PER_ROW_SECONDS)
 
 
 def _workers_are_busy(producer: Producer) -> bool:
@@ -147,7 +147,6 @@ def run(stop: threading.Event) -> None:
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
-                    _await_rows(stop)
                     stop.wait(_pause_after(relay_once(producer)))
                     _hold(producer, stop)
         except BROKER_UNAVAILABLE as exc:

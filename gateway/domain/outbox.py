@@ -40,7 +40,16 @@ _TAKE = text(f"""
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
     )) RETURNING id, topic, subject_id
 """)  # noqa: S608  # a constant
-_OLDEST = select(OutboxMessage.id).order_by(OutboxMessage.id).limit(1)
+# PostgreSQL looks by itself, again and again: what comes is seen sooner than by questions, which each travel.
+# A NOTIFY would make all commits wait for each other.
+_AWAIT = """
+    DO $$ BEGIN
+        FOR look IN 1 .. {looks} LOOP
+            EXIT WHEN EXISTS (SELECT FROM outbox);
+            PERFORM pg_sleep({pause});
+        END LOOP;
+    END $$
+"""
 
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
@@ -59,9 +68,9 @@ def take(connection: Connection, limit: int) -> list[Waiting]:
     return [Waiting(row.topic, row.subject_id) for row in rows]
 
 
-def is_empty(connection: Connection) -> bool:
-    """Whether nothing waits: one round trip, for who asks all the time."""
-    return connection.execute(_OLDEST).first() is None
+def await_rows(connection: Connection, pause_ms: int, wait_ms: int) -> None:
+    """Return when something waits, or after `wait_ms`; the outbox is looked into at every `pause_ms`."""
+    connection.exec_driver_sql(_AWAIT.format(looks=wait_ms // pause_ms + 1, pause=pause_ms / 1000))
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

@@ -2,10 +2,12 @@
 
 import pytest
 
-from gateway.config import settings
+from gateway.config import CHUNK_LIMIT, settings
 from gateway.domain.ids import new_id
 from gateway.errors import MalformedMessage
 from tasks.base import parse_ids, retry_delay
+
+ID = str(new_id())
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 3, 10, 1_000])
@@ -27,9 +29,14 @@ def test_ids_are_parsed_each_once_in_order() -> None:
     assert parse_ids([str(one), str(other), str(one)]) == [one, other]
 
 
+def test_a_list_that_was_published_under_a_larger_setting_is_taken() -> None:
+    ids = [new_id() for _ in range(settings().chunk_max + 1)]
+    assert parse_ids([str(id) for id in ids]) == ids
+
+
 @pytest.mark.parametrize(
     "ids",
-    [None, "x", {}, [], [1], ["x"], [None], [str(new_id()).upper()], [str(new_id())] * 51, [[str(new_id())]]],
+    [None, "x", {}, [], [1], ["x"], [None], [str(new_id()).upper()], [ID] * (CHUNK_LIMIT + 1), [[ID]]],
     ids=range(10),
 )
 def test_anything_else_than_a_short_list_of_ids_is_malformed(ids: object) -> None:
