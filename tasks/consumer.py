@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 
 RECONNECT_MAX_SECONDS = 3
 EVENTS_TIMEOUT_SECONDS = 1
+EVENTS_PAUSE_SECONDS = 0.2
 READ_ON_SECONDS = 2.0
 READ_PAUSE_SECONDS = 0.01
 LAST_SECONDS = 90.0
@@ -72,6 +73,10 @@ class Consumer(CeleryConsumer):
 
     connection_errors: tuple[type[Exception], ...]
     loop = staticmethod(run_loop)
+    hub: Any
+    event_dispatcher: Any
+    _events_due = 0.0
+    """When the events that gather are sent (`time.monotonic`)."""
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # a class, say the stubs what they may
         """Celery's steps but for the one that declares the delay queues at every broker URL: `tasks.topology` does.
@@ -116,6 +121,25 @@ class Consumer(CeleryConsumer):
             "write_timeout": EVENTS_TIMEOUT_SECONDS,
         }
         return self.ensure_connected(connection)
+
+    def on_send_event_buffered(self) -> None:  # type: ignore[override]  # Celery ignores what it returns
+        """Have events of tasks gather for a moment; Celery sends one before the task that it tells of may begin.
+
+        The timer is forgotten when the connection is lost, so a moment that has passed counts as over.
+        """
+        now = time.monotonic()
+        if self.hub is not None and now >= self._events_due:
+            self._events_due = now + EVENTS_PAUSE_SECONDS
+            self.hub.call_later(EVENTS_PAUSE_SECONDS, self._send_events)
+
+    def shutdown(self) -> None:
+        """Celery's, after the last events."""
+        self._send_events()
+        super().shutdown()
+
+    def _send_events(self) -> None:
+        if self.event_dispatcher is not None:
+            self.event_dispatcher.flush()
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's, with a pause between two tries that stays short."""

@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ import pytest
 from celery.concurrency.asynpool import ResultHandler
 from celery.worker import loops
 from kombu.asynchronous import Hub
+from kombu.asynchronous.timer import Timer
 
 from tasks import consumer
+from tests.support import eventually
 
 LATER_SECONDS = 0.1
 
@@ -85,3 +88,34 @@ def test_a_worker_that_cannot_go_on_ends_even_if_a_task_of_it_never_does(
     with pytest.raises(type(error)):
         run()
     assert exited.wait(5 if ends else LATER_SECONDS) is ends
+
+
+class Dispatcher:
+    """Counts how often what has gathered is sent."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def test_the_events_of_a_moment_are_sent_together_even_after_a_lost_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "EVENTS_PAUSE_SECONDS", 0.05)
+    worker: Any = consumer.Consumer.__new__(consumer.Consumer)
+    worker.hub, worker.event_dispatcher = Hub(timer=Timer()), Dispatcher()
+
+    def sent(times: int) -> bool:
+        worker.hub.fire_timers()
+        return bool(worker.event_dispatcher.flushes == times)
+
+    for _ in range(10):
+        worker.on_send_event_buffered()
+    assert worker.event_dispatcher.flushes == 0
+    eventually(lambda: sent(1), what="one message with all events")
+
+    eventually(lambda: time.monotonic() >= worker._events_due, what="the end of the moment")
+    worker.on_send_event_buffered()
+    worker.hub.timer.clear()  # as Celery does when the connection is lost
+    eventually(lambda: time.monotonic() >= worker._events_due, what="the end of the next one")
+    worker.on_send_event_buffered()
+    eventually(lambda: sent(2), what="the events after the lost timer")
