@@ -1,7 +1,8 @@
 """Choosing a provider for each accepted transaction: `pending` becomes `processing`."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, select, text
@@ -21,10 +22,11 @@ class NoProvider(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A provider's name, and why it was chosen."""
+    """Where payments in some currencies go: a provider's name, and why it was chosen."""
 
     provider: str
     reason: str
+    currencies: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,13 @@ class Routed:
 _ROUTE = text(f"""
     WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
         SELECT *, '{TransactionStatus.PENDING}' AS open_status
-        FROM unnest(CAST(:currencies AS text[]), CAST(:providers AS text[]), CAST(:reasons AS text[]))
-            AS c (currency, provider, reason)
+        FROM json_to_recordset(CAST(:routes AS json)) AS c (provider text, reason text, currencies text[])
     ), moved AS (
         UPDATE transactions t
         SET status = '{TransactionStatus.PROCESSING}', provider = c.provider, routing_reason = c.reason,
             routed_at = now(), updated_at = now()
         FROM hasty, choice c
-        WHERE t.id = ANY(CAST(:ids AS uuid[])) AND t.currency = c.currency AND t.status = c.open_status
+        WHERE t.id = ANY(CAST(:ids AS uuid[])) AND t.currency = ANY(c.currencies) AND t.status = c.open_status
         RETURNING t.id
     )
     SELECT t.id, t.status, t.currency, m.id IS NOT NULL AS moved
@@ -55,23 +56,17 @@ _ROUTE = text(f"""
 """)  # noqa: S608  # constants
 
 
-def route(connection: Connection, ids: Sequence[UUID], routes: Mapping[str, Route]) -> Routed:
-    """Route those of `ids` that are pending, by their currency. `connection` may be in autocommit.
+def route(connection: Connection, ids: Sequence[UUID], routes: Sequence[Route]) -> Routed:
+    """Route those of `ids` that are pending, by their currency; each is in one of `routes` at most.
 
     Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
 
     Raises:
         NoProvider: `routes` lacks a currency; the others are routed.
     """
-    values = {
-        "ids": list(ids),
-        "currencies": list(routes),
-        "providers": [choice.provider for choice in routes.values()],
-        "reasons": [choice.reason for choice in routes.values()],
-    }
-    found = connection.execute(_ROUTE, values).all()
+    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": json.dumps([asdict(one) for one in routes])}).all()
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
-    if unroutable := sorted(set(left.values()) - routes.keys()):
+    if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")
     routed = {row.id for row in found if row.moved or row.status == TransactionStatus.PROCESSING}
     routed |= _processing(connection, left)
