@@ -65,18 +65,40 @@ def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
 
 
 def test_what_the_broker_does_not_take_stays_in_the_outbox(broker: Connection) -> None:
-    accept_payment(make_merchant())
-    broken = app.amqp.Producer(broker, auto_declare=False)
+    merchant_id = make_merchant()
     channel: Any = broker.default_channel
-    for key in ("transaction.created", "#.transaction.created"):  # the second one is of the delayed delivery
-        channel.queue_unbind("transaction.created", exchange=celeryconfig.PAYMENTS.name, routing_key=key)
-    channel.queue_unbind(celeryconfig.UNROUTED_QUEUE.name, exchange=celeryconfig.UNROUTED.name, routing_key="")
-    try:
-        with pytest.raises(BROKER_UNAVAILABLE):
-            relay.relay_once(broken)
-    finally:
-        topology.declare()
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        accept_payment(merchant_id)
+        assert relay.relay_once(producer) == 1  # a connection's first message declares the queue with its binding
+        accept_payment(merchant_id)
+        for key in ("transaction.created", "#.transaction.created"):  # the second one is of the delayed delivery
+            channel.queue_unbind("transaction.created", exchange=celeryconfig.PAYMENTS.name, routing_key=key)
+        channel.queue_unbind(celeryconfig.UNROUTED_QUEUE.name, exchange=celeryconfig.UNROUTED.name, routing_key="")
+        try:
+            with pytest.raises(BROKER_UNAVAILABLE):
+                relay.relay_once(producer)
+        finally:
+            topology.declare()
     assert count("outbox") == 1
+
+
+def test_every_topic_is_published_on_the_relays_own_connection(
+    broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        publish = producer.publish
+
+        def noted(*args: Any, **options: Any) -> Any:
+            used.append(options["routing_key"])
+            return publish(*args, **options)
+
+        monkeypatch.setattr(producer, "publish", noted)  # others would lack the relay's timeouts
+        with begin() as connection:
+            for topic in Topic:
+                outbox.enqueue(connection, topic, [new_id()])
+        assert relay.relay_once(producer) == len(Topic)
+    assert len(used) == len(Topic)
 
 
 def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection) -> None:
