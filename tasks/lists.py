@@ -4,7 +4,6 @@ from collections.abc import Callable
 from uuid import UUID
 
 from gateway import db
-from gateway.config import settings
 from gateway.errors import RetriesExhausted
 from gateway.flows.provider_calls import Handled
 from gateway.telemetry import RETRIES, log_context
@@ -46,7 +45,7 @@ def send_on(task: GatewayTask, ids: list[UUID], result: Handled) -> None:
         RETRIES.labels(task.name).inc(len(result.retry))
         task.send_on(result.retry, retries=retries + 1, countdown=retry_delay(retries))
     if result.busy:
-        task.send_on(result.busy, retries=retries, countdown=settings().claim_lease_seconds)
+        task.send_on(result.busy, retries=retries, countdown=max(1, result.busy_seconds))
     if result.alone:
         task.take_apart(result.alone, "the worker of its last attempt died")
     reject_dead(task, ids, result.dead)

@@ -44,6 +44,8 @@ class Claimed(Generic[ClaimT]):
     claims: list[ClaimT] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
     """Another worker holds them, or held them when it died: come back when the lease is over."""
+    busy_seconds: int = 0
+    """The time until the last of their leases is over, in whole seconds."""
     interrupted: list[UUID] = field(default_factory=list)
     """Their last worker died. In a list they might kill this one too, so each is to travel alone."""
     exhausted: list[UUID] = field(default_factory=list)
@@ -61,7 +63,8 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
             SELECT s.id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
                    coalesce(a.number, 0) AS number, a.outcome,
                    a.number IS NOT NULL AND a.outcome IS NULL AS unfinished,
-                   coalesce(a.lease_until > now(), false) AS leased
+                   coalesce(a.lease_until > now(), false) AS leased,
+                   CAST(ceil(extract(epoch FROM a.lease_until - now())) AS int) AS lease_seconds_left
             FROM {source}
             LEFT JOIN LATERAL (
                 SELECT number, outcome, lease_until FROM {attempts} WHERE {key} = s.id ORDER BY number DESC LIMIT 1
@@ -111,12 +114,14 @@ def claim(
             continue  # a duplicate of work that ended otherwise, or that is not routed yet
         elif row.unfinished and row.leased:
             result.busy.append(row.id)
+            result.busy_seconds = max(result.busy_seconds, row.lease_seconds_left)
         elif row.number >= row.attempt_limit:
             result.exhausted.append(row.id)
         elif row.unfinished:
             result.interrupted.append(row.id)
         else:
             result.busy.append(row.id)  # claimed by another worker while this statement ran
+            result.busy_seconds = lease_seconds
     return result
 
 

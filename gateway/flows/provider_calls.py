@@ -33,6 +33,8 @@ class Handled:
     completed: list[UUID] = field(default_factory=list)
     retry: list[UUID] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
+    busy_seconds: int = field(default=0, compare=False)
+    """When to come back to them; see `gateway.domain.attempts.Claimed`."""
     alone: list[UUID] = field(default_factory=list)
     dead: list[UUID] = field(default_factory=list)
     """Out of attempts, or nonexistent: for the dead-letter queue."""
@@ -41,7 +43,13 @@ class Handled:
     def before_the_calls(cls, claimed: Claimed[Any]) -> "Handled":
         """What claiming told of those that were not claimed."""
         dead = claimed.exhausted + claimed.nonexistent
-        return cls(completed=claimed.completed, busy=claimed.busy, alone=claimed.interrupted, dead=dead)
+        return cls(
+            completed=claimed.completed,
+            busy=claimed.busy,
+            busy_seconds=claimed.busy_seconds,
+            alone=claimed.interrupted,
+            dead=dead,
+        )
 
     def note(self, claim: Claim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
         """Sort an instruction by what was recorded of it; None: another worker had finished it."""

@@ -108,6 +108,17 @@ def test_a_claim_in_force_keeps_other_workers_off() -> None:
     assert (result.busy, result.completed) == ([id], [])
 
 
+def test_who_is_kept_off_comes_back_when_the_last_lease_is_over_and_not_a_whole_lease_later() -> None:
+    sooner, later = ids = route_payments(make_merchant(), "tok_approve", "tok_approve")
+    with autocommit() as connection:
+        for id, lease in ((sooner, 7), (later, 20)):
+            assert settlements.claim(connection, [id], "task-1", lease_seconds=lease).claims
+    assert 1 <= settle([sooner], "task-2").busy_seconds <= 7
+    result = settle(ids, "task-2")
+    assert sorted(result.busy) == sorted(ids)
+    assert 8 <= result.busy_seconds <= 20
+
+
 def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first() -> None:
     ids = route_payments(make_merchant(), "tok_timeout_charged", "tok_approve")
     with autocommit() as connection:
