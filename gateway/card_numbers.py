@@ -15,8 +15,10 @@ MIN_DIGITS = 13
 MAX_DIGITS = 19
 MASK = "[card number]"
 
+UUID_PATTERN = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NOT_CARDS = re.compile(
-    r"""(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![0-9a-f])   # a UUID
+    rf"(?<![0-9a-f]){UUID_PATTERN}(?![0-9a-f])"
+    r"""
     | (?<![0-9a-z])(?:
         (?=[0-9]*[a-f])(?![a-f]*[0-9]{13,19}[a-f]*(?![0-9a-f]))[0-9a-f]{16,}    # a UUID without hyphens, a digest, ...
         | (?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]                                # 2026-01-31

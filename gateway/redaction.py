@@ -6,7 +6,7 @@ its password, a header, a row that PostgreSQL refused.
 
 import re
 
-from gateway.card_numbers import mask_card_numbers
+from gateway.card_numbers import UUID_PATTERN, mask_card_numbers
 
 REDACTED = "[redacted]"
 
@@ -34,9 +34,7 @@ _RULES = tuple(
 _CLIENT_SECRET_LENGTH = 43
 _CLIENT_SECRET = re.compile(r"(?<![\w-])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{43}(?![\w-])", re.ASCII)
 """secrets.token_urlsafe(32): nothing else has this length and three kinds of characters."""
-
-
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(UUID_PATTERN)
 """What most values beside a log line's message are; it is neither a secret nor a card number."""
 
 

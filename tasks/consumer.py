@@ -74,7 +74,8 @@ class Consumer(CeleryConsumer):
     connection_errors: tuple[type[Exception], ...]
     loop = staticmethod(run_loop)
     hub: Any
-    event_dispatcher: Any
+    _flush_events: Callable[[], None]
+    """Celery's, which its stubs do not know."""
     _events_due = 0.0
     """When the events that gather are sent (`time.monotonic`)."""
 
@@ -130,16 +131,12 @@ class Consumer(CeleryConsumer):
         now = time.monotonic()
         if self.hub is not None and now >= self._events_due:
             self._events_due = now + EVENTS_PAUSE_SECONDS
-            self.hub.call_later(EVENTS_PAUSE_SECONDS, self._send_events)
+            self.hub.call_later(EVENTS_PAUSE_SECONDS, self._flush_events)
 
     def shutdown(self) -> None:
         """Celery's, after the last events."""
-        self._send_events()
+        self._flush_events()
         super().shutdown()
-
-    def _send_events(self) -> None:
-        if self.event_dispatcher is not None:
-            self.event_dispatcher.flush()
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Celery's, with a pause between two tries that stays short."""
