@@ -1,11 +1,12 @@
 """Rows that tests start from, made through the gateway's own rules wherever there is one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, select, text
 
-from gateway.db import autocommit, begin
+from gateway.db import autocommit, begin, engine
 from gateway.domain.idempotency import Given, IdempotencyKey
 from gateway.domain.ids import new_id
 from gateway.domain.transactions import Acceptance, NewTransaction, repeat, store
@@ -31,6 +32,20 @@ def accept(
     if store(connection, [acceptance]) == [True]:
         return Given(acceptance.answer, replayed=False)
     return Given(repeat(connection, acceptance), replayed=True)
+
+
+@contextmanager
+def request_under_way(merchant_id: UUID, key: str) -> Iterator[None]:
+    """Within the block the first request with `key` has not ended; after it there was none."""
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
+        running.execute(
+            text(
+                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
+                " VALUES (:merchant_id, :key, :hash, 201, '')"
+            ),
+            {"merchant_id": merchant_id, "key": key, "hash": bytes(32)},
+        )
+        yield
 
 
 def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 1_000, currency: str = "USD") -> UUID:

@@ -4,11 +4,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
 
-from gateway.db import engine
 from tests.api.conftest import Caller, expect_problem, field_errors
-from tests.factories import count, execute
+from tests.factories import count, execute, request_under_way
 
 POSTS = 200
 THREADS = 20  # as many as the pool has connections
@@ -56,17 +54,8 @@ def test_a_key_that_comes_with_another_body_is_refused(merchant: Caller, fields:
 
 
 def test_a_key_whose_first_request_is_still_running_is_in_progress(merchant: Caller) -> None:
-    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
-        values = {"merchant_id": merchant.merchant_id, "hash": bytes(32)}
-        running.execute(
-            text(
-                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
-                " VALUES (:merchant_id, 'order-1', :hash, 201, '')"
-            ),
-            values,
-        )
+    with request_under_way(merchant.merchant_id, "order-1"):
         answer = merchant.pay(key("order-1"))
-        running.rollback()
 
     expect_problem(answer, 409, "idempotency_in_progress")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -117,17 +106,8 @@ def test_a_card_number_is_no_key(merchant: Caller) -> None:
 
 def test_a_key_in_progress_delays_but_spoils_no_post_that_is_stored_with_it(merchant: Caller) -> None:
     headers = [key("stuck"), key("order-1"), key("stuck"), key("order-2"), {}, {}]
-    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
-        values = {"merchant_id": merchant.merchant_id, "hash": bytes(32)}
-        running.execute(
-            text(
-                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
-                " VALUES (:merchant_id, 'stuck', :hash, 201, '')"
-            ),
-            values,
-        )
-        with ThreadPoolExecutor(len(headers)) as threads:
-            answers = list(threads.map(merchant.pay, headers))
+    with request_under_way(merchant.merchant_id, "stuck"), ThreadPoolExecutor(len(headers)) as threads:
+        answers = list(threads.map(merchant.pay, headers))
 
     assert [answer.status_code for answer in answers] == [409, 201, 409, 201, 201, 201]
     assert len({answer.json["id"] for answer in answers if answer.status_code == 201}) == 4

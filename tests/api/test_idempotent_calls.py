@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from gateway.api.http import Endpoint
-from gateway.db import engine
 from tests import lifecycles
 from tests.api.conftest import Answer, Caller, expect_problem
 from tests.api.routes import endpoints, name_of, path_of, route_of
-from tests.factories import accept_payment, count
+from tests.factories import accept_payment, count, request_under_way
 
 POSTS = 200
 THREADS = 20  # as many as the pool has connections
@@ -106,16 +104,8 @@ def test_two_hundred_concurrent_posts_with_one_key_do_it_once(merchant: Caller, 
 def test_a_key_whose_first_request_is_still_running_is_in_progress(merchant: Caller, endpoint: Endpoint) -> None:
     path, body = path_for(merchant, endpoint), body_of(endpoint)
     before = count("idempotency_records")
-    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
-        running.execute(
-            text(
-                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
-                " VALUES (:merchant_id, 'key-1', :hash, 201, '')"
-            ),
-            {"merchant_id": merchant.merchant_id, "hash": bytes(32)},
-        )
+    with request_under_way(merchant.merchant_id, "key-1"):
         answer = send(merchant, path, body)
-        running.rollback()
 
     expect_problem(answer, 409, "idempotency_in_progress")
     assert int(answer.headers["Retry-After"]) >= 1
