@@ -2,7 +2,8 @@
 
 `COMPARE` is one statement, so it sees one state of the database: a payment that completes meanwhile is in it with its
 settlement and its ledger entries, or without all of them. Each part of its UNION ALL is one comparison; PostgreSQL
-deals the parts out to its parallel workers (it does so only while all parts have exactly the same column types).
+deals the parts out to its parallel workers (it does so only while all parts have exactly the same column types, and
+none has a subquery for a value that depends on its rows).
 Because ids are UUIDv7, indexes are in the order of their tables, and merge joins read each table in order and keep
 nothing in memory. With ids in random order (`IDS_ARE_IN_ORDER`) hash joins do it: slower, with the same result.
 """

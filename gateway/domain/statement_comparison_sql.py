@@ -112,9 +112,8 @@ def _missing_charges(settlements: str) -> str:
     WHERE {settlements} AND c.periods @> s.settled_at
       AND NOT EXISTS (SELECT FROM statement_lines l WHERE l.type = 'charge'
                       AND l.provider = s.provider AND l.provider_reference = s.provider_reference)
-      AND c.periods @> tstzrange(
-          least((SELECT min(started_at) FROM attempts a WHERE a.transaction_id = s.transaction_id), s.settled_at),
-          s.settled_at, '[]')
+      AND NOT EXISTS (SELECT FROM attempts a WHERE a.transaction_id = s.transaction_id
+                      AND NOT c.periods @> tstzrange(least(a.started_at, s.settled_at), s.settled_at, '[]'))
 """
 
 
@@ -126,9 +125,8 @@ def _missing_refunds(refunds: str) -> str:
     FROM {_COVERAGE} AS c JOIN refunds r ON r.provider = c.provider AND r.status = 'completed'
     WHERE {refunds} AND c.periods @> r.completed_at
       AND NOT EXISTS (SELECT FROM statement_lines l WHERE l.type = 'refund' AND l.subject_id = r.id)
-      AND c.periods @> tstzrange(
-          least((SELECT min(started_at) FROM refund_attempts a WHERE a.refund_id = r.id), r.completed_at),
-          r.completed_at, '[]')
+      AND NOT EXISTS (SELECT FROM refund_attempts a WHERE a.refund_id = r.id
+                      AND NOT c.periods @> tstzrange(least(a.started_at, r.completed_at), r.completed_at, '[]'))
 """
 
 

@@ -11,6 +11,7 @@ from gateway.db import begin
 from gateway.domain.ids import utc_now
 from gateway.flows.reconciliation import reconcile
 from gateway.flows.settlement import settle
+from tests.captured_sql import statements
 from tests.discrepancies import copy_settlement, settled_payment, settlement_of, the_only_one
 from tests.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.refunds import refunded
@@ -222,6 +223,20 @@ def test_ledger_entries_without_a_settlement_are_found_as_one() -> None:
     assert (found["expected_amount"], found["actual_amount"]) == (None, 500)
 
 
+def test_entries_without_a_settlement_outside_of_the_period_are_left_alone() -> None:
+    settled_payment(amount=500)
+    execute(
+        """INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,
+                                       posted_at)
+           SELECT gen_random_uuid(), transaction_id, merchant_id, account, direction, amount, currency,
+                  now() - interval '1 day'
+           FROM ledger_entries LIMIT 1"""
+    )
+    now = utc_now()
+    assert reconcile(now - timedelta(hours=1), None).discrepancies == {}
+    assert reconcile(now - timedelta(hours=25), now - timedelta(hours=1)).discrepancies == {"ledger_imbalance": 1}
+
+
 @pytest.mark.parametrize("status", ["pending", "processing"])
 def test_a_transaction_that_stands_still_is_found_though_the_sweep_touched_it(status: str) -> None:
     id = accept_payment(make_merchant()) if status == "pending" else route_payments(make_merchant(), "tok_approve")[0]
@@ -244,3 +259,15 @@ def test_a_second_settlement_outside_of_the_period_is_left_alone() -> None:
     now = utc_now()
     assert reconcile(now - timedelta(hours=2), now - timedelta(hours=1)).discrepancies == {}
     assert reconcile(now - timedelta(hours=1), None).discrepancies == {"duplicate_settlement": 1}
+
+
+def test_the_comparisons_are_dealt_out_to_parallel_workers() -> None:
+    with statements() as sent:
+        reconcile()
+    limits = [statement for statement in sent if "set_config" in statement.sql]
+    comparison = next(statement for statement in sent if "TEMPORARY TABLE comparison" in statement.sql)
+    with begin() as connection:
+        for limit in limits:
+            connection.exec_driver_sql(limit.sql, limit.parameters)
+        plan = connection.exec_driver_sql(f"EXPLAIN {comparison.sql}", comparison.parameters).scalars().all()
+    assert plan[0].startswith("Gather"), "\n".join(plan)
