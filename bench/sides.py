@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +24,7 @@ from devstack.waiting import run_step, wait_until
 
 BASELINE = "baseline"
 ACQUIRER_MS = 100
+SHARED_BUFFERS = "2GB"
 _STEP_SECONDS = 120
 _HTTP_SECONDS = 10
 
@@ -86,16 +87,21 @@ def servers(layout: Layout, caller: dict[str, str]) -> Iterator[Servers]:
     services.refuse_taken_ports(services.needed_ports(layout, plan, {"the API": layout.ports.api}))
     with services.running(layout, plan, caller) as (endpoints, units):
         found = Servers(layout, endpoints, units, caller)
-        _note_commit_times(found)
+        _prepare_postgresql(found)
         found.administer(f"CREATE DATABASE {BASELINE} OWNER {postgres.USER}")
         services.wait_for_broker(layout, endpoints, units)
         _make_virtual_host(endpoints)
         yield found
 
 
-def _note_commit_times(on: Servers) -> None:
-    """Let PostgreSQL note when each row was committed, which no row can tell by itself; it asks for a restart."""
+def _prepare_postgresql(on: Servers) -> None:
+    """Set up PostgreSQL for a benchmark, which asks for a restart.
+
+    It notes when each row was committed, which no row can tell by itself, and has room for the pages in use; a
+    newcomer's stack keeps the 128 MB that PostgreSQL ships with.
+    """
     on.administer("ALTER SYSTEM SET track_commit_timestamp = on")
+    on.administer(f"ALTER SYSTEM SET shared_buffers = '{SHARED_BUFFERS}'")
     server = next(unit for unit in on.units if unit.name == "postgresql")
     processes.stop([server.managed])
     server.relaunch()
@@ -193,3 +199,12 @@ def roles_running(side: Side, layout: Layout) -> Iterator[list[Unit]]:
         managed = {unit.name: unit.managed for unit in units}
         for group in procfile.stop_order(managed):
             processes.stop([managed[name] for name in group])
+
+
+def operator_token(side: Side, layout: Layout) -> str:
+    """An access token of an operator of the gateway, who reads what no merchant may."""
+    url = stackfile.api_url(layout)
+    operator = accounts.operator(layout, url, dict(side.env))
+    answer = requests.post(f"{url}/auth/login", json=asdict(operator), timeout=_HTTP_SECONDS)
+    answer.raise_for_status()
+    return str(answer.json()["access_token"])
