@@ -28,12 +28,20 @@ if TYPE_CHECKING:
     from loguru import Record
 
 _HOST = socket.gethostname()
+_own_name = ""
+"""Of this process among all that share the folder of metrics; containers that share it share process ids too."""
+
+
+def _note_own_name() -> None:
+    global _own_name  # noqa: PLW0603  # asked for with every value that changes, and the process id costs a system call
+    _own_name = f"{_HOST}-{os.getpid()}"
+
+
+_note_own_name()
+os.register_at_fork(after_in_child=_note_own_name)
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # Containers that share the folder share process ids too: by these alone, two processes would write one file.
-    metric_values.ValueClass = metric_values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        lambda: f"{_HOST}-{os.getpid()}"
-    )
+    metric_values.ValueClass = metric_values.MultiProcessValue(lambda: _own_name)  # type: ignore[no-untyped-call]
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])

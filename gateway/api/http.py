@@ -159,9 +159,8 @@ class Endpoint:
         content = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
         if isinstance(content, Iterator):
             edge.stream_answer()
-        response = Response(content, reply.status, dict(reply.headers), content_type=self.media_type)
-        if not self.public:
-            response.headers["Cache-Control"] = "no-store"
+        headers = {**reply.headers} if self.public else {**reply.headers, "Cache-Control": "no-store"}
+        response = edge.Answer(content, reply.status, headers, content_type=self.media_type)
         if reply.body is None:
             del response.headers["Content-Type"]
         return response
