@@ -146,7 +146,7 @@ def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int,
     connection.execute(sql.COMPARE, period | {"stuck_after_seconds": stuck_after_seconds})
     connection.execute(sql.ANALYZE)
     connection.execute(sql.DESCRIBE_DUPLICATES, period)
-    connection.execute(sql.DESCRIBE_LEDGER)
+    connection.execute(sql.DESCRIBE_LEDGER, period)
     connection.execute(sql.RECORD, {"run_id": run_id})
     counts, totals = _summed_up(connection, run_id)
     connection.execute(

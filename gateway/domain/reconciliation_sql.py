@@ -78,20 +78,20 @@ _LEDGER = f"""
     HAVING count(*) <> 1 + (s.net > 0)::int + (s.fee > 0)::int
         OR bit_or(CASE
             WHEN e.currency <> s.currency THEN 8
-            WHEN e.account = 'provider_clearing' AND e.direction = 'debit' AND e.amount = s.amount THEN 1
-            WHEN e.account = 'merchant_payable' AND e.direction = 'credit' AND e.amount = s.net THEN 2
-            WHEN e.account = 'fees' AND e.direction = 'credit' AND e.amount = s.fee THEN 4
+            WHEN e.amount = s.amount AND e.account = 'provider_clearing' AND e.direction = 'debit' THEN 1
+            WHEN e.amount = s.net AND e.account = 'merchant_payable' AND e.direction = 'credit' THEN 2
+            WHEN e.amount = s.fee AND e.account = 'fees' AND e.direction = 'credit' THEN 4
             ELSE 8
            END) <> 1 + 2 * (s.net > 0)::int + 4 * (s.fee > 0)::int
 """
 
-_UNSOURCED_ENTRIES = f"""
-    SELECT 'ledger_imbalance', e.source_id, e.transaction_id, NULL::uuid, e.currency, NULL::bigint, NULL::bigint,
+# Only indexes are read here. Whether such entries are in the period is decided when they are described.
+_UNSOURCED_ENTRIES = """
+    SELECT 'ledger_imbalance', e.source_id, NULL::uuid, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
            NULL::text, NULL::bigint, NULL::jsonb
     FROM ledger_entries e
-    WHERE {_in_period("e.posted_at")} AND NOT EXISTS (SELECT FROM settlements s WHERE s.id = e.source_id)
+    WHERE NOT EXISTS (SELECT FROM settlements s WHERE s.id = e.source_id)
       AND NOT EXISTS (SELECT FROM refunds f WHERE f.id = e.source_id AND f.status = 'completed')
-      AND {_OF_PROVIDER_S_SOURCE}
 """
 
 # The same rule as the sweep's, except that having been enqueued again is no progress.
@@ -156,23 +156,27 @@ DESCRIBE_DUPLICATES = text(f"""
     WHERE c.kind = 'duplicate_settlement' AND c.subject_id = d.transaction_id
 """)
 
-DESCRIBE_LEDGER = text("""
+DESCRIBE_LEDGER = text(f"""
     UPDATE comparison c
-    SET actual_amount = CASE WHEN p.debits = c.expected_amount THEN p.credits ELSE p.debits END,
+    SET transaction_id = coalesce(c.transaction_id, p.transaction_id), currency = coalesce(c.currency, p.currency),
+        actual_amount = CASE WHEN p.debits = c.expected_amount THEN p.credits ELSE p.debits END,
         detail = CASE WHEN c.settlement_id IS NOT NULL THEN 'The settlement has posted: '
                       WHEN c.expected_amount IS NOT NULL THEN 'The refund has posted: '
                       ELSE 'There is no settlement or completed refund with this id; it has posted: '
                  END || p.entries || '.'
     FROM (
-        SELECT w.subject_id, coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0) AS debits,
+        SELECT w.subject_id, (array_agg(e.transaction_id))[1] AS transaction_id, min(e.currency) AS currency,
+               coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0) AS debits,
                coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0) AS credits,
                coalesce(left(string_agg(e.direction || ' ' || e.account || ' ' || e.amount || ' ' || e.currency,
-                                        ', ' ORDER BY e.id), 500), 'nothing') AS entries
+                                        ', ' ORDER BY e.id), 500), 'nothing') AS entries,
+               bool_or({_in_period("e.posted_at")} AND {_OF_PROVIDER_S_SOURCE}) AS concerned
         FROM (SELECT DISTINCT subject_id FROM comparison WHERE kind = 'ledger_imbalance') w
         LEFT JOIN ledger_entries e ON e.source_id = w.subject_id
         GROUP BY w.subject_id
     ) p
     WHERE c.kind = 'ledger_imbalance' AND c.subject_id = p.subject_id
+      AND (c.expected_amount IS NOT NULL OR p.concerned)
 """)
 
 # What an operator resolved stays resolved while nothing about it has changed.
