@@ -13,6 +13,9 @@ from typing import Any
 from bench.phases import Figures
 from devstack.console import say, write
 
+GROWN = "grown"
+"""The gateway's rounds with many settled payments in the tables."""
+
 Rounds = dict[str, list[Figures]]
 """The figures of each round, by side."""
 
@@ -54,7 +57,7 @@ class Result:
     """All that a run has found."""
 
     options: dict[str, Any]
-    rounds: Rounds = field(default_factory=lambda: {"baseline": [], "gateway": []})
+    rounds: Rounds = field(default_factory=lambda: {"baseline": [], "gateway": [], GROWN: []})
     further: dict[str, Any] = field(default_factory=dict)
 
     def values(self, side: str, key: str) -> list[float]:

@@ -138,6 +138,12 @@ def gateway(on: Servers) -> Side:
     return Side("gateway", procfile.roles(), env, on.database(postgres.DATABASE), on.endpoints.broker_url, queues)
 
 
+def forget_payments(on: Servers) -> None:
+    """Give the gateway an empty database; no role of it may run."""
+    on.administer(f"DROP DATABASE {postgres.DATABASE} WITH (FORCE)")
+    on.administer(f"CREATE DATABASE {postgres.DATABASE} OWNER {postgres.USER}")
+
+
 def baseline(on: Servers) -> Side:
     """The plain pipeline: one API process with as many threads as the gateway's, and 2 workers of 2 processes."""
     keys = workshop(on.layout) / "keys"

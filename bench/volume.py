@@ -12,7 +12,7 @@ import requests
 
 from bench import fill, phases, sides
 from bench.phases import Figures
-from bench.report import Result
+from bench.report import GROWN, Result
 from bench.running import Running
 from bench.sides import Servers, Side
 from devstack import postgres, stackfile
@@ -102,13 +102,14 @@ def _reconcile(side: Side) -> dict[str, Any]:
     return found
 
 
-def growth(empty: Result, grown: Figures) -> Figures:
-    """How much slower the gateway became, in per cent; what became faster is below zero."""
+def growth(result: Result) -> Figures:
+    """How much slower the gateway became, in per cent of the medians; what became faster is below zero."""
     slower: Figures = {}
     for key, title in GROWING.items():
-        before = empty.median("gateway", key)
-        if before:
-            slower[f"{title}: slower by, %"] = round(100 * (1 - grown[key] / before), 1)
+        before, grown = result.median("gateway", key), result.median(GROWN, key)
+        if before and grown:
+            slower[f"{title}: slower by, %"] = round(100 * (1 - grown / before), 1)
+            slower[f"{title}, median of {len(result.values(GROWN, key))}"] = grown
     return slower
 
 
