@@ -82,7 +82,6 @@ def engine() -> Engine:
     pool = create_engine(
         config.database_url,
         isolation_level="AUTOCOMMIT",  # what the hot paths use; to switch costs a request a twelfth of its time
-        skip_autocommit_rollback=True,  # there is nothing to roll back
         hide_parameters=True,  # an error's text must not carry what a merchant sent, nor a hash, into the logs
         pool_size=config.database_pool_size,
         max_overflow=0,
