@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import text
 
+from gateway import db
 from gateway.api.http import Endpoint
 from gateway.api.paging import Page
 from gateway.db import begin
@@ -28,6 +29,7 @@ from tests.captured_sql import Statement, executed, read_by, statements
 __all__ = ["world"]
 
 ROWS = 60_000
+FILL_SECONDS = 120
 ROWS_READ_MAX = SEARCH_ROWS_MAX + 1_000
 """What one page may read: a bounded search, and the objects of the page with what belongs to them."""
 LARGE = 10_000
@@ -110,9 +112,11 @@ HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
 @pytest.fixture(scope="module")
 def full(world: World) -> Iterator[World]:
     """The world with many rows of its merchant."""
-    with begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = '120s'"))
+    with db.patience(FILL_SECONDS), db.begin() as connection:
+        connection.execute(text(f"SET LOCAL statement_timeout = '{FILL_SECONDS}s'"))
         for statement in FILL:
+            # What this session knows from tables that had a few rows: foreign keys are looked up in a whole table then.
+            connection.execute(text("DISCARD PLANS"))
             connection.execute(text(statement), {"merchant_id": world.merchant.merchant_id, "rows": ROWS})
         connection.execute(text("ANALYZE"))
     yield world
