@@ -64,17 +64,14 @@ DEAD_LETTERS_EVERY = 100
 _DEAD_LETTERS = """
     INSERT INTO dead_letters (id, message_key, transaction_id, merchant_id, queue, task, reason, attempts, payload,
                               headers, status, first_failed_at, dead_lettered_at, resolved_at, resolved_by)
-    SELECT id, 'copy-' || id, id, merchant_id, 'settlement.requested', 'tasks.settle', 'exhausted', 4, '[]',
+    SELECT id, 'copy-' || id, id, merchant_id, 'settlement.requested', 'payments.settle', 'exhausted', 4, '[]',
            '{}', CASE WHEN is_open THEN 'open' ELSE 'replayed' END, created_at, created_at,
            CASE WHEN NOT is_open THEN created_at END, CASE WHEN NOT is_open THEN 'bench' END
     FROM (
         SELECT *, n %% (%(every)s * %(every)s) = 0 AS is_open
-        FROM (
-            SELECT *, row_number() OVER (ORDER BY id) AS n FROM transactions WHERE reference LIKE 'copy-%%'
-        ) AS copies
-        WHERE n %% %(every)s = 0
-    ) AS chosen
-    ON CONFLICT DO NOTHING
+        FROM (SELECT *, CAST(substr(reference, 6) AS bigint) AS n FROM transactions WHERE reference LIKE 'copy-%%') AS t
+        WHERE n >= %(present)s AND n %% %(every)s = 0
+    ) AS copies
 """
 
 
@@ -129,7 +126,7 @@ def fill(superuser_url: str, count: int, present: int = 0) -> None:
             copier.copy(table)
             say(f"{table}: filled up to {count} payments after {time.monotonic() - began:.0f} s")
         connection.execute(_BALANCE, values)
-        connection.execute(_DEAD_LETTERS, {"every": DEAD_LETTERS_EVERY})
+        connection.execute(_DEAD_LETTERS, {"every": DEAD_LETTERS_EVERY, "present": present})
         connection.execute("VACUUM (ANALYZE)")
         connection.execute("CHECKPOINT")
 

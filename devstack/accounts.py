@@ -78,18 +78,20 @@ def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
     kept = stack.home / "operator.json"
     usual = {"email": "operator@example.com", "password": secretfile.password(stack.secrets_file, "operator")}
     made = Operator(**(secretfile.read_json(kept) or usual))
-    if _logs_in(api_url, made):
+    if operator_token(api_url, made) is not None:
         return made
     _create(made, env)
-    if not _logs_in(api_url, made):  # a database that outlived $DEV_DIR has one with another password
+    if operator_token(api_url, made) is None:  # a database that outlived $DEV_DIR has one with another password
         made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
         _create(made, env)
     secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
     return made
 
 
-def _logs_in(api_url: str, known: Operator) -> bool:
-    return requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS).ok
+def operator_token(api_url: str, known: Operator) -> str | None:
+    """Return an access token, None when the gateway does not know the operator."""
+    answer = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
+    return str(answer.json()["access_token"]) if answer.ok else None
 
 
 def _create(wanted: Operator, env: dict[str, str]) -> None:

@@ -10,9 +10,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC
+from functools import cache
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
     from loguru import Record
 
 _HOST = socket.gethostname()
-_own_name = ""
-"""Of this process among all that share the folder of metrics; containers that share it share process ids too."""
 
 
-def _note_own_name() -> None:
-    global _own_name  # noqa: PLW0603  # asked for with every value that changes, and the process id costs a system call
-    _own_name = f"{_HOST}-{os.getpid()}"
+@cache
+def _own_name() -> str:
+    """This process among all that share the folder of metrics; containers that share it share process ids too.
+
+    It is asked for with every value that changes, and the process id costs a system call.
+    """
+    return f"{_HOST}-{os.getpid()}"
 
 
-_note_own_name()
-os.register_at_fork(after_in_child=_note_own_name)
+os.register_at_fork(after_in_child=_own_name.cache_clear)
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    metric_values.ValueClass = metric_values.MultiProcessValue(lambda: _own_name)  # type: ignore[no-untyped-call]
+    metric_values.ValueClass = metric_values.MultiProcessValue(_own_name)  # type: ignore[no-untyped-call]
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
@@ -134,11 +135,9 @@ def configure_logging() -> None:
         logging.getLogger(name).propagate = True
 
 
-@contextmanager
-def log_context(**fields: str | None) -> Iterator[None]:
+def log_context(**fields: str | None) -> AbstractContextManager[None]:
     """Add the given ids (see `CONTEXT_FIELDS`) to every line logged within."""
-    with logger.contextualize(**{name: value for name, value in fields.items() if value}):
-        yield
+    return logger.contextualize(**{name: value for name, value in fields.items() if value})
 
 
 def metrics_text(*collectors: Collector) -> bytes:

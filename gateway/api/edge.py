@@ -14,7 +14,7 @@ from gateway import db
 from gateway.card_numbers import holds_card_number
 from gateway.config import settings
 from gateway.domain.ids import new_id
-from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS
+from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -95,7 +95,7 @@ class _Edge:
             added = [("X-Request-Id", id), *(header for header in _HEADERS if header[0] not in given)]
             return start_response(status, headers + added, *exc_info)
 
-        with logger.contextualize(request_id=id), db.patience(DATABASE_PATIENCE_SECONDS):
+        with log_context(request_id=id), db.patience(DATABASE_PATIENCE_SECONDS):
             chunks = self._inner(environ, start)
             return chunks if environ.get(_STREAMED) else [_whole(chunks)]
 

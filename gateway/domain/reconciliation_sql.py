@@ -78,9 +78,9 @@ _LEDGER = f"""
     HAVING count(*) <> 1 + (s.net > 0)::int + (s.fee > 0)::int
         OR bit_or(CASE
             WHEN e.currency <> s.currency THEN 8
-            WHEN e.amount = s.amount AND e.account = 'provider_clearing' AND e.direction = 'debit' THEN 1
-            WHEN e.amount = s.net AND e.account = 'merchant_payable' AND e.direction = 'credit' THEN 2
-            WHEN e.amount = s.fee AND e.account = 'fees' AND e.direction = 'credit' THEN 4
+            WHEN e.account = 'provider_clearing' AND e.direction = 'debit' AND e.amount = s.amount THEN 1
+            WHEN e.account = 'merchant_payable' AND e.direction = 'credit' AND e.amount = s.net THEN 2
+            WHEN e.account = 'fees' AND e.direction = 'credit' AND e.amount = s.fee THEN 4
             ELSE 8
            END) <> 1 + 2 * (s.net > 0)::int + 4 * (s.fee > 0)::int
 """

@@ -14,10 +14,9 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import text
 
-from gateway import db
 from gateway.api.http import Endpoint
 from gateway.api.paging import Page
-from gateway.db import begin
+from gateway.db import begin, patience
 from gateway.domain.ids import utc_now
 from gateway.domain.listing import SEARCH_ROWS_MAX
 from gateway.models import all_tables
@@ -112,7 +111,7 @@ HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
 @pytest.fixture(scope="module")
 def full(world: World) -> Iterator[World]:
     """The world with many rows of its merchant."""
-    with db.patience(FILL_SECONDS), db.begin() as connection:
+    with patience(FILL_SECONDS), begin() as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = '{FILL_SECONDS}s'"))
         for statement in FILL:
             # What this session knows from tables that had a few rows: foreign keys are looked up in a whole table then.
