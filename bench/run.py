@@ -68,6 +68,7 @@ def main() -> int:
     own, caller = layout(BENCH_DIR, BENCH_PORT_BASE), environment(dotenv=False)
     for name in _FOREIGN:
         caller.pop(name, None)
+    caller.setdefault("API_WORKERS", str(os.cpu_count() or 1))  # a process for each processor, on both sides
     wanted = amounts()
     result = Result(asdict(wanted))
     with supervisor.supervised(own):

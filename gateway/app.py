@@ -1,10 +1,12 @@
 """The Flask application. Servers and the `flask` command take it as `gateway.app:app`."""
 
+import os
 from typing import Any
 
 from flask import Flask
+from loguru import logger
 
-from gateway import cli, keys, vault
+from gateway import affinity, cli, keys, vault
 from gateway.api import (
     access,
     api_clients,
@@ -70,6 +72,19 @@ def create_app() -> Flask:
     access.install(app)
     http.install(app, PARTS)
     cli.register(app)
+    return app
+
+
+def create_served_app() -> Flask:
+    """A new application in a process of its own, one of API_WORKERS: what the Procfile's server calls.
+
+    Raises:
+        ConfigError: as `create_app`.
+    """
+    app = create_app()
+    processor = affinity.keep_to_one_processor(settings().api_workers)
+    if processor is not None:
+        logger.info("process {} keeps to processor {}", os.getpid(), processor)
     return app
 
 
