@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 _CLAIM = "\0payment-gateway/processor/{}"
-"""The name of a socket in Linux's abstract namespace (unix(7)): one process at a time has it, and no file stays behind."""
+"""A name in Linux's abstract socket namespace (unix(7)): one process at a time has it, and no file stays behind."""
 _claims: list[socket.socket] = []
 """What this process claimed; the system takes it back when the process ends, however it does."""
 
