@@ -145,7 +145,7 @@ def forget_payments(on: Servers) -> None:
 
 
 def baseline(on: Servers) -> Side:
-    """The plain pipeline: one API process with as many threads as the gateway's, and 2 workers of 2 processes."""
+    """The plain pipeline: as many API processes and threads as the gateway has, and 2 workers of 2 processes."""
     keys = workshop(on.layout) / "keys"
     _write_keys(keys)
     broker_url = f"{on.endpoints.broker_url.rpartition('/')[0]}/{BASELINE}"

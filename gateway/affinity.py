@@ -19,9 +19,9 @@ _claims: list[socket.socket] = []
 def keep_to_one_processor(processes: int) -> int | None:
     """Keep this process, one of `processes` alike, on a processor that none of the others keeps to; its number.
 
-    With fewer processes than processors, where the system knows no affinity, or when each processor is claimed already
-    (by another server of this host), nothing changes, and the answer is None. Fewer would lose by it: whatever else is
-    busy on its processor slows a process down that may not leave for one that rests.
+    With fewer processes than processors, where the system knows or allows no affinity, or when each processor is
+    claimed already (by another server of this host), nothing changes, and the answer is None. Fewer would lose by it:
+    whatever else is busy on its processor slows a process down that may not leave for one that rests.
     """
     if sys.platform != "linux":
         return None
@@ -32,12 +32,12 @@ def keep_to_one_processor(processes: int) -> int | None:
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(_CLAIM.format(processor))
-        except OSError:
+            for thread in os.listdir("/proc/self/task"):  # what they start inherits it
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread), {processor})
+        except OSError:  # another process has it, or a service manager forbids the call
             claim.close()
             continue
         _claims.append(claim)
-        for thread in os.listdir("/proc/self/task"):  # what they start inherits it
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread), {processor})
         return processor
     return None

@@ -1,4 +1,4 @@
-"""The Flask application. Servers and the `flask` command take it as `gateway.app:app`."""
+"""The Flask application: `gateway.app:app` for the `flask` command, `create_served_app` for the Procfile's server."""
 
 import os
 from typing import Any

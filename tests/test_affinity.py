@@ -15,13 +15,16 @@ import os, sys, threading
 from gateway import affinity
 
 affinity._CLAIM = "\0" + sys.argv[1]
+if "forbidden" in sys.argv:
+    def refuse(*_):
+        raise PermissionError
+    os.sched_setaffinity = refuse
 stop = threading.Event()
-threading.Thread(target=stop.wait).start()
+threading.Thread(target=stop.wait, daemon=True).start()
 kept = affinity.keep_to_one_processor(int(sys.argv[2]))
-threading.Thread(target=stop.wait).start()
+threading.Thread(target=stop.wait, daemon=True).start()
 print(kept, sorted({n for task in os.listdir("/proc/self/task") for n in os.sched_getaffinity(int(task))}), flush=True)
 sys.stdin.read()
-stop.set()
 """
 """Says what it keeps to and where its threads may run, an older one and a younger one, until its input ends."""
 
@@ -33,9 +36,9 @@ class Processes:
         self._claim = f"test/{uuid.uuid4()}/{{}}"
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, of: int) -> str:
+    def start(self, of: int, *further: str) -> str:
         """What a new one, one of so many, says."""
-        command = [sys.executable, "-c", PROGRAM, self._claim, str(of)]
+        command = [sys.executable, "-c", PROGRAM, self._claim, str(of), *further]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.started.append(process)
         assert process.stdout is not None
@@ -74,3 +77,8 @@ def test_the_successor_of_one_that_died_keeps_to_its_processor(processes: Proces
     said = [processes.start(of=len(PROCESSORS)) for _ in PROCESSORS]
     processes.kill(0)
     assert processes.start(of=len(PROCESSORS)) == said[0]
+
+
+def test_where_it_is_forbidden_a_process_starts_all_the_same_and_claims_nothing(processes: Processes) -> None:
+    assert processes.start(len(PROCESSORS), "forbidden") == f"None {PROCESSORS}"
+    assert processes.start(len(PROCESSORS)) == f"{PROCESSORS[0]} [{PROCESSORS[0]}]"
