@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway.config import settings
@@ -40,6 +40,17 @@ WITHOUT_WAITING_FOR_THE_DISK = "SELECT set_config('synchronous_commit', 'off', t
 Every commit that waits also writes what came before it, so at most the last 0.6 s are lost
 (https://www.postgresql.org/docs/15/wal-async-commit.html). Nothing that a merchant was told, or a provider was asked,
 may depend on such a commit.
+"""
+
+IN_IDS = "= ANY(ARRAY(SELECT unnest(CAST(:ids AS uuid[]))))"
+"""After a column: it is among `:ids`. PostgreSQL is not shown how many, or it would plan anew for each list."""
+
+_NOT_BY_INDEX = ("enable_seqscan", "enable_bitmapscan")
+"""Ways to read a table that are off: every statement finds its few rows by an index, in the order of its keys.
+
+Left to choose, PostgreSQL plans for the tables that it sees, and keeps the plan: one made while they were empty reads
+them whole until autovacuum looks again, foreign keys' own lookups included. In one order, two lists that share
+payments wait for each other and do not deadlock.
 """
 
 _T = TypeVar("_T")
@@ -78,6 +89,8 @@ def engine() -> Engine:
         "statement_timeout": f"{config.database_timeout_seconds}s",
         "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
         "idle_in_transaction_session_timeout": f"{config.database_timeout_seconds}s",
+        "jit": "off",  # compiling takes longer than it saves
+        **dict.fromkeys(_NOT_BY_INDEX, "off"),
     }
     pool = create_engine(
         config.database_url,
@@ -147,6 +160,11 @@ def autocommit() -> Iterator[Connection]:
     """A connection on which each statement commits by itself."""
     with engine().connect() as connection:
         yield connection
+
+
+def plan_freely(connection: Connection) -> None:
+    """Let PostgreSQL read tables in any way that it finds cheap, until this transaction ends: for what reads much."""
+    connection.execute(select(*(func.set_config(name, "on", True) for name in _NOT_BY_INDEX)))  # noqa: FBT003
 
 
 def wait_until_available(seconds: float) -> bool:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from gateway.db import IN_IDS
 from gateway.outcomes import Approved, Instruction, Outcome
 from gateway.states import AttemptOutcome
 
@@ -69,7 +70,7 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
             LEFT JOIN LATERAL (
                 SELECT number, outcome, lease_until FROM {attempts} WHERE {key} = s.id ORDER BY number DESC LIMIT 1
             ) a ON true
-            WHERE s.id = ANY(CAST(:ids AS uuid[]))
+            WHERE s.id {IN_IDS}
         ), claimed AS (
             INSERT INTO {attempts} ({key}, number, provider, task_id, started_at, lease_until)
             SELECT id, number + 1, provider, :task_id, now(), now() + make_interval(secs => :lease_seconds)

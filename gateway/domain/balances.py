@@ -11,6 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from gateway.db import plan_freely
+
 _READ = text("""
     SELECT currency, CAST(sum(settled - refunded - fees) AS bigint) AS available,
            CAST(sum(settled) AS bigint) AS settled, CAST(sum(refunded) AS bigint) AS refunded,
@@ -91,4 +93,5 @@ class Misstated:
 
 def misstated(connection: Connection, limit: int) -> list[Misstated]:
     """At most `limit` balances that differ from the ledger. Reads all of it, in one state of the database."""
+    plan_freely(connection)
     return [Misstated(*row) for row in connection.execute(_MISSTATED, {"limit": limit})]

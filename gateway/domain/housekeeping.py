@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
+from gateway.db import plan_freely
 from gateway.domain.ids import smallest_id, utc_now
 
 IDEMPOTENCY_DAYS = 30
@@ -46,4 +47,5 @@ def purge(connection: Connection, limit: int) -> int:
         "alert_days": ALERT_DAYS,
         "first_delivery": smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS)),
     }
+    plan_freely(connection)
     return sum(connection.execute(statement, values).rowcount for statement in _STATEMENTS)

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from gateway.db import plan_freely
 from gateway.domain import alerts
 from gateway.domain.alerts import IDS_MAX
 from gateway.domain.ids import parse_id, rfc3339
@@ -38,7 +39,6 @@ EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LIMITS = {
     "client_connection_check_interval": "1s",
-    "jit": "off",  # compiling takes longer than it saves
     "plan_cache_mode": "force_custom_plan",  # how much a statement reads depends on its parameters
     "random_page_cost": "1.1",  # the indexes are in the order of their tables
     "work_mem": "64MB",
@@ -106,6 +106,7 @@ def evaluate(connection: Connection, *, full: bool, horizon_seconds: int, limit_
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     for name, value in _LIMITS.items():
         _set(connection, name, value)
+    plan_freely(connection)
     checked_at: datetime = connection.execute(select(func.now())).scalar_one()
     earlier = connection.execute(select(_C.checked_at, _C.sample).where(_C.name.in_(_NAMES))).all()
     since, missed = (EVERYTHING, timedelta()) if full else _window(checked_at, [row.checked_at for row in earlier])

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
+from gateway.db import plan_freely
 from gateway.domain import alerts
 from gateway.domain import reconciliation_sql as sql
 from gateway.domain.ids import new_id, rfc3339
@@ -209,7 +210,6 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
         "statement_timeout": f"{timeout_seconds}s",
         "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
         "work_mem": SORT_MEMORY,
-        "jit": "off",  # compiling takes longer than it saves
         # Deal whole comparisons out to the parallel workers: cheaper than splitting each of them. What they find is
         # little, but PostgreSQL expects millions of rows, and would shun workers for the price of handing them over.
         "min_parallel_table_scan_size": NEVER_SPLIT,
@@ -219,6 +219,7 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
     }
     if connection.scalar(sql.IDS_ARE_IN_ORDER, {"correlation": CORRELATION_MIN}):
         values |= {"random_page_cost": "1.1", "enable_hashjoin": "off"}  # it underrates merge joins of tables in order
+    plan_freely(connection)
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 

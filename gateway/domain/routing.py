@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
+from gateway.db import IN_IDS, WITHOUT_WAITING_FOR_THE_DISK
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -48,11 +48,11 @@ _ROUTE = text(f"""
         SET status = '{TransactionStatus.PROCESSING}', provider = c.provider, routing_reason = c.reason,
             routed_at = now(), updated_at = now()
         FROM hasty, choice c
-        WHERE t.id = ANY(CAST(:ids AS uuid[])) AND t.currency = ANY(c.currencies) AND t.status = c.open_status
+        WHERE t.id {IN_IDS} AND t.currency = ANY(c.currencies) AND t.status = c.open_status
         RETURNING t.id
     )
     SELECT t.id, t.status, t.currency, m.id IS NOT NULL AS moved
-    FROM transactions t LEFT JOIN moved m ON m.id = t.id WHERE t.id = ANY(CAST(:ids AS uuid[]))
+    FROM transactions t LEFT JOIN moved m ON m.id = t.id WHERE t.id {IN_IDS}
 """)  # noqa: S608  # constants
 
 

@@ -114,8 +114,6 @@ def full(world: World) -> Iterator[World]:
     with patience(FILL_SECONDS), begin() as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = '{FILL_SECONDS}s'"))
         for statement in FILL:
-            # What this session knows from tables that had a few rows: foreign keys are looked up in a whole table then.
-            connection.execute(text("DISCARD PLANS"))
             connection.execute(text(statement), {"merchant_id": world.merchant.merchant_id, "rows": ROWS})
         connection.execute(text("ANALYZE"))
     yield world
