@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from gateway.db import IN_IDS
+from gateway.db import LISTED, ONE_EXPECTED
 from gateway.outcomes import Approved, Instruction, Outcome
 from gateway.states import AttemptOutcome
 
@@ -60,17 +60,16 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
     Its rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
     """
     return text(f"""
-        WITH wanted AS MATERIALIZED (
+        WITH {LISTED}, wanted AS MATERIALIZED (
             SELECT s.id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
                    coalesce(a.number, 0) AS number, a.outcome,
                    a.number IS NOT NULL AND a.outcome IS NULL AS unfinished,
                    coalesce(a.lease_until > now(), false) AS leased,
                    CAST(ceil(extract(epoch FROM a.lease_until - now())) AS int) AS lease_seconds_left
-            FROM {source}
+            FROM listed l JOIN ({source}) ON s.id = l.id
             LEFT JOIN LATERAL (
                 SELECT number, outcome, lease_until FROM {attempts} WHERE {key} = s.id ORDER BY number DESC LIMIT 1
             ) a ON true
-            WHERE s.id {IN_IDS}
         ), claimed AS (
             INSERT INTO {attempts} ({key}, number, provider, task_id, started_at, lease_until)
             SELECT id, number + 1, provider, :task_id, now(), now() + make_interval(secs => :lease_seconds)
@@ -82,10 +81,11 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
             UPDATE {attempts} a
             SET outcome = 'unknown', finished_at = now(), code = 'worker_lost',
                 message = 'The worker died during the call.'
-            FROM wanted w JOIN claimed c ON c.{key} = w.id
-            WHERE w.unfinished AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
+            FROM wanted w
+            WHERE :alone AND w.unfinished AND w.id IN (SELECT {key} FROM claimed)
+              AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
         )
-        SELECT w.*, c.{key} IS NOT NULL AS claimed FROM wanted w LEFT JOIN claimed c ON c.{key} = w.id
+        SELECT w.*, w.id IN (SELECT {key} FROM claimed) AS claimed FROM wanted w
     """)  # noqa: S608  # the parts are constants of the callers
 
 
@@ -138,6 +138,7 @@ def results_cte(*, attempts: str, key: str, open_status: str, **more: str) -> st
     arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in (types | more).items())
     return f"""result AS MATERIALIZED (
         SELECT *, '{open_status}' AS open_status FROM unnest({arrays}) AS r ({", ".join(types | more)})
+        WHERE {ONE_EXPECTED}
     ), attempt AS (
         UPDATE {attempts} a
         SET outcome = r.outcome, code = r.code, message = r.message, finished_at = now()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import IN_IDS, WITHOUT_WAITING_FOR_THE_DISK
+from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -40,19 +40,19 @@ class Routed:
 # One statement: what it finds and what it moves. The status is compared with a column, not with a literal: given that,
 # the planner may read all pending transactions, by an index on the status, for every list.
 _ROUTE = text(f"""
-    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
+    WITH {LISTED}, hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
         SELECT *, '{TransactionStatus.PENDING}' AS open_status
         FROM json_to_recordset(CAST(:routes AS json)) AS c (provider text, reason text, currencies text[])
     ), moved AS (
         UPDATE transactions t
         SET status = '{TransactionStatus.PROCESSING}', provider = c.provider, routing_reason = c.reason,
             routed_at = now(), updated_at = now()
-        FROM hasty, choice c
-        WHERE t.id {IN_IDS} AND t.currency = ANY(c.currencies) AND t.status = c.open_status
+        FROM hasty, listed l, choice c
+        WHERE t.id = l.id AND t.currency = ANY(c.currencies) AND t.status = c.open_status
         RETURNING t.id
     )
-    SELECT t.id, t.status, t.currency, m.id IS NOT NULL AS moved
-    FROM transactions t LEFT JOIN moved m ON m.id = t.id WHERE t.id {IN_IDS}
+    SELECT t.id, t.status, t.currency, t.id IN (SELECT id FROM moved) AS moved
+    FROM listed JOIN transactions t USING (id)
 """)  # noqa: S608  # constants
 
 
