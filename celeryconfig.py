@@ -108,9 +108,8 @@ worker_enable_remote_control = True
 
 # --- Beat. It does not catch up after an outage: each job does what a missed one left undone
 timezone = _settings.reconciliation_time_zone
-WEBHOOKS_DUE_SECONDS = 5.0
 beat_max_loop_interval = 5
-BALANCES_FOLD_SECONDS = 5.0  # what is not folded yet is added up each time that a balance is read
+BALANCES_FOLD_SECONDS = 15.0  # what is not folded yet is added up each time that a balance is read
 beat_schedule = {
     "sweep": {
         "task": "operations.sweep",
@@ -121,11 +120,6 @@ beat_schedule = {
         "task": "operations.fold_balances",
         "schedule": BALANCES_FOLD_SECONDS,
         "options": {"expires": BALANCES_FOLD_SECONDS},
-    },
-    "enqueue_due_webhooks": {
-        "task": "operations.enqueue_due_webhooks",
-        "schedule": WEBHOOKS_DUE_SECONDS,
-        "options": {"expires": WEBHOOKS_DUE_SECONDS},
     },
     "check_invariants": {
         "task": "operations.check_invariants",

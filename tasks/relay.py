@@ -2,7 +2,7 @@
 
 It takes rows, publishes them with confirms, and commits their deletion: a crash in between publishes them again, and
 the claims drop the duplicate. Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog
-in lists of CHUNK_MAX.
+in lists of CHUNK_MAX. Every WEBHOOKS_DUE_SECONDS it enqueues what is due by the clock.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from gateway.domain import outbox
 from gateway.domain.outbox import Topic, Waiting
 from gateway.flows import alerts as delivery
 from gateway.flows import upkeep
+from gateway.flows import webhooks as webhook_flow
 from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
 from tasks.base import BROKER_UNAVAILABLE
@@ -34,6 +35,7 @@ CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
 OUTAGE_LOOK_SECONDS = 10.0
+WEBHOOKS_DUE_SECONDS = 5.0
 FED_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
@@ -122,24 +124,31 @@ def broker_connection() -> Connection:
     return connection
 
 
-class Outage:
-    """What the relay does while the broker is away: alerts, which then cannot travel by the broker."""
+class Periodic:
+    """Something to do between two batches, at most once in so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, do: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._do = do
         self._next = 0.0
 
     def look(self) -> None:
-        """Raise and deliver the alert that is due, if one is; not at every try."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + OUTAGE_LOOK_SECONDS
-        upkeep.alert_lagging_outbox()
-        delivery.deliver_overdue()
+        """Do it if its time has come."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._seconds
+            self._do()
+
+
+def alert_of_outage() -> None:
+    """Raise and deliver the alert that is due, if one is: while the broker is away, alerts cannot travel by it."""
+    upkeep.alert_lagging_outbox()
+    delivery.deliver_overdue()
 
 
 def run(stop: threading.Event) -> None:
     """Relay until `stop` is set; an outage of broker or database is waited out."""
-    outage = Outage()
+    outage = Periodic(OUTAGE_LOOK_SECONDS, alert_of_outage)
+    webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_flow.enqueue_due)
     while not stop.is_set():
         try:
             with broker_connection() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
@@ -147,6 +156,7 @@ def run(stop: threading.Event) -> None:
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
+                    webhooks_due.look()
                     stop.wait(_pause_after(relay_once(producer)))
                     _hold(producer, stop)
         except BROKER_UNAVAILABLE as exc:

@@ -18,12 +18,6 @@ def deliver(_self: GatewayTask, ids: object) -> None:
     webhooks.wake(parse_ids(ids))
 
 
-@app.task(name="operations.enqueue_due_webhooks", base=GatewayTask, bind=True, max_retries=0)
-def enqueue_due(_self: GatewayTask) -> None:
-    """Enqueue endpoints whose deliveries are due again; the next run does what one left that could not be made."""
-    webhooks.enqueue_due()
-
-
 @signals.worker_process_shutdown.connect
 def _finish(**_: Any) -> None:
     webhooks.close()

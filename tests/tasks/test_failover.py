@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,24 +24,11 @@ from tasks.base import TRANSIENT
 from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
 from tests.factories import accept_payment, count, make_merchant
 from tests.support import eventually
+from tests.tasks.test_relay import relaying
 
 AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
 REFUSED_SECONDS = 2.0
 WORKER_SECONDS = 60.0
-
-
-@contextmanager
-def relaying() -> Iterator[None]:
-    """A relay runs within the block, and ends soon after it is told to."""
-    stop = threading.Event()
-    thread = threading.Thread(target=relay.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-    assert not thread.is_alive(), "the relay does not end"
 
 
 @pytest.mark.usefixtures("database", "broker")

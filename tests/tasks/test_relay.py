@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,20 @@ def received(broker: Connection, name: str) -> list[Any]:
         bodies.append(json.loads(str(message.body)))
         message.ack()
     return bodies
+
+
+@contextmanager
+def relaying() -> Iterator[None]:
+    """A relay runs within the block, and ends soon after it is told to."""
+    stop = threading.Event()
+    thread = threading.Thread(target=relay.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive(), "the relay does not end"
 
 
 def relay_once(broker: Connection) -> int:
@@ -103,16 +119,9 @@ def test_every_topic_is_published_on_the_relays_own_connection(
 
 def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection) -> None:
     merchant_id = make_merchant()
-    stop = threading.Event()
-    thread = threading.Thread(target=relay.run, args=(stop,))
-    thread.start()
-    try:
+    with relaying():
         ids = {str(accept_payment(merchant_id)) for _ in range(20)}
         eventually(lambda: count("outbox") == 0, what="an empty outbox")
-    finally:
-        stop.set()
-        thread.join(10)
-    assert not thread.is_alive()
     assert {id for args, *_ in received(broker, "transaction.created") for id in args[0]} == ids
 
 
@@ -122,18 +131,13 @@ def takings(sent: list[Statement]) -> list[Statement]:
 
 def test_a_relay_whose_rows_another_one_holds_looks_for_others_at_the_pace_of_an_idle_one(broker: Connection) -> None:
     accept_payment(make_merchant())
-    stop, rounds = threading.Event(), 20
-    thread = threading.Thread(target=relay.run, args=(stop,))
+    rounds = 20
     with begin() as connection, statements() as sent:
         assert len(outbox.take(connection, 1)) == 1
         began = time.monotonic()
-        thread.start()
-        try:
+        with relaying():
             eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
-        finally:
             elapsed = time.monotonic() - began
-            stop.set()
-            thread.join(10)
     assert elapsed >= rounds * relay.NOTHING_PAUSE_SECONDS
     assert received(broker, "transaction.created") == []
 
@@ -146,18 +150,13 @@ def test_while_the_workers_are_busy_payments_gather_and_travel_together(
     with app.amqp.Producer(broker, auto_declare=False) as producer:
         for _ in range(relay.READY_MAX + 1):
             producer.publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key="transaction.created")
-    merchant_id, stop = make_merchant(), threading.Event()
-    thread = threading.Thread(target=relay.run, args=(stop,))
-    thread.start()
-    try:
+    merchant_id = make_merchant()
+    with relaying():
         accept_payment(merchant_id)
         eventually(lambda: count("outbox") == 0, what="the first payment on its way, alone")
         gathered = [str(accept_payment(merchant_id)) for _ in range(20)]
         queue.purge()  # the workers have caught up
         eventually(lambda: count("outbox") == 0, within=5, what="the others on their way")
-    finally:
-        stop.set()
-        thread.join(15)
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [gathered]
 
 
@@ -166,11 +165,11 @@ def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers
     execute("UPDATE outbox SET created_at = now() - interval '2 minutes' WHERE subject_id = :id", id=id)
     received: list[Received] = []
     with receiving(received.append) as url, alerts_sent_to(url):
-        outage = relay.Outage()
+        outage, another = (relay.Periodic(60, relay.alert_of_outage) for _ in range(2))
         outage.look()
         assert count("alerts", "severity = 'critical' AND status = 'pending'") == 1
         execute("UPDATE alerts SET created_at = now() - interval '2 minutes'")
-        relay.Outage().look()
+        another.look()
         outage.look()  # too soon
     assert count("alerts", "status = 'delivered'") == 1
     assert "wait in the outbox" in received[0]["alert"]["message"]

@@ -9,10 +9,10 @@ from gateway.errors import MalformedMessage
 from gateway.flows import webhooks as flow
 from gateway.states import EventType
 from tasks import app, relay
-from tasks.webhooks import deliver, enqueue_due
+from tasks.webhooks import deliver
 from tests.factories import count, execute, make_merchant
 from tests.support import eventually
-from tests.tasks.test_relay import received
+from tests.tasks.test_relay import received, relaying
 from tests.webhook_receivers import complete_payments, deliveries, loopback_allowed, make_endpoint, receiver
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -59,7 +59,7 @@ def test_a_malformed_message_is_refused() -> None:
             deliver(ids)
 
 
-def test_the_scheduled_job_enqueues_what_is_due_and_cancels_what_nobody_wants(broker: Connection) -> None:
+def test_the_relay_enqueues_what_is_due_by_now_and_cancels_what_nobody_wants(broker: Connection) -> None:
     merchant_id = make_merchant()
     wanted, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
     disabled, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
@@ -70,11 +70,8 @@ def test_the_scheduled_job_enqueues_what_is_due_and_cancels_what_nobody_wants(br
     later = "UPDATE webhook_deliveries SET next_attempt_at = now() + interval '5 s' WHERE endpoint_id = :id"
     execute(later, id=waiting)
 
-    enqueue_due()
-
-    with app.amqp.Producer(broker, auto_declare=False) as producer:
-        assert relay.relay_once(producer) == 1
-    [[args, *_]] = received(broker, "webhook.delivery")
+    with relaying():
+        [[args, *_]] = eventually(lambda: received(broker, "webhook.delivery"), what="the message")
     assert args == [[str(wanted)]]
     assert {row.status for row in deliveries(disabled)} == {"canceled"}
     assert {row.status for row in deliveries(waiting)} == {"pending"}
