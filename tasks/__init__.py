@@ -1,5 +1,6 @@
 """The Celery application. `celery -A tasks worker -Q QUEUE` starts a worker of one role."""
 
+import gc
 import logging
 from typing import Any
 
@@ -16,3 +17,11 @@ def _log_through_loguru(**_: Any) -> None:
     configure_logging()
     # One line for each message as it arrives says nothing that the task's own lines do not, and delays the task.
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+
+
+@signals.import_modules.connect
+def _keep_out_of_collections(**_: Any) -> None:
+    """What a role loads lives as long as it does; Flower took 0.1 s of a processor to look through it each time."""
+    for name in app.loader.default_modules:
+        app.loader.import_task_module(name)
+    gc.freeze()
