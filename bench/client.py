@@ -15,6 +15,7 @@ from pathlib import Path
 
 RECEIVE_BYTES = 65_536
 PATIENCE_SECONDS = 30.0
+SHORTEST_PAUSE_SECONDS = 0.001
 NUMBER_WIDTH = 9
 
 
@@ -101,7 +102,7 @@ class Load:
         began = time.perf_counter()
         seen.began = time.time()
         while self._feed(time.perf_counter() - began) or len(self._idle) < len(self._clients):
-            self._take()
+            self._take(time.perf_counter() - began)
         seen.ended = time.time()
         seen.cpu_seconds = time.process_time()
         seen.ids = [json.loads(body)["id"] for body in self._bodies]
@@ -119,11 +120,14 @@ class Load:
             self._number += 1
         return order.payments is None or self._number < order.payments
 
-    def _take(self) -> None:
-        """Take the answers that are there, or wait for the first one."""
-        pause = PATIENCE_SECONDS if self._order.rate is None else 1 / self._order.rate / 20
+    def _take(self, age: float) -> None:
+        """Take the answers that are there, or wait for the first one, or until the next payment is due."""
+        order = self._order
+        pause = PATIENCE_SECONDS
+        if order.rate is not None and self._idle and (order.payments is None or self._number < order.payments):
+            pause = max(SHORTEST_PAUSE_SECONDS, self._number / order.rate - age)
         events = self._poll.poll(pause)
-        if not events and self._order.rate is None:
+        if not events and pause == PATIENCE_SECONDS:
             raise TimeoutError(f"no answer within {PATIENCE_SECONDS:.0f} s")
         for number, _ in events:
             client = self._by_file[number]
