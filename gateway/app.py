@@ -1,6 +1,5 @@
 """The Flask application: `gateway.app:app` for the `flask` command, `create_served_app` for the Procfile's server."""
 
-import gc
 import os
 from typing import Any
 
@@ -86,7 +85,6 @@ def create_served_app() -> Flask:
     processor = affinity.keep_to_one_processor(settings().api_workers)
     if processor is not None:
         logger.info("process {} keeps to processor {}", os.getpid(), processor)
-    gc.freeze()  # what is loaded by now lives as long as the process: no collection looks through it again
     return app
 
 
