@@ -15,7 +15,6 @@ from pathlib import Path
 
 RECEIVE_BYTES = 65_536
 PATIENCE_SECONDS = 30.0
-SHORTEST_PAUSE_SECONDS = 0.001
 NUMBER_WIDTH = 9
 
 
@@ -101,8 +100,11 @@ class Load:
         seen = self._seen
         began = time.perf_counter()
         seen.began = time.time()
-        while self._feed(time.perf_counter() - began) or len(self._idle) < len(self._clients):
-            self._take(time.perf_counter() - began)
+        while (more := self._feed(time.perf_counter() - began)) or len(self._idle) < len(self._clients):
+            due_in = None
+            if more and self._idle and self._order.rate is not None:
+                due_in = began + self._number / self._order.rate - time.perf_counter()
+            self._take(due_in)
         seen.ended = time.time()
         seen.cpu_seconds = time.process_time()
         seen.ids = [json.loads(body)["id"] for body in self._bodies]
@@ -120,14 +122,10 @@ class Load:
             self._number += 1
         return order.payments is None or self._number < order.payments
 
-    def _take(self, age: float) -> None:
-        """Take the answers that are there, or wait for the first one, or until the next payment is due."""
-        order = self._order
-        pause = PATIENCE_SECONDS
-        if order.rate is not None and self._idle and (order.payments is None or self._number < order.payments):
-            pause = max(SHORTEST_PAUSE_SECONDS, self._number / order.rate - age)
-        events = self._poll.poll(pause)
-        if not events and pause == PATIENCE_SECONDS:
+    def _take(self, due_in: float | None) -> None:
+        """Take the answers that are there, or wait for the first one, if need be until the next payment is due."""
+        events = self._poll.poll(PATIENCE_SECONDS if due_in is None else max(0.0, due_in))
+        if not events and due_in is None:
             raise TimeoutError(f"no answer within {PATIENCE_SECONDS:.0f} s")
         for number, _ in events:
             client = self._by_file[number]

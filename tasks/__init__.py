@@ -22,6 +22,6 @@ def _log_through_loguru(**_: Any) -> None:
 @signals.import_modules.connect
 def _keep_out_of_collections(**_: Any) -> None:
     """What a role loads lives as long as it does; Flower took 0.1 s of a processor to look through it each time."""
-    for name in app.loader.default_modules:
+    for name in app.loader.default_modules:  # Celery does the same after this signal, too late to freeze them
         app.loader.import_task_module(name)
     gc.freeze()

@@ -2,7 +2,7 @@
 
 It takes rows, publishes them with confirms, and commits their deletion: a crash in between publishes them again, and
 the claims drop the duplicate. Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog
-in lists of CHUNK_MAX. Every WEBHOOKS_DUE_SECONDS it enqueues what is due by the clock.
+in lists of CHUNK_MAX. Every WEBHOOKS_DUE_SECONDS it enqueues the webhooks that are due.
 """
 
 import argparse

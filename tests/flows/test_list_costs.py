@@ -11,6 +11,7 @@ from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.models import all_tables
 from tests.captured_sql import executed, read_by, statements
+from tests.discrepancies import settled_payment
 from tests.factories import accept_payment, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -70,15 +71,8 @@ def test_a_session_that_knew_the_tables_empty_reads_none_of_them_whole() -> None
     merchant_id = make_merchant()
     with autocommit() as connection:
         connection.execute(text(f"VACUUM ANALYZE {', '.join(all_tables().tables)}"))  # PostgreSQL knows it for sure
-    first, *_ = [pay(merchant_id) for _ in range(20)]  # by now its plans, those of foreign keys too, serve any values
+    first, *_ = [settled_payment(merchant_id=merchant_id) for _ in range(20)]  # by now its plans serve any values
     execute(COPIES, status="completed", number=BACKLOG, id=first)
     before = rows_read()
-    pay(merchant_id)
+    settled_payment(merchant_id=merchant_id)
     assert rows_read() - before < 100
-
-
-def pay(merchant_id: UUID) -> UUID:
-    id = accept_payment(merchant_id)
-    assert routing.route([id]).routed == [id]
-    assert settle([id], "task").completed == [id]
-    return id
