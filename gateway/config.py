@@ -145,7 +145,9 @@ class Settings(BaseSettings):
         default=10, ge=1, le=60, description="The longest that a statement of the API or of a task may take"
     )
     chunk_max: int = Field(default=100, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
-    outbox_poll_ms: int = Field(default=2, ge=1, le=100, description="Pause between two looks into an empty outbox")
+    outbox_poll_ms: int = Field(
+        default=500, ge=1, le=500, description="How often the outbox is looked into when nothing was notified"
+    )
     message_ttl_ms: int = Field(
         default=300_000, ge=0, description="A work message expires after this time; 0 turns it off"
     )

@@ -6,7 +6,7 @@ round trips around it: PostgreSQL runs it as a transaction of its own. Only the 
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -67,6 +67,8 @@ class _Connection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, limit if timeout is None else timeout)
         except psycopg.errors._WaitTimeout as exc:
+            if timeout is not None:  # that of `listening`, where nothing is asked
+                raise
             self.pgconn.finish()  # what the server makes of the statement is not known
             raise psycopg.OperationalError(f"PostgreSQL did not answer within {limit:g} s") from exc
 
@@ -163,6 +165,28 @@ def autocommit() -> Iterator[Connection]:
     """A connection on which each statement commits by itself."""
     with engine().connect() as connection:
         yield connection
+
+
+@contextmanager
+def listening(channel: str) -> Iterator[Callable[[float], None]]:
+    """Hear what is notified on `channel` by a connection of its own; the block gets a call that waits for it.
+
+    The call returns at once when something was notified since the last one, else when something is, or after so many
+    seconds. It raises one of `UNAVAILABLE` when the connection is lost.
+    """
+    with engine().connect() as connection:
+        connection.detach()  # the pool does not get it back
+        connection.exec_driver_sql(f"LISTEN {channel}")
+        driver: Any = connection.connection.dbapi_connection
+
+        def hear(seconds: float) -> None:
+            try:
+                for _ in driver.notifies(timeout=seconds, stop_after=1):
+                    pass
+            except psycopg.OperationalError as exc:
+                raise OperationalError("LISTEN", {}, exc) from exc
+
+        yield hear
 
 
 def plan_freely(connection: Connection) -> None:

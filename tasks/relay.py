@@ -1,8 +1,9 @@
 """The relay: publishes what the outbox holds, `python -m tasks.relay`.
 
-It takes rows, publishes them with confirms, and commits their deletion: a crash in between publishes them again, and
-the claims drop the duplicate. Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog
-in lists of CHUNK_MAX. Every WEBHOOKS_DUE_SECONDS it enqueues the webhooks that are due.
+PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_MS. It takes rows, publishes them with
+confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
+Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. Every
+WEBHOOKS_DUE_SECONDS it enqueues the webhooks that are due.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -30,7 +32,7 @@ from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
 from tasks.base import BROKER_UNAVAILABLE
 
-LISTS_AT_ONCE = 20
+MOST_AT_ONCE = 20 * settings().chunk_max
 CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
@@ -41,14 +43,10 @@ READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
-AWAIT_MS = 500
-"""How long PostgreSQL looks out for rows at once; a relay that is to stop stops within it."""
 GATHER_PER_ROW_SECONDS = 0.005
 GATHER_MAX_SECONDS = 0.2
 """The pause in which the next list gathers: the longer, the more came at once. A lone payment's follower never waits;
 above 200 payments a second, where lists pay, the pause grows to its maximum."""
-NOTHING_PAUSE_SECONDS = 0.01
-"""The pause when there was nothing to take, as while another relay holds all that waits."""
 
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
@@ -77,24 +75,23 @@ def _publish(producer: Producer, rows: Sequence[Waiting]) -> None:
         PUBLISHED.labels(topic).inc(len(subjects))
 
 
-def relay_once(producer: Producer) -> int:
-    """Publish what waits, or else what comes within `AWAIT_MS`, in one batch; the number of rows in it.
+def relay_once(producer: Producer, await_news: Callable[[], None] = lambda: None) -> int:
+    """Publish what waits after `await_news`, in one batch; the number of rows in it.
 
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
     with db.begin() as connection:
-        outbox.await_rows(connection, settings().outbox_poll_ms, AWAIT_MS)
-        rows = outbox.take(connection, LISTS_AT_ONCE * settings().chunk_max)
+        outbox.prepare(connection)
+        await_news()
+        rows = outbox.take(connection, MOST_AT_ONCE)
         _publish(producer, rows)
     return len(rows)
 
 
 def _pause_after(published: int) -> float:
     """Seconds until the next batch."""
-    if published == 0:
-        return NOTHING_PAUSE_SECONDS
-    return min(GATHER_MAX_SECONDS, (published - 1) * GATHER_PER_ROW_SECONDS)
+    return min(GATHER_MAX_SECONDS, max(0, published - 1) * GATHER_PER_ROW_SECONDS)
 
 
 def _workers_are_busy(producer: Producer) -> bool:
@@ -151,13 +148,20 @@ def run(stop: threading.Event) -> None:
     webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_flow.enqueue_due)
     while not stop.is_set():
         try:
-            with broker_connection() as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
+            with (
+                broker_connection() as connection,
+                app.amqp.Producer(connection, auto_declare=False) as producer,
+                db.listening(outbox.CHANNEL) as hear,
+            ):
+                published = MOST_AT_ONCE  # there may be more, of which nobody is notified any more
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.look()
-                    stop.wait(_pause_after(relay_once(producer)))
+                    patience = settings().outbox_poll_ms / 1000 if published < MOST_AT_ONCE else 0
+                    published = relay_once(producer, partial(hear, patience))
+                    stop.wait(_pause_after(published))
                     _hold(producer, stop)
         except BROKER_UNAVAILABLE as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)

@@ -11,6 +11,9 @@ from sqlalchemy import Connection, func, insert, select, text
 from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
 from gateway.models.transactions import OutboxMessage
 
+CHANNEL = "outbox"
+"""Where PostgreSQL notifies those who listen that rows were committed: by a trigger, so whoever writes them."""
+
 
 class Topic(StrEnum):
     """What is to be done with the subject; the relay knows which task does it."""
@@ -32,25 +35,14 @@ class Waiting:
     subject_id: UUID
 
 
+_PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
 # An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
 # rows that the one before has locked, and takes the next ones instead.
-_TAKE = text(f"""
-    WITH hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK})
-    DELETE FROM outbox USING hasty WHERE id = ANY (ARRAY(
+_TAKE = text("""
+    DELETE FROM outbox WHERE id = ANY (ARRAY(
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
     )) RETURNING id, topic, subject_id
-""")  # noqa: S608  # a constant
-# PostgreSQL looks by itself, again and again: what comes is seen sooner than by questions, which each travel.
-# A NOTIFY would make all commits wait for each other. The oldest row is found by the index; EXISTS would read a table
-# that a large backlog has left full of dead rows.
-_AWAIT = """
-    DO $$ BEGIN
-        FOR look IN 1 .. {looks} LOOP
-            EXIT WHEN (SELECT id FROM outbox ORDER BY id LIMIT 1) IS NOT NULL;
-            PERFORM pg_sleep({pause});
-        END LOOP;
-    END $$
-"""
+""")
 
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
@@ -60,6 +52,11 @@ def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -
         connection.execute(insert(OutboxMessage), rows)
 
 
+def prepare(connection: Connection) -> None:
+    """Begin a transaction that `take` will be in, before there is anything to take. Its commit waits for no disk."""
+    connection.execute(_PREPARE)
+
+
 def take(connection: Connection, limit: int) -> list[Waiting]:
     """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits.
 
@@ -67,11 +64,6 @@ def take(connection: Connection, limit: int) -> list[Waiting]:
     """
     rows = sorted(connection.execute(_TAKE, {"limit": limit}))
     return [Waiting(row.topic, row.subject_id) for row in rows]
-
-
-def await_rows(connection: Connection, pause_ms: int, wait_ms: int) -> None:
-    """Return when something waits, or after `wait_ms`; the outbox is looked into at every `pause_ms`."""
-    connection.exec_driver_sql(_AWAIT.format(looks=wait_ms // pause_ms + 1, pause=pause_ms / 1000))
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

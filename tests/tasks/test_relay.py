@@ -12,6 +12,7 @@ import pytest
 from kombu import Connection
 
 import celeryconfig
+from gateway import db
 from gateway.config import settings
 from gateway.console.alert_receiver import Received
 from gateway.db import begin
@@ -129,17 +130,50 @@ def takings(sent: list[Statement]) -> list[Statement]:
     return [statement for statement in sent if "DELETE FROM outbox" in statement.sql]
 
 
-def test_a_relay_whose_rows_another_one_holds_looks_for_others_at_the_pace_of_an_idle_one(broker: Connection) -> None:
+def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_idle_one(broker: Connection) -> None:
     accept_payment(make_merchant())
-    rounds = 20
+    rounds = 3
     with begin() as connection, statements() as sent:
         assert len(outbox.take(connection, 1)) == 1
         began = time.monotonic()
         with relaying():
             eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
             elapsed = time.monotonic() - began
-    assert elapsed >= rounds * relay.NOTHING_PAUSE_SECONDS
+    assert elapsed >= (rounds - 1) * settings().outbox_poll_ms / 1000
     assert received(broker, "transaction.created") == []
+
+
+def test_what_a_relay_that_died_had_taken_is_found_by_another_though_nobody_notifies_it(broker: Connection) -> None:
+    id = accept_payment(make_merchant())
+    with begin() as connection, statements() as sent:
+        assert len(outbox.take(connection, 1)) == 1
+        with relaying():
+            eventually(lambda: len(takings(sent)) >= 3, what="looks that find nothing to take")
+            connection.rollback()  # what PostgreSQL does for a relay that died
+            eventually(lambda: count("outbox") == 0, what="an empty outbox")
+    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
+
+
+def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
+    with db.listening(outbox.CHANNEL) as hear:
+        id = accept_payment(make_merchant())
+        began = time.monotonic()
+        hear(30)
+        assert time.monotonic() - began < 15, "nothing was heard"
+        with begin() as connection:
+            assert [row.subject_id for row in outbox.take(connection, 10)] == [id]
+
+
+def test_a_relay_that_lost_the_connection_that_it_listens_by_listens_again(broker: Connection) -> None:
+    merchant_id = make_merchant()
+    listeners = "query = 'LISTEN outbox' AND datname = current_database()"
+    with relaying():
+        eventually(lambda: count("pg_stat_activity", listeners) == 1, what="a listening relay")
+        execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listeners}")  # noqa: S608
+        id = accept_payment(merchant_id)
+        eventually(lambda: count("outbox") == 0, what="an empty outbox")
+        eventually(lambda: count("pg_stat_activity", listeners) == 1, what="a relay that listens again")
+    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
 def test_while_the_workers_are_busy_payments_gather_and_travel_together(
