@@ -1,12 +1,10 @@
 """Access tokens: issuing them, and deciding whom a request speaks for.
 
-A token is trusted without a database query: signing keys and revocations are kept in the process and read again at most
-every second. So another process's revocation is noticed within a second; the process that revoked knows at once. A
-signature that was verified is not verified again for `VERIFIED_SECONDS`.
+A token is trusted without a database query: signing keys and revocations are kept in the process (keys.py,
+revocations.py), and a signature that was verified is not verified again for `VERIFIED_SECONDS`.
 """
 
 import hashlib
-import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,23 +17,18 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
 
 from gateway import db
-from gateway.config import ACCESS_TOKEN_SECONDS_MAX, settings
+from gateway.api import revocations
+from gateway.config import settings
 from gateway.domain import merchants
 from gateway.domain.api_clients import CLIENT_ID_PREFIX
 from gateway.domain.ids import parse_id
-from gateway.domain.merchants import Identity, Revocations
-from gateway.errors import AuthenticationRequired, DatabaseUnavailable, InsufficientScope, InvalidToken
+from gateway.domain.merchants import Identity
+from gateway.errors import AuthenticationRequired, InsufficientScope, InvalidToken
 from gateway.keys import CLOCK_TOLERANCE_SECONDS, key_ring
 
 ALGORITHM = "RS256"
 TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
-REVOCATIONS_SECONDS = 1.0
-"""The longest that a revocation of another process stays unknown here."""
-ALL_REVOCATIONS_SECONDS = 30.0
-"""How often all of them are read; in between only those of `RECENT`, or whoever logs out often costs everybody."""
-RECENT = timedelta(seconds=60)
-"""Longer than from one reading of all to the next, and than the commit of a revocation may take."""
 VERIFIED_SECONDS = 10.0
 """How long the outcome of verifying a signature is kept: the longest that a removed signing key still works."""
 VERIFIED_MAX = 10_000
@@ -43,8 +36,6 @@ VERIFIED_MAX = 10_000
 
 ISSUED_AHEAD_SECONDS = 5
 """How far ahead the clock of the host that issued a token may be."""
-LONGEST_TRUST = timedelta(seconds=ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS)
-"""How long a revoked client is remembered: until its last token has expired by any host's clock."""
 
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
 
@@ -66,55 +57,6 @@ class Caller:
         return f"{kind}:{self.subject}"
 
 
-class _Trust:
-    """What was revoked, as this process knows it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._read_at = self._failed_at = -REVOCATIONS_SECONDS
-        self._all_read_at = -ALL_REVOCATIONS_SECONDS
-        self._stored = Revocations(frozenset(), frozenset())
-        self._own: dict[str, datetime] = {}
-        """Token ids and client_ids that this process revoked, each with the time when its last token has expired."""
-
-    def is_lost(self, caller: Caller) -> bool:
-        """Whether the caller's token or client was revoked."""
-        self._refresh()
-        return (
-            caller.token_id in self._stored.token_ids
-            or caller.subject in self._stored.client_ids
-            or caller.token_id in self._own
-            or caller.subject in self._own
-        )
-
-    def note(self, name: str, until: datetime) -> None:
-        """Remember at once what this process just revoked."""
-        now = datetime.now(UTC)
-        with self._lock:
-            self._own = {name: until for name, until in self._own.items() if until > now} | {name: until}
-
-    def _refresh(self) -> None:
-        if time.monotonic() - self._read_at < REVOCATIONS_SECONDS:
-            return
-        with self._lock:  # one thread reads for all; without an answer from the database nobody is let in
-            now = time.monotonic()
-            if now - self._read_at < REVOCATIONS_SECONDS:
-                return
-            if now - self._failed_at < REVOCATIONS_SECONDS:
-                raise DatabaseUnavailable  # who waited for the lock does not wait for a second failure
-            read_all = now - self._all_read_at >= ALL_REVOCATIONS_SECONDS
-            try:
-                with db.autocommit() as connection:
-                    found = merchants.revocations(connection, LONGEST_TRUST if read_all else RECENT)
-            except db.UNAVAILABLE:
-                self._failed_at = time.monotonic()
-                raise
-            self._stored = found if read_all else self._stored | found
-            self._read_at = now
-            self._all_read_at = now if read_all else self._all_read_at
-
-
-_trust = _Trust()
 _verified: dict[bytes, tuple[Caller, float]] = {}
 """By the digest of an Authorization header: whom it speaks for, and until when (monotonic) that needs no new look."""
 
@@ -145,7 +87,7 @@ def authenticate() -> Caller:
     if caller is None or time.monotonic() >= until:
         caller = _verify(header)
         _keep(digest, caller)
-    if _trust.is_lost(caller):
+    if revocations.known().include(caller.token_id, caller.subject):
         raise InvalidToken
     return caller
 
@@ -180,16 +122,11 @@ def demand(caller: Caller, *scopes: str) -> None:
 
 
 def revoke(caller: Caller) -> None:
-    """Stop trusting the caller's token, here at once and elsewhere within `REVOCATIONS_SECONDS`."""
+    """Stop trusting the caller's token."""
     until = caller.expires_at + timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
     with db.autocommit() as connection:
         merchants.revoke_token(connection, caller.token_id, until)
-    _trust.note(caller.token_id, until)
-
-
-def note_revoked_client(client_id: str) -> None:
-    """Stop trusting a client's tokens here at once; elsewhere its committed revocation is noticed."""
-    _trust.note(client_id, datetime.now(UTC) + LONGEST_TRUST)
+    revocations.known().announce()
 
 
 def _caller_of(claims: dict[str, Any]) -> Caller:
@@ -233,6 +170,7 @@ def install(app: Flask) -> None:
         JWT_DECODE_LEEWAY=ISSUED_AHEAD_SECONDS,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
     )
+    revocations.known()
     manager = JWTManager(app)
     manager.encode_key_loader(lambda _identity: g.signing_key.private)
     manager.decode_key_loader(_verification_key)

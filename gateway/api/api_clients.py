@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
-from gateway.api import access
+from gateway.api import access, revocations
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Id, Time
 from gateway.api.paging import Page, list_page
@@ -118,8 +118,8 @@ def rotate_api_client(call: Call, id: Any) -> Reply:
 
 @routes.delete("/v1/api-clients/<id>", scope=SCOPE, answers={204: None})
 def delete_api_client(call: Call, id: Any) -> Reply:
-    """Revoke an API client with its secrets and tokens: here at once, in other processes within a second."""
+    """Revoke an API client with its secrets and tokens."""
     with db.begin() as connection:
-        client_id = api_clients.revoke(connection, call.merchant_id, id, call.actor)
-    access.note_revoked_client(client_id)
+        api_clients.revoke(connection, call.merchant_id, id, call.actor)
+    revocations.known().announce()
     return Reply(status=204)

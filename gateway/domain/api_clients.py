@@ -158,8 +158,8 @@ def rotate(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> d
     return shown | {"client_secret": secret}
 
 
-def revoke(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> str:
-    """Stop trusting a client, its secrets and its tokens, for good; its client_id.
+def revoke(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> None:
+    """Stop trusting a client, its secrets and its tokens, for good.
 
     Raises:
         NotFound: as `find`.
@@ -170,7 +170,6 @@ def revoke(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> s
     if row is None:
         raise NotFound
     _note(connection, actor, "revoked", merchant_id, _represent(row))
-    return str(row.client_id)
 
 
 def _note(connection: Connection, actor: str, deed: str, merchant_id: UUID, shown: dict[str, Any]) -> None:

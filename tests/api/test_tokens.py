@@ -13,12 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from flask import Flask
 
-from gateway.api import access
-from gateway.domain.ids import utc_now
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.keys import key_ring
 from tests.api.conftest import Caller, expect_problem
-from tests.factories import execute
 from tests.support import eventually
 
 STRANGER = rsa.generate_private_key(65537, 2048)
@@ -189,51 +186,6 @@ def test_a_token_that_worked_expires(app: Flask, merchant: Caller) -> None:
     assert caller.get("/v1/transactions").status_code == 200
 
     eventually(lambda: caller.get("/v1/transactions").status_code == 401, within=5, what="the expiry")
-
-
-def test_a_token_that_another_process_revoked_is_refused_within_two_seconds(app: Flask, merchant: Caller) -> None:
-    assert merchant.get("/v1/transactions").status_code == 200
-    execute(
-        "INSERT INTO revoked_tokens (jti, expires_at) VALUES (:jti, now() + interval '1 hour')",
-        jti=claims_of(merchant)["jti"],
-    )
-
-    eventually(lambda: merchant.get("/v1/transactions").status_code == 401, within=2, what="the revocation")
-    expect_refused(app, str(merchant.token))
-
-
-def test_a_process_reads_old_revocations_at_its_start_and_seldom_again(
-    merchant: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [time.monotonic()]
-    monkeypatch.setattr("gateway.api.access.time.monotonic", lambda: clock[0])
-    claims = claims_of(merchant)
-    caller = access.Caller(claims["sub"], merchant.merchant_id, frozenset(), claims["jti"], utc_now())
-
-    process = access._Trust()
-    assert not process.is_lost(caller)
-    execute(
-        """INSERT INTO revoked_tokens (jti, expires_at, revoked_at)
-           VALUES (:jti, now() + interval '1 hour', now() - interval '10 minutes')""",
-        jti=caller.token_id,
-    )
-    clock[0] += access.REVOCATIONS_SECONDS
-    assert not process.is_lost(caller)
-    assert access._Trust().is_lost(caller)
-    clock[0] += access.ALL_REVOCATIONS_SECONDS
-    assert process.is_lost(caller)
-    clock[0] += access.REVOCATIONS_SECONDS
-    assert process.is_lost(caller)
-
-
-def test_the_tokens_of_a_client_that_was_revoked_are_refused_within_two_seconds(app: Flask, merchant: Caller) -> None:
-    form = {"grant_type": "client_credentials", **merchant.facts["client"]}
-    client = Caller(app, Caller(app).call("POST", "/oauth/token", data=form).json["access_token"])
-    assert client.get("/v1/transactions").status_code == 200
-    execute("UPDATE api_clients SET revoked_at = now()")
-
-    eventually(lambda: client.get("/v1/transactions").status_code == 401, within=2, what="the revocation")
-    assert merchant.get("/v1/transactions").status_code == 200
 
 
 def test_a_token_of_an_operator_has_the_scopes_of_operators_and_no_merchant(operator: Caller) -> None:
