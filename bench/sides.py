@@ -32,7 +32,7 @@ GATEWAY_SETTINGS = {"LOG_LEVEL": "INFO", "LOG_FORMAT": "json", "RATE_LIMIT_PER_S
 """What the gateway is told beside its defaults: as in production, but one client may send all there is."""
 
 _GRANIAN = (
-    "granian --interface wsgi --host 127.0.0.1 --port {port} --workers ${{API_WORKERS:-1}}"
+    "granian --interface wsgi --host 127.0.0.1 --port {port} --workers ${{API_WORKERS:-2}}"
     " --blocking-threads ${{API_THREADS:-16}} --backlog 2048 bench.baseline.app:app"
 )
 _WORKER = (

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the API listens on")
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on")
     api_workers: int = Field(
-        default=1, ge=1, le=1024, description="API processes; with one for each processor, each keeps to its own"
+        default=2, ge=1, le=1024, description="API processes; with one for each processor, each keeps to its own"
     )
 
     log_service_name: str = Field(default="payment-gateway", description="`service` in every log line and alert")
