@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from kombu import Connection
+from sqlalchemy import func
 
 import celeryconfig
 from gateway import db
@@ -23,6 +24,7 @@ from tasks import app, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
 from tests.captured_sql import Statement, statements
 from tests.factories import accept_payment, count, execute, make_merchant
+from tests.lifecycles import completed
 from tests.receivers import alerts_sent_to, receiving
 from tests.support import eventually
 
@@ -162,6 +164,18 @@ def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
         assert time.monotonic() - began < 15, "nothing was heard"
         with begin() as connection:
             assert [row.subject_id for row in outbox.take(connection, 10)] == [id]
+
+
+def test_a_settlement_that_no_webhook_tells_of_wakes_no_relay() -> None:
+    with db.engine().connect() as connection:
+        connection.exec_driver_sql(f"LISTEN {outbox.CHANNEL}")
+        completed(make_merchant())
+        with begin() as another:
+            another.execute(func.pg_notify(outbox.CHANNEL, "the end").select())
+        driver: Any = connection.connection.dbapi_connection
+        heard = [message.payload for message in driver.notifies(timeout=30, stop_after=2)]
+        connection.detach()
+    assert heard == ["", "the end"], "the acceptance, and nothing else"
 
 
 def test_a_relay_that_lost_the_connection_that_it_listens_by_listens_again(broker: Connection) -> None:
