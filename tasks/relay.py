@@ -41,6 +41,8 @@ WEBHOOKS_DUE_SECONDS = 5.0
 FED_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
 """Messages that wait for a worker; with more, its processes are all busy."""
+LOOK_SECONDS = 0.25
+"""How often the broker is asked whether the workers are busy; for each lone payment, it is a sixth of the relay."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
 GATHER_PER_ROW_SECONDS = 0.005
@@ -153,6 +155,7 @@ def run(stop: threading.Event) -> None:
                 app.amqp.Producer(connection, auto_declare=False) as producer,
                 db.listening(outbox.CHANNEL) as hear,
             ):
+                hold = Periodic(LOOK_SECONDS, partial(_hold, producer, stop))
                 published = MOST_AT_ONCE  # there may be more, of which nobody is notified any more
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
@@ -162,7 +165,7 @@ def run(stop: threading.Event) -> None:
                     patience = settings().outbox_poll_ms / 1000 if published < MOST_AT_ONCE else 0
                     published = relay_once(producer, partial(hear, patience))
                     stop.wait(_pause_after(published))
-                    _hold(producer, stop)
+                    hold.look()
         except BROKER_UNAVAILABLE as exc:
             logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
             with suppress(*db.UNAVAILABLE):
