@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     database_timeout_seconds: int = Field(
         default=10, ge=1, le=60, description="The longest that a statement of the API or of a task may take"
     )
-    chunk_max: int = Field(default=100, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
+    chunk_max: int = Field(default=200, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
     outbox_poll_ms: int = Field(
         default=500, ge=1, le=500, description="How often the outbox is looked into when nothing was notified"
     )
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         "payment that went there is open, even when PROVIDERS lists sandbox no longer",
     )
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
-    provider_threads: int = Field(default=100, ge=1, le=200, description="Provider calls at once per worker process")
+    provider_threads: int = Field(default=200, ge=1, le=200, description="Provider calls at once per worker process")
 
     rate_limit_per_second: int = Field(
         default=1000, ge=0, le=1_000_000, description="Requests of one API client, all processes together; 0: no limit"
