@@ -155,4 +155,6 @@ def test_a_token_that_another_host_revoked_is_refused_within_two_seconds(merchan
     store(token_id_of(merchant))
 
     eventually(lambda: merchant.get("/v1/transactions").status_code == 401, within=2, what="the revocation")
-    expect_problem(merchant.get("/v1/transactions"), 401, "invalid_token")
+    refused = merchant.get("/v1/transactions")
+    expect_problem(refused, 401, "invalid_token")
+    assert refused.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
