@@ -170,7 +170,7 @@ def install(app: Flask) -> None:
         JWT_DECODE_LEEWAY=ISSUED_AHEAD_SECONDS,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
     )
-    revocations.known()
+    revocations.known()  # a folder in which it cannot work is told at the start, not by the first request
     manager = JWTManager(app)
     manager.encode_key_loader(lambda _identity: g.signing_key.private)
     manager.decode_key_loader(_verification_key)
