@@ -5,6 +5,7 @@ round trips around it: PostgreSQL runs it as a transaction of its own. Only the 
 """
 
 import os
+import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ CONNECT_TIMEOUT_SECONDS = 2
 LOCK_TIMEOUT_MS = 1_000
 AVAILABILITY_POLL_SECONDS = 0.5
 IDLE_CHECK_SECONDS = 2.0
-"""A pooled connection that rested longer is tested before use; under load none is."""
+"""A pooled connection that rested longer is tested before use; of the others, only one whose server has said something
+meanwhile: that it shuts down, or has ended the session."""
 IDLE_CHECK_PATIENCE_SECONDS = 1.0
 PATIENCE_MARGIN_SECONDS = 1.0
 """PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
@@ -132,7 +134,9 @@ def _note_rest(_connection: Any, record: Any) -> None:
 
 def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
     rests_since = record.info.get("rests_since")
-    if rests_since is None or time.monotonic() - rests_since < IDLE_CHECK_SECONDS:
+    if rests_since is None:
+        return
+    if time.monotonic() - rests_since < IDLE_CHECK_SECONDS and not _has_unread_input(connection):
         return
     began = time.monotonic()
     try:
@@ -142,6 +146,12 @@ def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
         if time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
             raise OperationalError("SELECT 1", {}, exc) from exc  # a server that hangs would hang again
         raise DisconnectionError from exc  # the pool replaces the connection and tries again
+
+
+def _has_unread_input(connection: Any) -> bool:
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _forget_inherited_connections() -> None:

@@ -103,14 +103,26 @@ def test_a_server_that_only_reads_is_not_connected_to() -> None:
         db.engine().connect()
 
 
-def test_when_one_connection_is_lost_no_other_of_the_pool_is_used() -> None:
+def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_error() -> None:
     with db.autocommit() as one, db.autocommit() as other:
         pids = [connection.execute(text("SELECT pg_backend_pid()")).scalar_one() for connection in (one, other)]
+    end_sessions(pids)
+    with db.autocommit() as one, db.autocommit() as other:
+        assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
+
+
+def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> None:
+    with db.autocommit() as resting:
+        before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with pytest.raises(OperationalError) as caught, db.autocommit() as lost:
+            end_sessions([lost.execute(text("SELECT pg_backend_pid()")).scalar_one()])
+            lost.execute(text("SELECT 1"))
+    assert caught.value.connection_invalidated
+    with db.autocommit() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
+
+
+def end_sessions(pids: list[int]) -> None:
     url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True) as killer:
         killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])
-    with pytest.raises(OperationalError) as caught, db.autocommit() as connection:
-        connection.execute(text("SELECT 1"))
-    assert caught.value.connection_invalidated
-    with db.autocommit() as one, db.autocommit() as other:
-        assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
