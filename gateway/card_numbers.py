@@ -29,7 +29,6 @@ _NOT_CARDS = re.compile(
 _DIGITS = re.compile("[0-9]+")
 _DIGIT_GROUPS = re.compile(r"[0-9]+(?:[\s\-._]+[0-9]+)*")
 _ENOUGH_DIGITS = re.compile(rf"[0-9](?:[\s\-._]*[0-9]){{{MIN_DIGITS - 1}}}")
-"""In every text with a row that could hold a card number: most have none, and this tells soonest."""
 _ISSUED_LENGTHS = (
     ("4", (13, 16, 19)),
     ("5", (16,)),
@@ -93,6 +92,11 @@ def _candidates(groups: list[str], *, issued_only: bool) -> Iterator[str]:
         for prefix, lengths in _ISSUED_LENGTHS:
             if digits.startswith(prefix, start):
                 yield from (digits[start : start + length] for length in lengths if start + length in boundaries)
+
+
+def has_enough_digits(text: str) -> bool:
+    """Whether `text`, or any part of it, could hold a card number; most hold none, and this tells soonest."""
+    return _ENOUGH_DIGITS.search(_plain(text)) is not None
 
 
 def _rows(plain: str) -> Iterator[re.Match[str]]:
