@@ -1,7 +1,7 @@
 """Accepting transactions, and canceling them before they are routed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from gateway.domain.events import TELLING
 from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer, waiting_for_the_first
-from gateway.domain.ids import new_id, rfc3339, time_of
+from gateway.domain.ids import new_id, time_of
 from gateway.domain.outbox import Topic
 from gateway.domain.transaction_queries import COLUMNS, find, of_row, represent
 from gateway.errors import InvalidState
@@ -37,11 +37,11 @@ class NewTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A transaction to be stored, and the answer that its merchant gets once it is."""
+    """A transaction to be stored, as its merchant is going to see it, and the answer that tells so."""
 
     id: UUID
     merchant_id: UUID
-    new: NewTransaction
+    shown: Mapping[str, Any]
     request_id: str
     key: IdempotencyKey | None
     answer: Answer
@@ -50,8 +50,8 @@ class Acceptance:
     def of(cls, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None) -> "Acceptance":
         """The acceptance of what a merchant asks for. Nothing is stored yet."""
         id = new_id()
-        answer = Answer(201, json.dumps(_as_accepted(id, merchant_id, new, time_of(id))), location_of(id))
-        return cls(id, merchant_id, new, request_id, key, answer)
+        shown = _as_accepted(id, merchant_id, new, time_of(id))
+        return cls(id, merchant_id, shown, request_id, key, Answer(201, json.dumps(shown), location_of(shown["id"])))
 
 
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
@@ -91,7 +91,7 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
     with waiting_for_the_first():
-        stored = set(connection.scalars(_STORE, values))
+        stored = set(connection.scalars(_STORE, values).all())
     return [acceptance.id in stored for acceptance in acceptances]
 
 
@@ -105,22 +105,17 @@ def repeat(connection: Connection, acceptance: Acceptance) -> Answer:
     return first_answer(connection, acceptance.merchant_id, acceptance.key)
 
 
+_STORED = (
+    "id", "merchant_id", "amount", "currency", "payment_method", "reference", "description", "customer_id", "metadata",
+    "created_at",
+)  # fmt: skip
+
+
 def _row_of(acceptance: Acceptance) -> dict[str, Any]:
     """A row of `new` in `_STORE`; members that it does not name are NULL."""
-    new, key, answer = acceptance.new, acceptance.key, acceptance.answer
-    row = {
-        "id": str(acceptance.id),
-        "merchant_id": str(acceptance.merchant_id),
-        "amount": new.amount,
-        "currency": new.currency,
-        "payment_method": new.payment_method,
-        "reference": new.reference,
-        "description": new.description,
-        "customer_id": new.customer_id,
-        "metadata": new.metadata,
-        "request_id": acceptance.request_id,
-        "created_at": rfc3339(time_of(acceptance.id)),
-    }
+    shown, key, answer = acceptance.shown, acceptance.key, acceptance.answer
+    row = {name: shown[name] for name in _STORED}
+    row["request_id"] = acceptance.request_id
     if key is not None:
         row |= {
             "key": key.key,
@@ -132,7 +127,7 @@ def _row_of(acceptance: Acceptance) -> dict[str, Any]:
     return row
 
 
-def location_of(transaction_id: UUID) -> str:
+def location_of(transaction_id: UUID | str) -> str:
     """The path of a transaction."""
     return f"/v1/transactions/{transaction_id}"
 
