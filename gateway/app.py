@@ -31,6 +31,7 @@ from gateway.api import (
     transactions,
     webhook_endpoints,
 )
+from gateway.api.application import Application
 from gateway.config import settings
 from gateway.telemetry import configure_logging
 
@@ -66,7 +67,7 @@ def create_app() -> Flask:
     configure_logging()
     keys.make_ready()
     vault.make_ready()
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     edge.install(app)
     problems.install(app)
     access.install(app)

@@ -10,10 +10,12 @@ import logging
 import os
 import socket
 import sys
-from contextlib import AbstractContextManager
-from datetime import UTC
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
@@ -26,6 +28,8 @@ from gateway.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record
+
+MetricT = TypeVar("MetricT", Counter, Histogram)
 
 _HOST = socket.gethostname()
 
@@ -71,6 +75,13 @@ WEBHOOK_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
 )
 
+
+@cache
+def labelled(metric: MetricT, *values: str) -> MetricT:
+    """`metric` with these labels. Its own `labels` takes a lock and looks at every value, each time."""
+    return metric.labels(*values)
+
+
 _OF_GRANIAN = ("_granian", "granian.access")
 """The server's loggers, which write by themselves; an access log holds raw paths."""
 CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
@@ -89,35 +100,57 @@ class _StandardLogging(logging.Handler):
 
 
 def _console_format(record: "Record") -> str:
-    context = "".join(f" {name}={{extra[{name}]}}" for name in record["extra"] if name != "service")
+    context = "".join(f" {name}={{extra[{name}]}}" for name in record["extra"])
     return f"<green>{{time:HH:mm:ss.SSS}}</> <level>{{level: <8}}</> {{message}}<dim>{context}</>\n{{exception}}"
+
+
+def _write_json(
+    at: datetime, level: str, name: str | None, message: str, *, ids: Mapping[str, str], exception: str | None = None
+) -> None:
+    entry = {
+        "timestamp": at.isoformat(),
+        "level": level,
+        "message": redact(message),
+        "logger": name,
+        "service": settings().log_service_name,
+    }
+    for field, value in ids.items():
+        entry[field] = redact(value)
+    if exception is not None:
+        entry["exception"] = redact(exception)
+    sys.stderr.write(json.dumps(entry) + "\n")
 
 
 def _json_sink(message: object) -> None:
     record: Record = message.record  # type: ignore[attr-defined]  # loguru hands its sinks a str subclass
-    entry = {
-        "timestamp": record["time"].astimezone(UTC).isoformat(),
-        "level": record["level"].name,
-        "message": redact(record["message"]),
-        "logger": record["name"],
-        **{name: redact(str(value)) for name, value in record["extra"].items()},
-    }
-    if record["exception"] is not None:
-        entry["exception"] = redact(str(message).partition("\n")[2].strip())
-    sys.stderr.write(json.dumps(entry) + "\n")
+    exception = None if record["exception"] is None else str(message).partition("\n")[2].strip()
+    at, level, name = record["time"].astimezone(UTC), record["level"].name, record["name"]
+    _write_json(at, level, name, record["message"], ids=record["extra"], exception=exception)
 
 
 def _console_sink(message: object) -> None:
     sys.stderr.write(redact(str(message)))
 
 
+@cache
+def _lines_are_json() -> bool:
+    chosen = settings().log_format
+    return chosen == "json" or (chosen == "auto" and not sys.stderr.isatty())
+
+
+@cache
+def _info_is_shown() -> bool:
+    return logger.level("INFO").no >= logger.level(settings().log_level).no
+
+
 def configure_logging() -> None:
     """Send this process's log lines, its libraries' too, to standard error: redacted, in the configured format."""
     config = settings()
-    as_json = config.log_format == "json" or (config.log_format == "auto" and not sys.stderr.isatty())
+    _lines_are_json.cache_clear()
+    _info_is_shown.cache_clear()
     logger.remove()
-    logger.configure(extra={"service": config.log_service_name})
-    if as_json:
+    logger.configure(patcher=lambda record: record["extra"].update(_context.get()))
+    if _lines_are_json():
         logger.add(_json_sink, level=config.log_level, format="{message}", backtrace=False, diagnose=False)
     else:
         logger.add(
@@ -135,9 +168,28 @@ def configure_logging() -> None:
         logging.getLogger(name).propagate = True
 
 
-def log_context(**fields: str | None) -> AbstractContextManager[None]:
+_context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # nobody changes it
+
+
+@contextmanager
+def log_context(**fields: str | None) -> Iterator[None]:
     """Add the given ids (see `CONTEXT_FIELDS`) to every line logged within."""
-    return logger.contextualize(**{name: value for name, value in fields.items() if value})
+    token = _context.set({**_context.get(), **{name: value for name, value in fields.items() if value}})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def log_frequent(name: str, message: str) -> None:
+    """Log a line at INFO for the module `name`, as loguru would, at a fifth of its cost: for each request and payment.
+
+    What loguru collects for a line, and these lines do not show, takes longer than to write them.
+    """
+    if not _lines_are_json():
+        logger.opt(depth=1).info("{}", message)
+    elif _info_is_shown():
+        _write_json(datetime.now(UTC), "INFO", name, message, ids=_context.get())
 
 
 def metrics_text(*collectors: Collector) -> bytes:

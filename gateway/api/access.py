@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Flask, g, request
+from flask import Flask, g
 from flask_jwt_extended import JWTManager, create_access_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
@@ -74,14 +74,13 @@ def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
     return token
 
 
-def authenticate() -> Caller:
-    """Whom the current request speaks for.
+def authenticate(header: str) -> Caller:
+    """Whom a request with this `Authorization` header speaks for.
 
     Raises:
         AuthenticationRequired: it has no bearer token.
         InvalidToken: the token is malformed, forged, expired, revoked or not meant for this API.
     """
-    header = request.headers.get("Authorization", "")
     digest = hashlib.sha256(header.encode(errors="replace")).digest()
     caller, until = _verified.get(digest, (None, 0.0))
     if caller is None or time.monotonic() >= until:

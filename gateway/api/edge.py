@@ -3,9 +3,10 @@
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from loguru import logger
 from werkzeug.datastructures import Headers
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -13,8 +14,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from gateway import db
 from gateway.card_numbers import holds_card_number
 from gateway.config import settings
-from gateway.domain.ids import new_id
-from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context
+from gateway.domain.ids import new_id_text
+from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, labelled, log_context, log_frequent
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -40,16 +41,30 @@ _HEADERS = (
 
 
 class Answer(Response):
-    """A response whose headers are sent as they are; that werkzeug goes over them again costs more than they do."""
+    """A response that is sent as it is; that werkzeug goes over it again costs more than it does."""
+
+    default_mimetype = None
 
     def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:  # noqa: ARG002  # werkzeug's signature
         """The headers as they were set."""
         return self.headers
 
+    def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
+        """The body as it was set, or none for HEAD."""
+        if not self.is_sequence:
+            return super().get_app_iter(environ)
+        return () if environ["REQUEST_METHOD"] == "HEAD" else cast(list[bytes], self.response)
 
-def request_id() -> str:
-    """The id of the request being answered: the caller's own if it was usable."""
-    found: str = request.environ[_ENVIRON_KEY]
+
+def current_request() -> Request:
+    """The request being answered, itself: each use of Flask's `request` looks it up anew."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return found
+
+
+def request_id(asked: Request) -> str:
+    """The id that `asked` is known by everywhere: the caller's own if it was usable."""
+    found: str = asked.environ[_ENVIRON_KEY]
     return found
 
 
@@ -61,18 +76,22 @@ def stream_answer() -> None:
 def _chosen_request_id(offered: str) -> str:
     if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
         return offered
-    return str(new_id())
+    return new_id_text()
 
 
 def _note_answer(response: Response) -> Response:
     """Count, time and log the request under its route's template: a raw path could hold anything."""
-    route = request.url_rule.rule if request.url_rule is not None else _UNMATCHED
-    method = request.method if request.method in _METHODS else "OTHER"
-    seconds = time.perf_counter() - request.environ[_BEGAN]
-    HTTP_REQUESTS.labels(method, route, str(response.status_code)).inc()
-    HTTP_SECONDS.labels(method, route).observe(seconds)
-    level = "DEBUG" if route in _QUIET_ROUTES else "INFO"
-    logger.log(level, "{} {} {} in {:.1f} ms", method, route, response.status_code, seconds * 1000)
+    asked = current_request()
+    route = asked.url_rule.rule if asked.url_rule is not None else _UNMATCHED
+    method = asked.method if asked.method in _METHODS else "OTHER"
+    seconds = time.perf_counter() - asked.environ[_BEGAN]
+    labelled(HTTP_REQUESTS, method, route, str(response.status_code)).inc()
+    labelled(HTTP_SECONDS, method, route).observe(seconds)
+    line = f"{method} {route} {response.status_code} in {seconds * 1000:.1f} ms"
+    if route in _QUIET_ROUTES:
+        logger.debug(line)
+    else:
+        log_frequent(__name__, line)
     return response
 
 
@@ -89,15 +108,17 @@ class _Edge:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         id = environ[_ENVIRON_KEY] = _chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         environ[_BEGAN] = time.perf_counter()
-
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-            given = {name for name, _ in headers}
-            added = [("X-Request-Id", id), *(header for header in _HEADERS if header[0] not in given)]
-            return start_response(status, headers + added, *exc_info)
-
         with log_context(request_id=id), db.patience(DATABASE_PATIENCE_SECONDS):
-            chunks = self._inner(environ, start)
+            chunks = self._inner(environ, partial(_start, start_response, id))
             return chunks if environ.get(_STREAMED) else [_whole(chunks)]
+
+
+def _start(
+    start_response: "StartResponse", id: str, status: str, headers: list[tuple[str, str]], *exc_info: Any
+) -> Callable[[bytes], object]:
+    given = {name for name, _ in headers}
+    added = [header for header in _HEADERS if header[0] not in given]
+    return start_response(status, [*headers, ("X-Request-Id", id), *added], *exc_info)
 
 
 def _whole(chunks: Iterable[bytes]) -> bytes:

@@ -8,25 +8,24 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response
 from pydantic import BaseModel
 
 from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
+from gateway.api.application import BODY_MAX_BYTES
 from gateway.api.uploads import Upload
 from gateway.api.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
 from gateway.domain.ids import parse_id
 from gateway.errors import BodyTooLarge, GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
 
-BODY_MAX_BYTES = 64 * 1024
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -49,6 +48,7 @@ class Reply:
 class Call:
     """The request being answered. `caller` is whom it speaks for; public calls have none."""
 
+    request: Request
     verified: Caller | None
 
     @property
@@ -76,7 +76,7 @@ class Call:
     @property
     def request_id(self) -> str:
         """The id that this request is known by everywhere."""
-        return edge.request_id()
+        return edge.request_id(self.request)
 
     def idempotency_key(self) -> IdempotencyKey | None:
         """The key of this request, if it has one.
@@ -85,11 +85,12 @@ class Call:
             InvalidIdempotencyKey: it is not 1 to 255 printable ASCII characters.
             CardNumberRejected: it holds a card number.
         """
-        key = request.headers.get(IDEMPOTENCY_HEADER)
+        asked = self.request
+        key = asked.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
             return None
         refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
-        return IdempotencyKey.of(key, request.method, request.path, request.get_data())
+        return IdempotencyKey.of(key, asked.method, asked.path, asked.get_data())
 
 
 View = Callable[..., Reply]
@@ -134,36 +135,42 @@ class Endpoint:
 
     def serve(self, **path: str) -> Response:
         """Answer the current request."""
+        asked = edge.current_request()
         if self.signs_in:
-            rate_limits.admit_address(request.remote_addr)
-        caller = None if self.public else access.authenticate()
+            rate_limits.admit_address(asked.remote_addr)
+        caller = None if self.public else access.authenticate(asked.headers.get("Authorization", ""))
         if caller is not None and not self.signs_in:
             rate_limits.admit_caller(caller.subject)
         if caller is not None and self.scope is not None:
             access.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            _refuse_parameters()
+            _refuse_parameters(asked)
         elif self.query is not None:
-            arguments["query"] = parse_parameters(self.query, request.args.items(multi=True))
+            arguments["query"] = parse_parameters(self.query, asked.args.items(multi=True))
         if self.body is not None:
-            absent = not self.needs_body and not request.get_data()
-            body = self.body() if absent else parse_json(self.body, _body_of_type(JSON))
+            absent = not self.needs_body and not asked.get_data()
+            body = self.body() if absent else parse_json(self.body, _body_of_type(asked, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
-        with self.upload.received() if self.upload is not None else nullcontext() as file:
-            if file is not None:
-                arguments["upload"] = file
-            return self._respond(self.view(Call(caller), **arguments))
+        if self.upload is None:
+            return self._respond(self.view(Call(asked, caller), **arguments))
+        with self.upload.received() as file:
+            return self._respond(self.view(Call(asked, caller), upload=file, **arguments))
 
     def _respond(self, reply: Reply) -> Response:
-        content = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
-        if isinstance(content, Iterator):
-            edge.stream_answer()
-        headers = {**reply.headers} if self.public else {**reply.headers, "Cache-Control": "no-store"}
-        response = edge.Answer(content, reply.status, headers, content_type=self.media_type)
+        headers = list(reply.headers.items())
+        if not self.public:
+            headers.append(("Cache-Control", "no-store"))
         if reply.body is None:
-            del response.headers["Content-Type"]
-        return response
+            return edge.Answer([], reply.status, headers)
+        headers.append(("Content-Type", self.media_type))
+        if not isinstance(reply.body, str | bytes | Mapping):
+            edge.stream_answer()
+            return edge.Answer(reply.body, reply.status, headers)
+        text = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
+        content = text.encode() if isinstance(text, str) else text
+        headers.append(("Content-Length", str(len(content))))
+        return edge.Answer([content], reply.status, headers)
 
 
 class Routes:
@@ -259,15 +266,16 @@ def _id_of(text: str) -> UUID:
     return parsed
 
 
-def _refuse_parameters() -> None:
-    if request.query_string:
-        parse_parameters(NoQuery, request.args.items(multi=True))
+def _refuse_parameters(asked: Request) -> None:
+    if asked.query_string:
+        parse_parameters(NoQuery, asked.args.items(multi=True))
 
 
-def _body_of_type(media_type: str) -> bytes:
-    if request.mimetype != media_type or request.headers.get("Content-Encoding", "identity") != "identity":
+def _body_of_type(asked: Request, media_type: str) -> bytes:
+    has_type = asked.environ.get("CONTENT_TYPE") == media_type or asked.mimetype == media_type
+    if not has_type or asked.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(f"Send the body as {media_type}.")
-    body = request.get_data()
+    body = asked.get_data()
     if len(body) > BODY_MAX_BYTES:
         raise BodyTooLarge(f"A body may have {BODY_MAX_BYTES} bytes at most.")
     return body
@@ -280,13 +288,11 @@ def form_parameters() -> list[tuple[str, str]]:
         UnsupportedMediaType: the body is not a form.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return parse_qsl(_body_of_type(FORM).decode(), keep_blank_values=True, errors="strict")
+    return parse_qsl(_body_of_type(edge.current_request(), FORM).decode(), keep_blank_values=True, errors="strict")
 
 
 def install(app: Flask, parts: Iterable[Routes]) -> None:
-    """Serve all `parts` from `app`; bodies over `BODY_MAX_BYTES` are refused, whatever their length header says."""
-    # of a body without a length werkzeug reads so much and drops the rest: one byte more tells that there is a rest
-    app.config["MAX_CONTENT_LENGTH"] = BODY_MAX_BYTES + 1
+    """Serve all `parts` from `app`."""
     app.url_map.merge_slashes = False
     app.extensions["endpoints"] = [endpoint for part in parts for endpoint in part.endpoints]
     for part in parts:

@@ -8,7 +8,7 @@ from loguru import logger
 from psycopg.errors import ForeignKeyViolation
 from werkzeug.exceptions import HTTPException
 
-from gateway.api.edge import request_id
+from gateway.api.edge import current_request, request_id
 from gateway.db import UNAVAILABLE
 from gateway.errors import (
     BodyTooLarge,
@@ -70,7 +70,7 @@ def document(error: GatewayError) -> Problem:
         status=error.status,
         detail=error.detail,
         code=error.code,
-        request_id=request_id(),
+        request_id=request_id(current_request()),
     )
     if error.status == 422:
         problem["errors"] = error.errors

@@ -12,7 +12,7 @@ import hashlib
 import math
 import threading
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from loguru import logger
@@ -101,8 +101,13 @@ def admit_caller(subject: str) -> None:
     """
     per_second = settings().rate_limit_per_second
     if per_second:
-        paced = max(PACED_MIN, int(per_second * PACED_SHARE))
-        _admit(f"caller:{subject}", Limit(per_second, per_second, max(0, per_second - paced)))
+        _admit(f"caller:{subject}", _limit_of_caller(per_second))
+
+
+@cache
+def _limit_of_caller(per_second: int) -> Limit:
+    paced = max(PACED_MIN, int(per_second * PACED_SHARE))
+    return Limit(per_second, per_second, max(0, per_second - paced))
 
 
 def admit_address(address: str | None) -> None:

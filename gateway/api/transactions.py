@@ -24,7 +24,7 @@ from gateway.gathering import Gathering
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
-from gateway.telemetry import TRANSACTIONS_CREATED
+from gateway.telemetry import TRANSACTIONS_CREATED, labelled
 
 PAYMENT_METHOD_MAX_LENGTH = 255
 REFERENCE_MAX_LENGTH = 255
@@ -71,7 +71,7 @@ class TransactionRequest(RequestModel):
 
     def as_new(self) -> NewTransaction:
         """What the domain is asked for."""
-        return NewTransaction(**dict(self))
+        return NewTransaction(**vars(self))
 
 
 class Failure(AnswerModel):
@@ -150,7 +150,7 @@ def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
     acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
     if _storing.do(acceptance):
-        TRANSACTIONS_CREATED.labels(acceptance.new.currency).inc()
+        labelled(TRANSACTIONS_CREATED, body.currency).inc()
         return idempotency.reply(Given(acceptance.answer, replayed=False))
     with db.autocommit() as connection:
         return idempotency.reply(Given(transactions.repeat(connection, acceptance), replayed=True))

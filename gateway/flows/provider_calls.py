@@ -17,7 +17,7 @@ from gateway.domain.attempts import Claim, Claimed, Recorded
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
-from gateway.telemetry import PROVIDER_SECONDS, log_context
+from gateway.telemetry import PROVIDER_SECONDS, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
 """Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
@@ -60,7 +60,8 @@ class Handled:
             (self.dead if claim.last_attempt else self.retry).append(id)
         with _log_context(claim):
             status = recorded.status if recorded else "superseded"
-            logger.info("attempt {} by {}: {} -> {}", claim.instruction.attempt, claim.provider, outcome, status)
+            line = f"attempt {claim.instruction.attempt} by {claim.provider}: {outcome} -> {status}"
+            log_frequent(__name__, line)
 
 
 @cache
