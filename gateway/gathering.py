@@ -52,7 +52,7 @@ class Gathering(Generic[ItemT, ResultT]):
 
     def do(self, item: ItemT) -> ResultT:
         """The result of `item`; what bounds `work` in time bounds this wait, which is for two rounds of it at most."""
-        asked = _Asked[ItemT, ResultT](item)
+        asked: _Asked[ItemT, ResultT] = _Asked(item)
         asked.news.acquire()
         with self._lock:
             asked.leads = not self._busy

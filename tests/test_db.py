@@ -114,9 +114,10 @@ def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_err
 def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> None:
     with db.autocommit() as resting:
         before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        with pytest.raises(OperationalError) as caught, db.autocommit() as lost:
+        with db.autocommit() as lost:
             end_sessions([lost.execute(text("SELECT pg_backend_pid()")).scalar_one()])
-            lost.execute(text("SELECT 1"))
+            with pytest.raises(OperationalError) as caught:
+                lost.execute(text("SELECT 1"))
     assert caught.value.connection_invalidated
     with db.autocommit() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before

@@ -1,5 +1,6 @@
-"""Metrics of several processes on one host."""
+"""Metrics of several processes on one host, and the lines of their logs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -28,3 +29,38 @@ def test_a_forked_process_counts_in_a_file_of_its_own(tmp_path: Path) -> None:
     written = {int(file.stem.rpartition("-")[2]) for file in tmp_path.glob("counter_*.db")}
     assert written == {int(pid) for pid in pids.split()}
     assert 'alerts_total{result="logged",severity="error"} 3.0' in metrics
+
+
+_LINES = """
+from loguru import logger
+from gateway.telemetry import configure_logging, log_context, log_frequent
+configure_logging()
+with log_context(request_id="req-1", task_id=None):
+    logger.info("{} ://ada:hunter2@db", "a line")
+    log_frequent("__main__", "a line ://ada:hunter2@db")
+"""
+
+
+def lines(log_format: str, level: str) -> list[str]:
+    """What a process logs in these settings: the same line twice, first by loguru."""
+    env = os.environ | {"LOG_FORMAT": log_format, "LOG_LEVEL": level}
+    done = subprocess.run(
+        [sys.executable, "-c", _LINES], check=True, env=env, capture_output=True, text=True, timeout=60
+    )
+    return done.stderr.splitlines()
+
+
+def test_a_line_that_is_logged_often_reads_as_any_other() -> None:
+    usual, frequent = (json.loads(line) for line in lines("json", "INFO"))
+
+    assert frequent.pop("timestamp") >= usual.pop("timestamp")
+    assert frequent == usual
+    assert usual["message"] == "a line ://ada:[redacted]@db"
+    assert usual["request_id"] == "req-1"
+    assert [line.partition(" ")[2] for line in lines("console", "INFO")] == [
+        "INFO     a line ://ada:[redacted]@db request_id=req-1"
+    ] * 2
+
+
+def test_a_line_that_is_logged_often_has_a_level_as_any_other() -> None:
+    assert lines("json", "WARNING") == lines("console", "WARNING") == []

@@ -4,11 +4,13 @@ These took a fifth of a request's time in Flask, and whoever calls an API sees n
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import flask
 from flask import Flask
 from flask.sessions import NullSession, SessionInterface
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.routing import MapAdapter
 
 BODY_MAX_BYTES = 64 * 1024
@@ -20,6 +22,25 @@ class Request(flask.Request):
 
     # Of a body without a length werkzeug reads so much and drops the rest: one byte more tells that there is a rest.
     max_content_length: int | None = BODY_MAX_BYTES + 1
+
+    @cached_property
+    def body(self) -> bytes:
+        """The body. What is announced as small is read at once; werkzeug makes room for 64 KiB first.
+
+        Raises:
+            RequestEntityTooLarge: it has more than `max_content_length`.
+            ClientDisconnected: it ended early.
+        """
+        length = self.content_length
+        if length is None or length > BODY_MAX_BYTES:
+            return self.get_data()
+        sent: bytes = self.environ["wsgi.input"].read(length)
+        while len(sent) < length:
+            more = self.environ["wsgi.input"].read(length - len(sent))
+            if not more:
+                raise ClientDisconnected
+            sent += more
+        return sent
 
 
 class _NoSessions(SessionInterface):

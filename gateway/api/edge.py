@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Response, request
 from loguru import logger
 from werkzeug.datastructures import Headers
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway import db
+from gateway.api.application import Request
 from gateway.card_numbers import holds_card_number
 from gateway.config import settings
 from gateway.domain.ids import new_id_text

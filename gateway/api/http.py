@@ -14,12 +14,12 @@ from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from flask import Flask, Request, Response
+from flask import Flask, Response
 from pydantic import BaseModel
 
 from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
-from gateway.api.application import BODY_MAX_BYTES
+from gateway.api.application import BODY_MAX_BYTES, Request
 from gateway.api.uploads import Upload
 from gateway.api.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
@@ -90,7 +90,7 @@ class Call:
         if key is None:
             return None
         refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
-        return IdempotencyKey.of(key, asked.method, asked.path, asked.get_data())
+        return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
 
 
 View = Callable[..., Reply]
@@ -149,7 +149,7 @@ class Endpoint:
         elif self.query is not None:
             arguments["query"] = parse_parameters(self.query, asked.args.items(multi=True))
         if self.body is not None:
-            absent = not self.needs_body and not asked.get_data()
+            absent = not self.needs_body and not asked.body
             body = self.body() if absent else parse_json(self.body, _body_of_type(asked, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
         if self.upload is None:
@@ -275,7 +275,7 @@ def _body_of_type(asked: Request, media_type: str) -> bytes:
     has_type = asked.environ.get("CONTENT_TYPE") == media_type or asked.mimetype == media_type
     if not has_type or asked.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(f"Send the body as {media_type}.")
-    body = asked.get_data()
+    body = asked.body
     if len(body) > BODY_MAX_BYTES:
         raise BodyTooLarge(f"A body may have {BODY_MAX_BYTES} bytes at most.")
     return body

@@ -104,7 +104,7 @@ def claim(
     `of_row` makes the claim of a claimed row, and is told whether the attempt before is in doubt.
     """
     values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
-    rows = {row.id: row for row in connection.execute(statement, values)}
+    rows = {row.id: row for row in connection.execute(statement, values).all()}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in rows])
     for row in rows.values():
         if row.claimed:

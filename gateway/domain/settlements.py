@@ -114,7 +114,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome
         "fee": [fee_of(claim.instruction.amount, claim.fee_basis_points) for claim, _ in outcomes],
         "settlement_id": [new_id() for _ in outcomes],
     }
-    return [Recorded(*row) for row in connection.execute(_RECORD, values)]
+    return [Recorded(*row) for row in connection.execute(_RECORD, values).all()]
 
 
 _GIVE_UP = attempts.give_up_statement(

@@ -17,7 +17,7 @@ from gateway.domain.attempts import Claim, Claimed, Recorded
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
-from gateway.telemetry import PROVIDER_SECONDS, log_context, log_frequent
+from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
 """Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
@@ -125,7 +125,7 @@ def ask_provider(claim: Claim[Any]) -> Outcome:
         with _log_context(claim):
             logger.exception("the adapter of {} raised", claim.provider)
         outcome = Unknown(ADAPTER_ERROR, f"{type(exc).__name__}: {exc}")
-    PROVIDER_SECONDS.labels(claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
+    labelled(PROVIDER_SECONDS, claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
     return outcome
 
 

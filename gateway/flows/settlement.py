@@ -9,7 +9,7 @@ from gateway.domain import settlements
 from gateway.domain.attempts import Recorded
 from gateway.flows.provider_calls import Handled, carry_out
 from gateway.states import TransactionStatus
-from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS
+from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
 
 
 def settle(ids: Sequence[UUID], task_id: str) -> Handled:
@@ -21,7 +21,7 @@ def settle(ids: Sequence[UUID], task_id: str) -> Handled:
 
 def _count(recorded: Recorded) -> None:
     if recorded.status == TransactionStatus.COMPLETED:
-        SETTLEMENTS.labels("succeeded").inc()
+        labelled(SETTLEMENTS, "succeeded").inc()
         PROCESSING_SECONDS.observe(recorded.seconds)
     elif recorded.status == TransactionStatus.FAILED:
-        SETTLEMENTS.labels("failed").inc()
+        labelled(SETTLEMENTS, "failed").inc()

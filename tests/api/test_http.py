@@ -188,6 +188,16 @@ def test_a_card_number_anywhere_in_a_body_is_refused_and_neither_stored_nor_logg
     assert count("transactions") == count("idempotency_records") == 0
 
 
+@pytest.mark.parametrize(
+    "written",
+    [r"\u0034242424242424242", r"4242\u00204242\u00204242\u00204242", r"\u0664\u0662" * 8, "\u0664\u0662" * 8],
+    ids=["a digit", "the spaces", "digits of another script", "the same without escapes"],
+)
+def test_a_card_number_is_refused_whichever_way_json_writes_it(merchant: Caller, written: str) -> None:
+    body = f'{{"amount": 1000, "currency": "USD", "reference": "{written}"}}'.encode()
+    expect_problem(merchant.post("/v1/transactions", body), 422, "card_number_rejected")
+
+
 def test_a_card_number_in_a_query_is_refused(merchant: Caller) -> None:
     expect_problem(merchant.get("/v1/transactions?reference=4242424242424242"), 422, "card_number_rejected")
 
