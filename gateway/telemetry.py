@@ -88,9 +88,13 @@ CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 
 
 class _StandardLogging(logging.Handler):
-    """Hands the records of the libraries' standard loggers to loguru."""
+    """Writes the records of the libraries' standard loggers as loguru would, or hands them to it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _lines_are_json() and not record.exc_info:
+            now = datetime.now(UTC)
+            _write_json(now, record.levelname, record.name, record.getMessage(), ids=_context.get())
+            return
         try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:

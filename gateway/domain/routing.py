@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from uuid import UUID
 
 from sqlalchemy import Connection, select, text
@@ -26,7 +27,7 @@ class Route:
 
     provider: str
     reason: str
-    currencies: list[str]
+    currencies: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ _ROUTE = text(f"""
 """)  # noqa: S608  # constants
 
 
-def route(connection: Connection, ids: Sequence[UUID], routes: Sequence[Route]) -> Routed:
+def route(connection: Connection, ids: Sequence[UUID], routes: tuple[Route, ...]) -> Routed:
     """Route those of `ids` that are pending, by their currency; each is in one of `routes` at most.
 
     Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
@@ -64,7 +65,7 @@ def route(connection: Connection, ids: Sequence[UUID], routes: Sequence[Route]) 
     Raises:
         NoProvider: `routes` lacks a currency; the others are routed.
     """
-    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": json.dumps([asdict(one) for one in routes])}).all()
+    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": _as_json(routes)}).all()
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
     if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")
@@ -72,6 +73,11 @@ def route(connection: Connection, ids: Sequence[UUID], routes: Sequence[Route]) 
     routed |= _processing(connection, left)
     known = {row.id for row in found}
     return Routed([id for id in ids if id in routed], [id for id in ids if id not in known])
+
+
+@cache
+def _as_json(routes: tuple[Route, ...]) -> str:
+    return json.dumps([asdict(one) for one in routes])
 
 
 def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:

@@ -13,15 +13,15 @@ from gateway.providers.base import Provider
 
 
 @cache
-def _routes(providers: tuple[Provider, ...]) -> list[Route]:
+def _routes(providers: tuple[Provider, ...]) -> tuple[Route, ...]:
     """Where payments go: to the first one of `providers` that takes their currency."""
-    routes: dict[str, Route] = {}
+    currencies: dict[tuple[str, str], list[str]] = {}
     for currency in minor_unit_exponents():
         takers = [provider.name for provider in providers if provider.supports(currency)]
         if takers:
             reason = f"first of {len(takers)} that take the currency: {', '.join(takers)}"
-            routes.setdefault(reason, Route(takers[0], reason, [])).currencies.append(currency)
-    return list(routes.values())
+            currencies.setdefault((takers[0], reason), []).append(currency)
+    return tuple(Route(provider, reason, tuple(taken)) for (provider, reason), taken in currencies.items())
 
 
 def route(ids: Sequence[UUID]) -> routing.Routed:

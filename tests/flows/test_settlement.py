@@ -225,7 +225,7 @@ def test_a_currency_that_no_provider_takes_is_named_and_its_neighbours_are_route
     ids = [accept_payment(merchant_id), accept_payment(merchant_id)]
     execute("UPDATE transactions SET currency = 'CHF' WHERE id = :id", id=ids[0])
     with autocommit() as connection, pytest.raises(NoProvider, match="CHF"):
-        domain_routing.route(connection, ids, [Route("simulated", "first", ["USD"])])
+        domain_routing.route(connection, ids, (Route("simulated", "first", ("USD",)),))
     assert [status_of(id) for id in ids] == ["pending", "processing"]
 
 
