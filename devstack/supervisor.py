@@ -1,5 +1,6 @@
 """One stack from start to end: servers, migrations, roles, health, stack.json, and the way back in order."""
 
+import compileall
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 
 from devstack import accounts, health, processes, procfile, secretfile, services, stackfile, waiting
-from devstack.bootstrap import file_lock
+from devstack.bootstrap import ROOT, file_lock
 from devstack.console import DevstackError, say
 from devstack.processes import Unit
 from devstack.services import Endpoints, Plan
@@ -119,6 +120,7 @@ def running(
 ) -> Iterator[Stack]:
     """Bring a whole stack up, yield it, and stop it in order; the caller holds ``supervised``."""
     _check_semaphores()
+    _compile()
     commands = procfile.roles() | (further_roles or {})
     ports = {"the API": layout.ports.api, "Flower": layout.ports.flower}
     services.refuse_taken_ports(services.needed_ports(layout, plan, ports))
@@ -143,6 +145,12 @@ def running(
             for file in (layout.stack_file, layout.env_file):
                 file.unlink(missing_ok=True)
             _stop_roles(layout, units)
+
+
+def _compile() -> None:
+    """Compile the gateway once: where PYTHONDONTWRITEBYTECODE is set, every role would, at every start."""
+    for package in ("gateway", "tasks"):
+        compileall.compile_dir(ROOT / package, quiet=2)
 
 
 def _start(layout: Layout, commands: dict[str, str], env: dict[str, str], units: list[Unit]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,10 +11,13 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from gateway.api import access
 from gateway.app import create_app
+from gateway.config import settings
 from gateway.db import begin
 from gateway.domain import merchants
 from gateway.domain.ids import new_id
+from gateway.domain.merchants import Identity
 from gateway.passwords import hash_password
 
 PASSWORD = "correct horse battery staple"
@@ -72,12 +76,30 @@ def anonymous(app: Flask, database: None) -> Caller:  # noqa: ARG001
     return Caller(app)
 
 
+@cache
+def hashed_password() -> str:
+    """The stored form of `PASSWORD`. To make it takes as long as all else that most tests here do."""
+    return hash_password(PASSWORD)
+
+
+def signed_in(app: Flask, identity: Identity, facts: Mapping[str, Any]) -> Caller:
+    """A user with an access token."""
+    with app.app_context():
+        return Caller(app, access.issue(identity), facts)
+
+
 def register(app: Flask) -> Caller:
-    """A new merchant's owner."""
-    body = {"email": f"{new_id().hex}@example.com", "password": PASSWORD, "business_name": "Ada's Bookshop"}
-    answer = Caller(app).post("/auth/register", body)
-    assert answer.status_code == 201, answer.text
-    return Caller(app, answer.json["access_token"], answer.json)
+    """A new merchant's owner, as `POST /auth/register` makes one."""
+    with begin() as connection:
+        made = merchants.register(
+            connection,
+            email=f"{new_id().hex}@example.com",
+            password_hash=hashed_password(),
+            business_name="Ada's Bookshop",
+            fee_basis_points=settings().fee_basis_points,
+        )
+    client = {"client_id": made.client.client_id, "client_secret": made.client.client_secret}
+    return signed_in(app, made.owner, {"user": made.user, "merchant": made.merchant, "client": client})
 
 
 @pytest.fixture
@@ -95,12 +117,16 @@ def other_merchant(app: Flask, database: None) -> Caller:  # noqa: ARG001
 @pytest.fixture
 def operator(app: Flask, database: None) -> Caller:  # noqa: ARG001
     """An operator of the gateway."""
-    email = "operator@example.com"
+    return make_operator(app, "operator@example.com")
+
+
+def make_operator(app: Flask, email: str) -> Caller:
+    """An operator, as `flask users create-operator` makes one."""
     with begin() as connection:
-        merchants.create_operator(connection, email=email, password_hash=hash_password(PASSWORD), actor="test")
-    answer = Caller(app).post("/auth/login", {"email": email, "password": PASSWORD})
-    assert answer.status_code == 200, answer.text
-    return Caller(app, answer.json["access_token"], {"email": email})
+        merchants.create_operator(connection, email=email, password_hash=hashed_password(), actor="test")
+        user = merchants.find_user(connection, email)
+    assert user is not None
+    return signed_in(app, user.identity, {"email": email})
 
 
 def expect_problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:

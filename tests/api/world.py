@@ -9,13 +9,11 @@ import pytest
 from flask import Flask
 
 from gateway.db import begin
-from gateway.domain import merchants
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.flows.reconciliation import reconcile_as_requested
 from gateway.models import all_tables
-from gateway.passwords import hash_password
 from tests import lifecycles
-from tests.api.conftest import PASSWORD, Caller, register
+from tests.api.conftest import Caller, make_operator, register
 from tests.statements import csv_of, line
 
 OPERATOR = "operator@example.com"
@@ -37,13 +35,6 @@ class World:
     def who_may_not(self, scope: str) -> Caller:
         """The caller whom `scope` is never given to."""
         return self.operator if scope in MERCHANT_SCOPES else self.merchant
-
-
-def _log_in_operator(app: Flask) -> Caller:
-    with begin() as connection:
-        merchants.create_operator(connection, email=OPERATOR, password_hash=hash_password(PASSWORD), actor="test")
-    answer = Caller(app).post("/auth/login", {"email": OPERATOR, "password": PASSWORD})
-    return Caller(app, answer.json["access_token"])
 
 
 def _made(caller: Caller, path: str, body: dict[str, Any]) -> str:
@@ -97,7 +88,7 @@ def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
 def world(app: Flask) -> Iterator[World]:
     """One world for all tests of a module, which must leave it as it is."""
     merchant = register(app)
-    operator = _log_in_operator(app)
+    operator = make_operator(app, OPERATOR)
     yield World(merchant, register(app), operator, _objects(merchant, operator))
     with begin() as connection:
         for table in reversed(all_tables().sorted_tables):

@@ -1,6 +1,6 @@
 """What operators order, through the relay's topics, the broker and a real worker of the operations queue."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -68,9 +68,10 @@ def test_a_requested_reconciliation_waits_for_the_one_under_way_and_runs_then(br
         run = reconciliation_requests.request(connection, utc_now() - timedelta(days=1), utc_now(), None, "test")
     publish(broker)
     lock = text("SELECT pg_advisory_xact_lock(:key)")
-    with operations_worker():
+    with ExitStack() as worker:
         with begin() as connection:
-            connection.execute(lock, {"key": ADVISORY_LOCK})
+            connection.execute(lock, {"key": ADVISORY_LOCK})  # before there is a worker that could be faster
+            worker.enter_context(operations_worker())
             eventually(lambda: waiting(broker) == 0, what="that a worker takes the message")
             assert count("reconciliation_runs", "status = 'pending'") == 1
         eventually(lambda: count("reconciliation_runs", "status = 'completed'") == 1, what="the run")
