@@ -7,7 +7,7 @@ round trips around it: PostgreSQL runs it as a transaction of its own. Only the 
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway.config import settings
@@ -175,6 +176,29 @@ def autocommit() -> Iterator[Connection]:
     """A connection on which each statement commits by itself."""
     with engine().connect() as connection:
         yield connection
+
+
+def rows(connection: Connection, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
+    """Execute `statement` for its rows, as psycopg gives them: for the statements that every payment needs.
+
+    What SQLAlchemy makes of a statement and its result, whatever these are, takes as long as all else that this process
+    does for one. It takes part in the transaction of `connection` all the same.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: what `Connection.execute` raises.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        found: list[Any] = driver.cursor(row_factory=namedtuple_row).execute(_sql(statement), parameters).fetchall()
+    except psycopg.Error as exc:
+        connection._handle_dbapi_exception(exc, _sql(statement), None, None, None)  # what `Connection.execute` does
+    return found
+
+
+@cache
+def _sql(statement: TextClause) -> str:
+    """`statement` in the form of psycopg."""
+    return str(statement.compile(dialect=engine().dialect))
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import event
+import psycopg
+import pytest
 
-from gateway.db import begin, engine
+from gateway.db import begin
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,18 @@ class Statement:
 
 @contextmanager
 def statements() -> Iterator[list[Statement]]:
-    """The statements that are executed within the block, in order; those of a driver's own are not among them."""
+    """The statements that psycopg is given within the block, in order, but for the test of a rested connection."""
     sent: list[Statement] = []
+    execute = psycopg.Cursor.execute
 
-    def note(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> None:
-        sent.append(Statement(sql, parameters))
+    def note(cursor: Any, sql: Any, parameters: Any = None, **options: Any) -> Any:
+        if sql != "SELECT 1":
+            sent.append(Statement(sql, parameters))
+        return execute(cursor, sql, parameters, **options)
 
-    event.listen(engine(), "before_cursor_execute", note)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", note)
         yield sent
-    finally:
-        event.remove(engine(), "before_cursor_execute", note)
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

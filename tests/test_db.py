@@ -2,17 +2,20 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, TextClause, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from gateway import db
 from gateway.config import settings
+from gateway.domain.ids import new_id
 from tests.support import eventually
+
+RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 
 @contextmanager
@@ -111,16 +114,51 @@ def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_err
         assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
 
 
-def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> None:
+def executed(connection: Connection, statement: TextClause) -> None:
+    connection.execute(statement)
+
+
+def rows(connection: Connection, statement: TextClause) -> None:
+    db.rows(connection, statement, {})
+
+
+@pytest.mark.parametrize("execute", [executed, rows])
+def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used(
+    execute: Callable[[Connection, TextClause], None],
+) -> None:
     with db.autocommit() as resting:
         before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with db.autocommit() as lost:
             end_sessions([lost.execute(text("SELECT pg_backend_pid()")).scalar_one()])
             with pytest.raises(OperationalError) as caught:
-                lost.execute(text("SELECT 1"))
+                execute(lost, text("SELECT 1"))
     assert caught.value.connection_invalidated
     with db.autocommit() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
+
+
+def test_rows_have_names_take_values_by_name_and_are_of_the_transaction_that_they_are_asked_in() -> None:
+    count = text("SELECT count(*) AS found, CAST(:a AS text) || '%' AS mark FROM alerts WHERE message = :a")
+    with pytest.raises(ZeroDivisionError), db.begin() as connection:  # noqa: PT012  # what is undone is the block
+        values = {"id": new_id(), "a": "it's"}
+        [row] = db.rows(connection, text(f"{RAISED} VALUES (:id, 'info', :a, '{{}}') RETURNING id"), values)
+        assert row.id == values["id"]
+        [row] = db.rows(connection, count, {"a": "it's"})
+        assert (row.found, row.mark) == (1, "it's%")
+        raise ZeroDivisionError
+    with db.autocommit() as connection:
+        assert db.rows(connection, count, {"a": "it's"}) == [(0, "it's%")]
+
+
+def test_what_is_wrong_with_a_statement_is_told_as_sqlalchemy_does_and_the_connection_goes_on() -> None:
+    with db.autocommit() as connection:
+        with pytest.raises(IntegrityError) as caught:
+            db.rows(
+                connection, text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}') RETURNING id"), {"id": new_id()}
+            )
+        assert isinstance(caught.value.orig, psycopg.errors.CheckViolation)
+        assert not caught.value.connection_invalidated
+        assert db.rows(connection, text("SELECT 1 AS one"), {})[0].one == 1
 
 
 def end_sessions(pids: list[int]) -> None:

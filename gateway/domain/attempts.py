@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, ONE_EXPECTED
+from gateway.db import LISTED, ONE_EXPECTED, rows
 from gateway.outcomes import Approved, Instruction, Outcome
 from gateway.states import AttemptOutcome
 
@@ -97,16 +97,16 @@ def claim(
     task_id: str,
     lease_seconds: int,
     open_status: str,
-    of_row: Callable[[Row[Any], bool], ClaimT],
+    of_row: Callable[[Any, bool], ClaimT],
 ) -> Claimed[ClaimT]:
     """Start an attempt at each of `ids` that may have one; say of each other one why not.
 
     `of_row` makes the claim of a claimed row, and is told whether the attempt before is in doubt.
     """
     values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
-    rows = {row.id: row for row in connection.execute(statement, values).all()}
-    result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in rows])
-    for row in rows.values():
+    wanted = {row.id: row for row in rows(connection, statement, values)}
+    result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
+    for row in wanted.values():
         if row.claimed:
             result.claims.append(of_row(row, row.unfinished or row.outcome in _MAY_HAVE_HAPPENED))
         elif row.status == "completed":

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from gateway.db import WITHOUT_WAITING_FOR_THE_DISK
+from gateway.db import WITHOUT_WAITING_FOR_THE_DISK, rows
 from gateway.models.transactions import OutboxMessage
 
 CHANNEL = "outbox"
@@ -47,14 +47,14 @@ _TAKE = text("""
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
     """Have the relay publish `topic` for each subject once this database transaction has committed."""
-    rows = [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids]
-    if rows:
-        connection.execute(insert(OutboxMessage), rows)
+    messages = [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids]
+    if messages:
+        connection.execute(insert(OutboxMessage), messages)
 
 
 def prepare(connection: Connection) -> None:
     """Begin a transaction that `take` will be in, before there is anything to take. Its commit waits for no disk."""
-    connection.execute(_PREPARE)
+    rows(connection, _PREPARE, {})
 
 
 def take(connection: Connection, limit: int) -> list[Waiting]:
@@ -62,8 +62,8 @@ def take(connection: Connection, limit: int) -> list[Waiting]:
 
     A crash of PostgreSQL just after that may bring them back, to be published again, as a crash just before it does.
     """
-    rows = sorted(connection.execute(_TAKE, {"limit": limit}))
-    return [Waiting(row.topic, row.subject_id) for row in rows]
+    taken = sorted(rows(connection, _TAKE, {"limit": limit}))
+    return [Waiting(row.topic, row.subject_id) for row in taken]
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
+from gateway.db import rows
 from gateway.domain import attempts, outbox
 from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded
 from gateway.domain.events import TELLING
@@ -41,7 +42,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
     )
 
 
-def _claim_of(row: Row[Any], in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
+def _claim_of(row: Any, in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
     refund = Refund(row.id, row.charge_reference, row.amount, row.currency, row.payment_method, row.number + 1)
     return Claim(refund, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
 
@@ -106,7 +107,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
     Only a refund that is still `pending` moves; one that another worker finished first keeps its state and is left
     out of the answer.
     """
-    return [Recorded(*row) for row in connection.execute(_RECORD, attempts.results(outcomes))]
+    return [Recorded(*row) for row in rows(connection, _RECORD, attempts.results(outcomes))]
 
 
 _REVIVE = text("""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK
+from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK, rows
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -65,7 +65,7 @@ def route(connection: Connection, ids: Sequence[UUID], routes: tuple[Route, ...]
     Raises:
         NoProvider: `routes` lacks a currency; the others are routed.
     """
-    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": _as_json(routes)}).all()
+    found = rows(connection, _ROUTE, {"ids": list(ids), "routes": _as_json(routes)})
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
     if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")

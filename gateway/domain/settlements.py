@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
+from gateway.db import rows
 from gateway.domain import attempts
 from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded
 from gateway.domain.events import TELLING
@@ -45,7 +46,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
     )
 
 
-def _claim_of(row: Row[Any], in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a callback
+def _claim_of(row: Any, in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a callback
     charge = Charge(row.id, row.amount, row.currency, row.payment_method, row.number + 1)
     last = charge.attempt >= row.attempt_limit
     return ChargeClaim(charge, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
@@ -114,7 +115,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome
         "fee": [fee_of(claim.instruction.amount, claim.fee_basis_points) for claim, _ in outcomes],
         "settlement_id": [new_id() for _ in outcomes],
     }
-    return [Recorded(*row) for row in connection.execute(_RECORD, values).all()]
+    return [Recorded(*row) for row in rows(connection, _RECORD, values)]
 
 
 _GIVE_UP = attempts.give_up_statement(

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from gateway.db import rows
 from gateway.domain.events import TELLING
 from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer, waiting_for_the_first
 from gateway.domain.ids import new_id, time_of
@@ -91,7 +92,7 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
     with waiting_for_the_first():
-        stored = set(connection.scalars(_STORE, values).all())
+        stored = {row.subject_id for row in rows(connection, _STORE, values)}
     return [acceptance.id in stored for acceptance in acceptances]
 
 
