@@ -119,7 +119,7 @@ def _round(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
     """One turn of one side."""
     plain = side.name == sides.BASELINE
     say(f"round {name} of {wanted.rounds}: {side.name}")
-    servers.administer("CHECKPOINT")
+    servers.come_to_rest()
     with running(side, servers, f"{name}a") as on:
         phases.warm_up(on, WARM_UP)
         figures = phases.latency(on, wanted.latency_seconds)  # first: the load leaves one side five times as many rows

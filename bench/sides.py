@@ -72,6 +72,12 @@ class Servers:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def come_to_rest(self) -> None:
+        """Have PostgreSQL do now what it would do in one side's turn because of what the other one has written."""
+        for name in (postgres.DATABASE, BASELINE):
+            self.administer("VACUUM (ANALYZE)", name)
+        self.administer("CHECKPOINT")
+
 
 def workshop(layout: Layout) -> Path:
     """The folder of what a benchmark writes beside the stack's own files."""
