@@ -165,7 +165,8 @@ def configure_logging() -> None:
             backtrace=False,
             diagnose=False,
         )
-    logging.basicConfig(handlers=[_StandardLogging()], level=config.log_level, force=True)
+    ours = _StandardLogging(config.log_level)  # a library's logger may have a lower level than the root
+    logging.basicConfig(handlers=[ours], level=config.log_level, force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     for name in _OF_GRANIAN:
         logging.getLogger(name).handlers.clear()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _PARENT_AND_CHILD = """
 import os
 from gateway.telemetry import ALERTS, metrics_text
@@ -64,3 +66,24 @@ def test_a_line_that_is_logged_often_reads_as_any_other() -> None:
 
 def test_a_line_that_is_logged_often_has_a_level_as_any_other() -> None:
     assert lines("json", "WARNING") == lines("console", "WARNING") == []
+
+
+_OF_A_LIBRARY = """
+import logging
+from gateway.telemetry import configure_logging
+configure_logging()
+library = logging.getLogger("library")
+library.setLevel(logging.DEBUG)
+library.info("too much")
+library.warning("worth %s", "knowing")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_library_that_wants_more_logged_than_we_do_does_not_get_it(log_format: str) -> None:
+    env = os.environ | {"LOG_FORMAT": log_format, "LOG_LEVEL": "WARNING"}
+    done = subprocess.run(
+        [sys.executable, "-c", _OF_A_LIBRARY], check=True, env=env, capture_output=True, text=True, timeout=60
+    )
+    [line] = done.stderr.splitlines()
+    assert "worth knowing" in line
