@@ -5,12 +5,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from flask import Flask
-from sqlalchemy import event
 
 from gateway import db
 from gateway.api import edge, rate_limits
@@ -20,6 +20,7 @@ from gateway.config import settings
 from gateway.domain.rate_limits import Limit
 from tests.api.conftest import PASSWORD, Caller, expect_problem
 from tests.api.process import ApiProcess, api_process
+from tests.captured_sql import Statement, statements
 from tests.factories import count
 
 LIMIT = 50
@@ -150,22 +151,22 @@ def test_right_passwords_do_not_count(merchant: Caller, anonymous: Caller, monke
     assert [anonymous.post("/auth/login", body).status_code for _ in range(4)] == [200] * 4
 
 
+@dataclass(frozen=True)
 class Leases:
-    """Counts the leases that this process takes, and fails them on demand."""
+    """The leases that this process takes."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    sent: list[Statement]
 
-    def note(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        self.count += "rate_limits" in statement
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum("rate_limits" in statement.sql for statement in self.sent)
 
 
 @pytest.fixture
 def leases() -> Iterator[Leases]:
-    noted = Leases()
-    event.listen(db.engine(), "before_cursor_execute", noted.note)
-    yield noted
-    event.remove(db.engine(), "before_cursor_execute", noted.note)
+    with statements() as sent:
+        yield Leases(sent)
 
 
 def test_requests_seldom_ask_the_database(merchant: Caller, leases: Leases) -> None:

@@ -6,9 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event as sqlalchemy_event
 
-from gateway import db
 from gateway.db import autocommit
 from gateway.domain import event_queries, webhook_deliveries
 from gateway.domain.event_queries import BODY_MAX_BYTES, StoredEvent
@@ -17,6 +15,7 @@ from gateway.domain.transactions import NewTransaction
 from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.states import EventType
+from tests.captured_sql import statements
 from tests.factories import accept, make_merchant
 from tests.webhook_receivers import complete_payments, make_endpoint
 
@@ -90,16 +89,7 @@ def test_many_deliveries_cost_no_more_statements_than_one() -> None:
     merchant_id = make_merchant()
     endpoints = [make_endpoint(merchant_id, URL)[0] for _ in range(3)]
     complete_payments(merchant_id, 10)
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement)
-
-    sqlalchemy_event.listen(db.engine(), "before_cursor_execute", note)
-    try:
-        with autocommit() as connection:
-            claims = webhook_deliveries.claim(connection, dict.fromkeys(endpoints, (100, 1)))
-    finally:
-        sqlalchemy_event.remove(db.engine(), "before_cursor_execute", note)
+    with statements() as sent, autocommit() as connection:
+        claims = webhook_deliveries.claim(connection, dict.fromkeys(endpoints, (100, 1)))
     assert len(claims) == 60
-    assert len(statements) == 3, "the claim, the transactions, the settlements"
+    assert len(sent) == 3, "the claim, the transactions, the settlements"
