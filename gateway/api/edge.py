@@ -4,15 +4,14 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
 from loguru import logger
-from werkzeug.datastructures import Headers
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway import db
-from gateway.api.application import Request
+from gateway.api.application import Request, current_request
 from gateway.card_numbers import holds_card_number
 from gateway.config import settings
 from gateway.domain.ids import new_id_text
@@ -39,28 +38,6 @@ _HEADERS = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 )
 """What an answer does not say by itself."""
-
-
-class Answer(Response):
-    """A response that is sent as it is; that werkzeug goes over it again costs more than it does."""
-
-    default_mimetype = None
-
-    def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:  # noqa: ARG002  # werkzeug's signature
-        """The headers as they were set."""
-        return self.headers
-
-    def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
-        """The body as it was set, or none for HEAD."""
-        if not self.is_sequence:
-            return super().get_app_iter(environ)
-        return () if environ["REQUEST_METHOD"] == "HEAD" else cast(list[bytes], self.response)
-
-
-def current_request() -> Request:
-    """The request being answered, itself: each use of Flask's `request` looks it up anew."""
-    found: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return found
 
 
 def request_id(asked: Request) -> str:

@@ -14,12 +14,12 @@ from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 from uuid import UUID
 
-from flask import Flask, Response
+from flask import Flask
 from pydantic import BaseModel
 
 from gateway.api import access, edge, rate_limits
 from gateway.api.access import Caller
-from gateway.api.application import BODY_MAX_BYTES, Request
+from gateway.api.application import BODY_MAX_BYTES, Answer, Request, current_request
 from gateway.api.uploads import Upload
 from gateway.api.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
 from gateway.domain.idempotency import IdempotencyKey
@@ -133,9 +133,9 @@ class Endpoint:
         """Whether this is where credentials are tried, so that the limit is the address's."""
         return self.path.startswith(("/auth/", "/oauth/"))
 
-    def serve(self, **path: str) -> Response:
+    def serve(self, **path: str) -> Answer:
         """Answer the current request."""
-        asked = edge.current_request()
+        asked = current_request()
         if self.signs_in:
             rate_limits.admit_address(asked.remote_addr)
         caller = None if self.public else access.authenticate(asked.headers.get("Authorization", ""))
@@ -157,20 +157,20 @@ class Endpoint:
         with self.upload.received() as file:
             return self._respond(self.view(Call(asked, caller), upload=file, **arguments))
 
-    def _respond(self, reply: Reply) -> Response:
+    def _respond(self, reply: Reply) -> Answer:
         headers = list(reply.headers.items())
         if not self.public:
             headers.append(("Cache-Control", "no-store"))
         if reply.body is None:
-            return edge.Answer([], reply.status, headers)
+            return Answer([], reply.status, headers)
         headers.append(("Content-Type", self.media_type))
         if not isinstance(reply.body, str | bytes | Mapping):
             edge.stream_answer()
-            return edge.Answer(reply.body, reply.status, headers)
+            return Answer(reply.body, reply.status, headers)
         text = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
         content = text.encode() if isinstance(text, str) else text
         headers.append(("Content-Length", str(len(content))))
-        return edge.Answer([content], reply.status, headers)
+        return Answer([content], reply.status, headers)
 
 
 class Routes:
@@ -288,7 +288,7 @@ def form_parameters() -> list[tuple[str, str]]:
         UnsupportedMediaType: the body is not a form.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return parse_qsl(_body_of_type(edge.current_request(), FORM).decode(), keep_blank_values=True, errors="strict")
+    return parse_qsl(_body_of_type(current_request(), FORM).decode(), keep_blank_values=True, errors="strict")
 
 
 def install(app: Flask, parts: Iterable[Routes]) -> None:

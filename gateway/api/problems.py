@@ -8,7 +8,8 @@ from loguru import logger
 from psycopg.errors import ForeignKeyViolation
 from werkzeug.exceptions import HTTPException
 
-from gateway.api.edge import current_request, request_id
+from gateway.api.application import current_request
+from gateway.api.edge import request_id
 from gateway.db import UNAVAILABLE
 from gateway.errors import (
     BodyTooLarge,
