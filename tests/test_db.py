@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from gateway import db
 from gateway.config import settings
 from gateway.domain.ids import new_id
-from tests.support import eventually
+from tests.support import end_sessions, eventually
 
 RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
@@ -159,9 +159,3 @@ def test_what_is_wrong_with_a_statement_is_told_as_sqlalchemy_does_and_the_conne
         assert isinstance(caught.value.orig, psycopg.errors.CheckViolation)
         assert not caught.value.connection_invalidated
         assert db.rows(connection, text("SELECT 1 AS one"), {})[0].one == 1
-
-
-def end_sessions(pids: list[int]) -> None:
-    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
-    with psycopg.connect(url, autocommit=True) as killer:
-        killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])

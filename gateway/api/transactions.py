@@ -21,6 +21,7 @@ from gateway.domain.transaction_queries import TransactionFilter
 from gateway.domain.transactions import Acceptance, NewTransaction
 from gateway.errors import IdempotencyInProgress, InvalidState, UnknownPaymentMethod
 from gateway.gathering import Gathering
+from gateway.kept_connection import KeptConnection
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
@@ -131,8 +132,11 @@ class TransactionQuery(Page):
         return TransactionFilter(**self.model_dump(exclude={"limit", "cursor"}))
 
 
+_kept = KeptConnection()
+
+
 def _store(acceptances: Sequence[Acceptance]) -> list[bool]:
-    with db.autocommit() as connection:
+    with _kept.autocommit() as connection:
         return transactions.store(connection, acceptances)
 
 
