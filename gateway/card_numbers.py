@@ -28,7 +28,7 @@ _NOT_CARDS = re.compile(
 )
 _DIGITS = re.compile("[0-9]+")
 _DIGIT_GROUPS = re.compile(r"[0-9]+(?:[\s\-._]+[0-9]+)*")
-_ENOUGH_DIGITS = re.compile(rf"[0-9](?:[\s\-._]*[0-9]){{{MIN_DIGITS - 1}}}")
+_ENOUGH_DIGITS = re.compile(rf"(?<![0-9])[0-9](?:[\s\-._]*+[0-9]){{{MIN_DIGITS - 1}}}")
 _ISSUED_LENGTHS = (
     ("4", (13, 16, 19)),
     ("5", (16,)),

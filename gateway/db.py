@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, TextClause, create_engine, event, tex
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway.config import settings
+from gateway.context import Within
 
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later.
@@ -81,14 +82,9 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"PostgreSQL did not answer within {limit:g} s") from exc
 
 
-@contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def patience(seconds: float) -> Within[float | None]:
     """Within the block, wait so long for an answer of PostgreSQL before the connection is given up."""
-    token = _patience.set(seconds)
-    try:
-        yield
-    finally:
-        _patience.reset(token)
+    return Within(_patience, seconds)
 
 
 @cache

@@ -32,7 +32,9 @@ _RULES = tuple(
     )
 )
 _CLIENT_SECRET_LENGTH = 43
-_CLIENT_SECRET = re.compile(r"(?<![\w-])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{43}(?![\w-])", re.ASCII)
+_CLIENT_SECRET = re.compile(
+    r"(?<![\w-])(?=[\w-]{43}(?![\w-]))(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{43}", re.ASCII
+)
 """secrets.token_urlsafe(32): nothing else has this length and three kinds of characters."""
 _UUID = re.compile(UUID_PATTERN)
 """What most values beside a log line's message are; it is neither a secret nor a card number."""

@@ -138,7 +138,7 @@ class Endpoint:
         asked = current_request()
         if self.signs_in:
             rate_limits.admit_address(asked.remote_addr)
-        caller = None if self.public else access.authenticate(asked.headers.get("Authorization", ""))
+        caller = None if self.public else access.authenticate(asked.environ.get("HTTP_AUTHORIZATION", ""))
         if caller is not None and not self.signs_in:
             rate_limits.admit_caller(caller.subject)
         if caller is not None and self.scope is not None:
