@@ -69,12 +69,15 @@ class Result:
         values = self.values(side, key)
         return statistics.median(values) if values else None
 
+    def ratios(self, row: Row) -> list[float]:
+        """How many times better the gateway is, by round: the machine's pace may differ between rounds."""
+        pairs = zip(self.values("gateway", row.key), self.values("baseline", row.key), strict=False)
+        return [ours / theirs if row.more else theirs / ours for ours, theirs in pairs if ours and theirs]
+
     def ratio(self, row: Row) -> float | None:
-        """How many times better the gateway is."""
-        ours, theirs = self.median("gateway", row.key), self.median("baseline", row.key)
-        if not ours or not theirs:
-            return None
-        return ours / theirs if row.more else theirs / ours
+        """The median of the rounds' ratios."""
+        found = self.ratios(row)
+        return statistics.median(found) if found else None
 
     def save(self, file: Path) -> None:
         """Write everything as JSON."""
@@ -83,7 +86,7 @@ class Result:
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": machine,
             "options": self.options,
-            "ratios": {row.key: self.ratio(row) for row in ROWS},
+            "ratios": {row.key: {"median": self.ratio(row), "rounds": self.ratios(row)} for row in ROWS},
             "rounds": self.rounds,
             **self.further,
         }
@@ -94,7 +97,7 @@ class Result:
         """Print the tables."""
         write("")
         _table(
-            ("", "unit", "plain Celery", "spread", "gateway", "spread", "better", "aim"),
+            ("", "unit", "plain Celery", "spread", "gateway", "spread", "better", "spread", "aim"),
             [self._line(row) for row in ROWS if self.values("gateway", row.key)],
         )
         for side in ("baseline", "gateway"):
@@ -107,8 +110,11 @@ class Result:
         cells = [row.title, row.unit]
         for side in ("baseline", "gateway"):
             cells += [_number(self.median(side, row.key)), _spread(self.values(side, row.key))]
-        ratio = self.ratio(row)
-        return (*cells, f"{ratio:.1f}x" if ratio and row.compared else "", row.aim)
+        ratio, ratios = self.ratio(row), self.ratios(row)
+        if not ratio or not row.compared:
+            return (*cells, "", "", row.aim)
+        spread = f"{min(ratios):.1f} - {max(ratios):.1f}" if len(ratios) > 1 else ""
+        return (*cells, f"{ratio:.1f}x", spread, row.aim)
 
     def _show_roles(self, side: str) -> None:
         """Processor time and memory by process."""

@@ -87,10 +87,20 @@ def main() -> int:
 
 
 def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
+    """The rounds. In each, both sides take turns at one part after the other.
+
+    So their turns at the load are a minute apart, not six: a machine that others share changes its pace meanwhile.
+    """
     pair = sides.baseline(servers), sides.gateway(servers)
     for number in range(1, wanted.rounds + 1):
+        measured: dict[str, Figures] = {side.name: {} for side in pair}
+        for part in (_load, _backlog, _provider):
+            for side in pair:
+                say(f"round {number} of {wanted.rounds}: {side.name}")
+                servers.come_to_rest()
+                measured[side.name] |= part(servers, side, f"{number}", wanted)
         for side in pair:
-            result.rounds[side.name].append(_round(servers, side, f"{number}", wanted))
+            result.rounds[side.name].append(measured[side.name])
 
 
 def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:
@@ -115,17 +125,20 @@ def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:
         result.further[title] = volume.growth(result) | volume.reads(on)
 
 
-def _round(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
-    """One turn of one side."""
-    plain = side.name == sides.BASELINE
-    say(f"round {name} of {wanted.rounds}: {side.name}")
-    servers.come_to_rest()
+def _load(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
     with running(side, servers, f"{name}a") as on:
         phases.warm_up(on, WARM_UP)
         figures = phases.latency(on, wanted.latency_seconds)  # first: the load leaves one side five times as many rows
-        figures |= phases.load(on, wanted.load_seconds)
-        figures |= phases.drain(on, wanted.drain_baseline if plain else wanted.drain)
-    with running(sides.with_acquirer(side, servers.layout), servers, f"{name}b") as on:
+        return figures | phases.load(on, wanted.load_seconds)
+
+
+def _backlog(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
+    with running(side, servers, f"{name}b") as on:
+        phases.warm_up(on, WARM_UP)
+        return phases.drain(on, wanted.drain_baseline if side.name == sides.BASELINE else wanted.drain)
+
+
+def _provider(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
+    with running(sides.with_acquirer(side, servers.layout), servers, f"{name}c") as on:
         phases.warm_up(on, WARM_UP // 10)
-        figures |= phases.slow_provider(on, wanted.provider_baseline if plain else wanted.provider)
-    return figures
+        return phases.slow_provider(on, wanted.provider_baseline if side.name == sides.BASELINE else wanted.provider)
