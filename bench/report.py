@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ class Result:
 
     def ratios(self, row: Row) -> list[float]:
         """How many times better the gateway is, by round: the machine's pace may differ between rounds."""
-        pairs = zip(self.values("gateway", row.key), self.values("baseline", row.key), strict=False)
+        rounds = zip(self.rounds["gateway"], self.rounds["baseline"], strict=False)
+        pairs = [(ours.get(row.key), theirs.get(row.key)) for ours, theirs in rounds]
         return [ours / theirs if row.more else theirs / ours for ours, theirs in pairs if ours and theirs]
 
     def ratio(self, row: Row) -> float | None:
@@ -110,11 +111,10 @@ class Result:
         cells = [row.title, row.unit]
         for side in ("baseline", "gateway"):
             cells += [_number(self.median(side, row.key)), _spread(self.values(side, row.key))]
-        ratio, ratios = self.ratio(row), self.ratios(row)
+        ratio = self.ratio(row)
         if not ratio or not row.compared:
             return (*cells, "", "", row.aim)
-        spread = f"{min(ratios):.1f} - {max(ratios):.1f}" if len(ratios) > 1 else ""
-        return (*cells, f"{ratio:.1f}x", spread, row.aim)
+        return (*cells, f"{ratio:.1f}x", _spread(self.ratios(row), "{:.1f}".format), row.aim)
 
     def _show_roles(self, side: str) -> None:
         """Processor time and memory by process."""
@@ -136,8 +136,8 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def _spread(values: list[float]) -> str:
-    return f"{_number(min(values))} - {_number(max(values))}" if len(values) > 1 else ""
+def _spread(values: list[float], shown: Callable[[float], str] = _number) -> str:
+    return f"{shown(min(values))} - {shown(max(values))}" if len(values) > 1 else ""
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

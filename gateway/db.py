@@ -137,10 +137,10 @@ def _note_rest(_connection: Any, record: Any) -> None:
 def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
     rests_since = record.info.get("rests_since")
     if rests_since is not None:
-        ask(connection, rests_since)
+        check_after_rest(connection, rests_since)
 
 
-def ask(connection: Any, rests_since: float) -> None:
+def check_after_rest(connection: Any, rests_since: float) -> None:
     """Ask a connection that rested whether it is of use; see `IDLE_CHECK_SECONDS` for when that is asked.
 
     Raises:

@@ -56,10 +56,10 @@ class KeptConnection:
         return fresh
 
     def _is_good(self, kept: Connection) -> bool:
-        if self._opened_by != os.getpid() or kept.engine is not db.engine() or kept.invalidated:
+        if kept.engine is not db.engine() or kept.invalidated:  # after a fork the engine is another one too
             return False
         try:
-            db.ask(kept.connection.dbapi_connection, self._rests_since)
+            db.check_after_rest(kept.connection.dbapi_connection, self._rests_since)
         except DisconnectionError:
             return False
         return True

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import Connection, insert, select, text
 
+from gateway.config import settings
 from gateway.db import autocommit, begin, engine
 from gateway.domain.idempotency import Given, IdempotencyKey
 from gateway.domain.ids import new_id
@@ -84,3 +86,10 @@ def expire_lease(ids: Sequence[UUID]) -> None:
     """As if the worker that claimed these died, and its lease were over."""
     statement = "UPDATE attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
     execute(statement, ids=list(ids))
+
+
+def end_sessions(pids: list[int]) -> None:
+    """Have PostgreSQL end these sessions, and return when they are over."""
+    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as killer:
+        killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])

@@ -5,10 +5,6 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-import psycopg
-
-from gateway.config import settings
-
 T = TypeVar("T")
 POLL_SECONDS = 0.05
 
@@ -33,10 +29,3 @@ def with_password(url: str, password: str) -> str:
     """The URL of the same PostgreSQL, which asks for none, with a password."""
     parts = urlsplit(url.replace("postgresql+psycopg://", "postgresql://"))
     return parts._replace(netloc=f"{parts.username}:{password}@{parts.hostname}:{parts.port}").geturl()
-
-
-def end_sessions(pids: list[int]) -> None:
-    """Have PostgreSQL end these sessions, and return when they are over."""
-    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
-    with psycopg.connect(url, autocommit=True) as killer:
-        killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])

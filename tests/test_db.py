@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from gateway import db
 from gateway.config import settings
 from gateway.domain.ids import new_id
-from tests.support import end_sessions, eventually
+from tests.factories import end_sessions
+from tests.support import eventually
 
 RAISED = "INSERT INTO alerts (id, severity, message, details)"
 

@@ -1,5 +1,6 @@
 """The connection that is kept beside the pool's."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -9,7 +10,7 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from gateway import db
 from gateway.kept_connection import KeptConnection
-from tests.support import end_sessions
+from tests.factories import end_sessions
 
 
 @pytest.fixture(name="kept")
@@ -67,3 +68,19 @@ def test_it_follows_a_new_engine(kept: KeptConnection) -> None:
     db.engine.cache_clear()
     with kept.autocommit() as connection:
         assert pid_of(connection) != before
+
+
+def test_a_child_process_opens_its_own_and_leaves_its_parents_alone(kept: KeptConnection) -> None:
+    with kept.autocommit() as connection:
+        before = pid_of(connection)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with kept.autocommit() as connection:
+                status = int(pid_of(connection) == before)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with kept.autocommit() as connection:
+        assert pid_of(connection) == before
