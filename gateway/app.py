@@ -6,7 +6,7 @@ from typing import Any
 from flask import Flask
 from loguru import logger
 
-from gateway import affinity, cli, keys, vault
+from gateway import affinity, cli, device_tokens, keys, vault
 from gateway.api import (
     access,
     api_clients,
@@ -67,6 +67,7 @@ def create_app() -> Flask:
     configure_logging()
     keys.make_ready()
     vault.make_ready()
+    device_tokens.make_ready()
     app = Application(__name__, static_folder=None)
     edge.install(app)
     problems.install(app)

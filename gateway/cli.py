@@ -4,69 +4,23 @@ Errors end with one line on standard error: exit status 1 when the command could
 called wrongly, 75 (EX_TEMPFAIL) when the database is away and the same command may work later.
 """
 
-import functools
-import getpass
 import json
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import click
 from flask import Flask
 
-from gateway import cli_balances, cli_invariants, cli_keys, cli_reconciliation, db
-from gateway.api.auth import normalised_email
+from gateway import cli_balances, cli_invariants, cli_keys, cli_reconciliation, cli_users, db
+from gateway.cli_support import actor, reports_errors
 from gateway.console import alert_receiver
-from gateway.domain import dead_letters, merchants
+from gateway.domain import dead_letters
 from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import parse_id
-from gateway.errors import EmailTaken, GatewayError, TransientError
-from gateway.passwords import PASSWORD_MAX_LENGTH, PASSWORD_MIN_LENGTH, hash_password
 from gateway.states import DeadLetterStatus
 
 LIST_DEFAULT, LIST_MAX = 20, 1000
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Failure(click.ClickException):
-    """The command could not be carried out."""
-
-    exit_code = 1
-
-
-class TryLater(Failure):
-    """The command could not be carried out now, but may be later (EX_TEMPFAIL of sysexits.h)."""
-
-    exit_code = 75
-
-
-def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Have a command end with a line that says what went wrong, never with a traceback."""
-
-    @functools.wraps(command)
-    def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except TransientError as exc:
-            raise TryLater(exc.detail) from exc
-        except GatewayError as exc:
-            raise Failure(exc.detail) from exc
-        except db.UNAVAILABLE as exc:
-            cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-            raise TryLater(f"The database cannot be reached: {cause}") from exc
-
-    return reporting
-
-
-def actor() -> str:
-    """Who runs this command, for the audit log."""
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
-        return "cli"
 
 
 class _Id(click.ParamType[UUID]):
@@ -79,52 +33,6 @@ class _Id(click.ParamType[UUID]):
         if parsed is None:
             self.fail(f"{value!r} is not an id (a UUID in lower case with hyphens)", param, ctx)
         return parsed
-
-
-@click.group("users")
-def users() -> None:
-    """Manage the people who operate the gateway."""
-
-
-@users.command("create-operator")
-@click.option("--email", required=True, help="Email address to log in with.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
-@click.option("--if-missing", is_flag=True, help="Do nothing, and succeed, if this operator exists already.")
-@reports_errors
-def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> None:
-    """Make an operator, who may look at dead letters and replay or discard them.
-
-    The operator logs in at POST /auth/login. The password has 12 to 128 characters.
-    """
-    try:
-        address = normalised_email(email)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="--email") from exc
-    with db.begin() as connection:
-        role = merchants.role_of(connection, address)
-    if role == "operator" and if_missing:
-        click.echo(f"{address} is an operator already.")
-        return
-    if role is not None:
-        raise Failure(f"{address} is taken by {'an operator' if role == 'operator' else 'a user of a merchant'}.")
-    password_hash = hash_password(_password(from_stdin=password_stdin))
-    try:
-        with db.begin() as connection:
-            merchants.create_operator(connection, email=address, password_hash=password_hash, actor=actor())
-    except EmailTaken:
-        if not if_missing:  # else: another process made it meanwhile
-            raise
-    click.echo(f"{address} is an operator now.")
-
-
-def _password(*, from_stdin: bool) -> str:
-    if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    if not PASSWORD_MIN_LENGTH <= len(password) <= PASSWORD_MAX_LENGTH:
-        raise Failure(f"A password has {PASSWORD_MIN_LENGTH} to {PASSWORD_MAX_LENGTH} characters.")
-    return password
 
 
 @click.group("dead-letters")
@@ -250,7 +158,7 @@ def _table(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
 def register(app: Flask) -> None:
     """Add the commands to `app`: one line per group."""
-    app.cli.add_command(users)
+    app.cli.add_command(cli_users.command)
     app.cli.add_command(dead_letter_commands)
     app.cli.add_command(cli_reconciliation.command)
     app.cli.add_command(cli_invariants.command)

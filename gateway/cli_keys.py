@@ -1,4 +1,7 @@
-"""`flask keys`: rotate the keys that sign access tokens, and look at them. gateway/keys.py states the rule."""
+"""`flask keys`: rotate the keys that sign access tokens, look at them, and revoke everything that they signed.
+
+gateway/keys.py has the rule.
+"""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -6,6 +9,9 @@ from typing import Any
 
 import click
 
+from gateway import db, device_tokens
+from gateway.cli_support import actor, reports_errors
+from gateway.domain import audit
 from gateway.domain.ids import rfc3339
 from gateway.keys import OVERLAP_SECONDS, KeyState, SigningKey, key_ring
 
@@ -56,3 +62,31 @@ def rotate() -> None:
         raise click.ClickException("A new key waits to sign already; see `flask keys list`.")
     signs_at = datetime.now(UTC) + timedelta(seconds=OVERLAP_SECONDS)
     click.echo(f"{added.name} is published; it signs from {signs_at:%Y-%m-%d %H:%M:%S} UTC on.")
+
+
+@command.command("revoke-all")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@reports_errors
+def revoke_all(*, yes: bool) -> None:
+    """Revoke every access token and every device token that was ever issued.
+
+    For use after a restore of the database, which makes revoked tokens valid again, and after a leak of keys. A new key
+    signs at once, and all others are deleted. Within about a second every process that shares KEYS_DIR refuses the old
+    tokens. Programs must get new ones from /oauth/token, and people must log in again, each device as an unknown one.
+    Client secrets and webhook secrets stay valid.
+
+    Exit status: 1 when it was not confirmed or the folder cannot be written to, 75 when the database is away, where the
+    audit log is.
+    """
+    if not yes:
+        click.confirm("All access tokens and device tokens will stop working. Revoke them all?", abort=True)
+    try:
+        with db.begin() as connection:  # without its entry in the audit log nothing is revoked
+            audit.record(connection, actor=actor(), action="keys.revoked_all", subject="keys")
+            made, deleted = key_ring().replace_all()
+            device_tokens.revoke_all()
+    except OSError as exc:
+        raise click.ClickException(f"KEYS_DIR cannot be written to: {exc}") from exc
+    for path in deleted:
+        click.echo(f"{path.name} is withdrawn; deleted.")
+    click.echo(f"{made.name} signs from now on. All tokens that were issued before are refused within about a second.")

@@ -239,7 +239,10 @@ class RateLimited(TransientError):
 
     status = 429
     code = "rate_limited"
-    remedy = "Send the same request again after `Retry-After` seconds; spread the next ones."
+    remedy = (
+        "Send the same request again after `Retry-After` seconds; spread the next ones. Wrong passwords from elsewhere "
+        "do not slow a device that has logged in before, if it sends its `X-Device-Token`."
+    )
 
 
 class DatabaseUnavailable(TransientError):

@@ -7,7 +7,7 @@ secret invalid; losing a signing key makes the tokens that it signed invalid.
 The rule of rotation: a key is published and verifies as soon as its file is there; it signs once the file is
 `OVERLAP_SECONDS` old, when everybody has it; it is retired, and verifies no more, once a higher key has signed for
 longer than any token lives (`RETIRED_AFTER_SECONDS`). Of several keys that may sign the highest does; when none may,
-the lowest does. So all processes agree by looking at the files, and deleting a file withdraws its key in seconds.
+the lowest does. So all processes agree by looking at the files, and deleting a file withdraws its key in a second.
 """
 
 import base64
@@ -15,10 +15,8 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from loguru import logger
 
 from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError, settings
+from gateway.key_files import publish
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537
@@ -45,6 +44,7 @@ CLOCK_TOLERANCE_SECONDS = 60
 """How far the clocks of hosts may be apart without a token being trusted too long."""
 RETIRED_AFTER_SECONDS = OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS
 """Age at which a key retires the lower ones: every token that they signed has expired, whatever its lifetime was."""
+REPLACE_TRIES_MAX = 10  # of `replace_all`, when other processes make keys at the same time
 
 _HMAC_FILE = "client-secrets.key"
 _SIGNING_FILE = "signing-{:04}.pem"
@@ -113,19 +113,30 @@ class KeyRing:
         self._checked_at = time.monotonic()
         self._files = _signing_files(folder)
         self._keys = _read_signing_keys(self._files)
+        self._generation = 0
 
     def with_states(self) -> list[tuple[SigningKey, KeyState]]:
         """All keys, lowest first, each with its state now."""
-        now = time.monotonic()
-        if now - self._checked_at >= RELOAD_SECONDS:
-            self._checked_at = now
-            try:
-                files = _signing_files(self._folder)
-                if files != self._files:
-                    self._keys, self._files = _read_signing_keys(files), files
-            except (OSError, ConfigError) as exc:
-                logger.error("The signing keys cannot be read again; the known ones stay in use: {}", exc)
+        self._reload()
         return list(zip(self._keys, states_of(self._keys, time.time()), strict=True))
+
+    def generation(self) -> int:
+        """Return a number that changes whenever the keys in use changed."""
+        self._reload()
+        return self._generation
+
+    def _reload(self) -> None:
+        now = time.monotonic()
+        if now - self._checked_at < RELOAD_SECONDS:
+            return
+        self._checked_at = now
+        try:
+            files = _signing_files(self._folder)
+            if files != self._files:
+                self._keys, self._files = _read_signing_keys(files), files
+                self._generation += 1
+        except (OSError, ConfigError) as exc:
+            logger.error("The signing keys cannot be read again; the known ones stay in use: {}", exc)
 
     def signing(self) -> SigningKey:
         """The key that signs."""
@@ -164,6 +175,23 @@ class KeyRing:
         for path in retired:
             path.unlink(missing_ok=True)
         return retired
+
+    def replace_all(self) -> tuple[Path, list[Path]]:
+        """Make a key that signs at once and delete all lower ones; return the new file and the deleted ones.
+
+        Of two processes that do this at the same time, the one with the higher key wins. Raises OSError as `add_key`.
+        """
+        private = _new_private_key()
+        for _ in range(REPLACE_TRIES_MAX):
+            number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
+            made = self._folder / _SIGNING_FILE.format(number)
+            if publish(made, private):
+                files = sorted(self._folder.glob(_SIGNING_FILES), key=_number_of)
+                lower = [path for path in files if _number_of(path) < number]
+                for path in lower:
+                    path.unlink(missing_ok=True)
+                return made, lower
+        raise FileExistsError(f"{self._folder}: other processes make keys all the time")
 
 
 @cache
@@ -229,25 +257,6 @@ def prepared_folder() -> Path:
     return folder
 
 
-def publish(path: Path, content: bytes) -> bool:
-    """Write a key file that is complete whenever it is seen; False when another process was first with this name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if os.geteuid() == 0:  # an administrator makes keys for the processes that own the folder
-            owner = path.parent.stat()
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-            return True
-        return False
-    finally:
-        os.unlink(temporary)
-
-
 def _new_private_key() -> bytes:
     return rsa.generate_private_key(RSA_EXPONENT, RSA_BITS).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -256,7 +265,11 @@ def _new_private_key() -> bytes:
 
 def _signing_files(folder: Path) -> list[tuple[Path, float]]:
     """The key files, lowest number first, each with the time it was made at."""
-    return [(path, path.stat().st_mtime) for path in sorted(folder.glob(_SIGNING_FILES), key=_number_of)]
+    found = []
+    for path in sorted(folder.glob(_SIGNING_FILES), key=_number_of):
+        with contextlib.suppress(FileNotFoundError):  # deleted a moment ago
+            found.append((path, path.stat().st_mtime))
+    return found
 
 
 def _number_of(path: Path) -> int:

@@ -1,13 +1,14 @@
 """Passwords: Argon2id hashes, with a bound on how many are computed at once.
 
 Each hash takes about 20 MiB and 20 ms of CPU (OWASP's recommended parameters). Without a bound, a burst of logins would
-take the memory and every thread that payments need, so what exceeds the bound is told to come again.
+take the memory and every thread that payments need, so what exceeds the bound is refused and may come again. Known
+devices have a lane of their own, so that no number of wrong passwords from elsewhere keeps them waiting.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -17,30 +18,39 @@ from gateway.errors import TransientError
 PASSWORD_MIN_LENGTH = 12
 PASSWORD_MAX_LENGTH = 128
 
-HASHES_AT_ONCE = 2
-"""Argon2 computations at the same time in one process."""
-HASHES_WAITING = 6
-"""Threads that may wait for their turn; more are refused."""
 RETRY_AFTER_SECONDS = "1"
 
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_admitted = threading.BoundedSemaphore(HASHES_AT_ONCE + HASHES_WAITING)
-_turn = threading.BoundedSemaphore(HASHES_AT_ONCE)
 
 
 class TooManyLogins(TransientError):
     """Too many passwords are being checked at the moment."""
 
 
+class Lane:
+    """So many Argon2 computations at once in one process, and so many threads that wait for their turn."""
+
+    def __init__(self, *, at_once: int, waiting: int) -> None:
+        self.at_once = at_once
+        self.places = at_once + waiting
+        self.admitted = threading.BoundedSemaphore(self.places)
+        self.turn = threading.BoundedSemaphore(at_once)
+
+
+UNKNOWN_DEVICES = Lane(at_once=1, waiting=6)
+KNOWN_DEVICES = Lane(at_once=1, waiting=2)
+
+
 @contextmanager
-def _bounded() -> Iterator[None]:
-    if not _admitted.acquire(blocking=False):
+def _place(*lanes: Lane) -> Iterator[Lane]:
+    """Hold a place within the block, in the first of `lanes` that has one."""
+    lane = next((lane for lane in lanes if lane.admitted.acquire(blocking=False)), None)
+    if lane is None:
         raise TooManyLogins(headers={"Retry-After": RETRY_AFTER_SECONDS})
     try:
-        with _turn:
-            yield
+        yield lane
     finally:
-        _admitted.release()
+        lane.admitted.release()
 
 
 def hash_password(password: str) -> str:
@@ -49,7 +59,7 @@ def hash_password(password: str) -> str:
     Raises:
         TooManyLogins: the bound is reached; nothing was computed.
     """
-    with _bounded():
+    with _place(UNKNOWN_DEVICES) as lane, lane.turn:
         return _hasher.hash(password)
 
 
@@ -64,7 +74,23 @@ def verify_password(password: str, stored: str | None) -> bool:
     Raises:
         TooManyLogins: the bound is reached; nothing was computed.
     """
-    with _bounded():
+    with verification(UNKNOWN_DEVICES) as verify:
+        return verify(password, stored)
+
+
+@contextmanager
+def verification(*lanes: Lane) -> Iterator[Callable[[str, str | None], bool]]:
+    """Hold a place within the block, in the first of `lanes` that has one; yield what checks a password there.
+
+    Raises:
+        TooManyLogins: none of them has a place.
+    """
+    with _place(*lanes) as lane:
+        yield partial(_verify, lane)
+
+
+def _verify(lane: Lane, password: str, stored: str | None) -> bool:
+    with lane.turn:
         try:
             _hasher.verify(stored or _nobodys_hash(), password)
         except (VerificationError, InvalidHashError):

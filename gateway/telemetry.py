@@ -50,6 +50,11 @@ if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
+LOGIN_FAILURES = Counter(
+    "login_failures_total",
+    "Log-ins refused by reason (invalid_credentials, account_limited, address_limited, busy)",
+    ["reason"],
+)
 TRANSACTIONS_CREATED = Counter("transactions_created_total", "Transactions accepted", ["currency"])
 SETTLEMENTS = Counter("settlements_total", "Settlements by result (succeeded, failed)", ["result"])
 REFUNDS = Counter("refunds_total", "Refunds by result (succeeded, failed)", ["result"])

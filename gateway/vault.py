@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from gateway import keys
+from gateway import key_files, keys
 from gateway.config import ConfigError
 from gateway.errors import PermanentError
 
@@ -60,7 +60,7 @@ def _keys() -> MultiFernet:
     path = keys.prepared_folder() / _FILE
     try:
         if not path.exists():
-            keys.publish(path, Fernet.generate_key())
+            key_files.publish(path, Fernet.generate_key())
         return MultiFernet([Fernet(line) for line in path.read_bytes().split()])
     except (OSError, ValueError) as exc:
         raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None

@@ -181,6 +181,7 @@ def test_an_unknown_or_malformed_id_is_told_apart(cli: FlaskCliRunner, command: 
     [
         ["users"],
         ["users", "create-operator"],
+        ["users", "unlock"],
         ["dead-letters"],
         ["dead-letters", "list"],
         ["dead-letters", "show"],
@@ -189,6 +190,7 @@ def test_an_unknown_or_malformed_id_is_told_apart(cli: FlaskCliRunner, command: 
         ["keys"],
         ["keys", "list"],
         ["keys", "rotate"],
+        ["keys", "revoke-all"],
     ],
 )
 def test_every_command_and_option_explains_itself(cli: FlaskCliRunner, command: list[str]) -> None:

@@ -204,6 +204,39 @@ def test_only_retired_keys_are_deleted(ring: KeyRing, folder: Path) -> None:
     assert states(ring) == ["0002 verifying", "0003 signing", "0004 next"]
 
 
+def test_a_key_that_replaces_all_signs_at_once_and_leaves_no_other(ring: KeyRing, folder: Path) -> None:
+    add_key(folder, "signing-0002.pem", age=OVERLAP_SECONDS)
+    add_key(folder, "signing-0003.pem")
+    before, generation = {key.key_id for key, _ in ring.with_states()}, ring.generation()
+
+    made, deleted = ring.replace_all()
+
+    assert made == folder / "signing-0004.pem"
+    assert [path.name for path in deleted] == ["signing-0001.pem", "signing-0002.pem", "signing-0003.pem"]
+    assert states(ring) == ["0004 signing"]
+    assert ring.signing().key_id not in before
+    assert not any(ring.find(key_id) for key_id in before)
+    assert ring.generation() != generation
+
+
+def test_of_keys_that_replace_all_at_the_same_time_the_highest_stays(folder: Path) -> None:
+    code = "from gateway import keys; print(keys.key_ring().replace_all()[0].name)"
+    made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
+
+    assert len(set(made)) == PROCESSES
+    assert [path.name for path in folder.glob("signing-*")] == [max(made)]
+    assert not list(folder.glob(".new-*"))
+
+
+def test_the_generation_changes_with_the_files_only(ring: KeyRing, folder: Path) -> None:
+    first = ring.generation()
+    assert ring.generation() == first
+
+    add_key(folder)
+
+    assert ring.generation() != first
+
+
 @pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"])
 def test_a_start_with_a_broken_key_is_refused_with_its_name(folder: Path, content: bytes) -> None:
     (folder / "signing-0001.pem").write_bytes(content)

@@ -1,14 +1,26 @@
 """Password hashes, and how many are computed at once."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from argon2 import extract_parameters
 
 from gateway import passwords
-from gateway.passwords import HASHES_AT_ONCE, HASHES_WAITING, TooManyLogins, hash_password, verify_password
+from gateway.passwords import (
+    KNOWN_DEVICES,
+    UNKNOWN_DEVICES,
+    TooManyLogins,
+    hash_password,
+    verification,
+    verify_password,
+)
+from tests.support import eventually
 
+ROOT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery staple"
 
 
@@ -36,7 +48,7 @@ def test_a_password_of_nobody_costs_what_that_of_somebody_does() -> None:
     assert extract_parameters(passwords._nobodys_hash()) == extract_parameters(hash_password(PASSWORD))
 
 
-def test_no_more_hashes_than_the_bound_run_at_once_and_the_rest_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_hashes_than_the_bound_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     release, running, most, lock = threading.Event(), 0, 0, threading.Lock()
 
     class Slow:
@@ -51,16 +63,46 @@ def test_no_more_hashes_than_the_bound_run_at_once_and_the_rest_is_sent_away(mon
             return "hash"
 
     monkeypatch.setattr(passwords, "_hasher", Slow())
-    admitted = HASHES_AT_ONCE + HASHES_WAITING
-    with ThreadPoolExecutor(admitted) as threads:
-        futures = [threads.submit(hash_password, PASSWORD) for _ in range(admitted)]
-        while passwords._admitted._value > 0:
-            threading.Event().wait(0.01)
-        with pytest.raises(TooManyLogins) as refused:
-            hash_password(PASSWORD)
+    with ThreadPoolExecutor(UNKNOWN_DEVICES.places) as threads:
+        futures = [threads.submit(hash_password, PASSWORD) for _ in range(UNKNOWN_DEVICES.places)]
+        eventually(lambda: running == UNKNOWN_DEVICES.at_once, what="the first hashes")
         release.set()
         assert {future.result() for future in futures} == {"hash"}
 
-    assert most == HASHES_AT_ONCE
+    assert most == UNKNOWN_DEVICES.at_once
+
+
+def test_when_every_place_is_taken_the_next_one_is_refused_and_may_come_again() -> None:
+    with ExitStack() as held:
+        for _ in range(UNKNOWN_DEVICES.places):
+            held.enter_context(verification(UNKNOWN_DEVICES))
+        with pytest.raises(TooManyLogins) as refused:
+            hash_password(PASSWORD)
+
     assert refused.value.status == 503
     assert refused.value.headers["Retry-After"]
+    assert hash_password(PASSWORD)
+
+
+def test_known_devices_have_places_of_their_own_and_take_others_when_those_are_full() -> None:
+    stored = hash_password(PASSWORD)
+    with ExitStack() as held:
+        for _ in range(UNKNOWN_DEVICES.places):
+            held.enter_context(verification(UNKNOWN_DEVICES))
+        with pytest.raises(TooManyLogins):
+            verify_password(PASSWORD, stored)
+        with verification(KNOWN_DEVICES, UNKNOWN_DEVICES) as verify:
+            assert verify(PASSWORD, stored)
+
+    with ExitStack() as held:
+        for _ in range(KNOWN_DEVICES.places):
+            held.enter_context(verification(KNOWN_DEVICES))
+        with verification(KNOWN_DEVICES, UNKNOWN_DEVICES) as verify:
+            assert verify(PASSWORD, stored)
+
+
+def test_log_ins_leave_threads_of_the_api_for_payments() -> None:
+    threads = re.search(r"API_THREADS:-(\d+)", (ROOT / "Procfile").read_text())
+
+    assert threads is not None
+    assert UNKNOWN_DEVICES.places + KNOWN_DEVICES.places < int(threads[1])

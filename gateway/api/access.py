@@ -1,7 +1,7 @@
 """Access tokens: issuing them, and deciding whom a request speaks for.
 
 A token is trusted without a database query: signing keys and revocations are kept in the process (keys.py,
-revocations.py), and a signature that was verified is not verified again for `VERIFIED_SECONDS`.
+revocations.py), and a signature that was verified is not verified again for `VERIFIED_SECONDS`, unless the keys change.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ ALGORITHM = "RS256"
 TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
 VERIFIED_SECONDS = 10.0
-"""How long the outcome of verifying a signature is kept: the longest that a removed signing key still works."""
+"""How long the outcome of verifying a signature is kept, while the signing keys stay the same."""
 VERIFIED_MAX = 10_000
 """Tokens whose verification is kept; when there are more, all are verified anew."""
 
@@ -57,8 +57,9 @@ class Caller:
         return f"{kind}:{self.subject}"
 
 
-_verified: dict[bytes, tuple[Caller, float]] = {}
-"""By the digest of an Authorization header: whom it speaks for, and until when (monotonic) that needs no new look."""
+_verified: dict[bytes, tuple[Caller, float, int]] = {}
+"""By the digest of an Authorization header: whom it speaks for, until when (monotonic) that needs no new verification,
+and the generation of the keys that verified it."""
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
@@ -82,20 +83,21 @@ def authenticate(header: str) -> Caller:
         InvalidToken: the token is malformed, forged, expired, revoked or not meant for this API.
     """
     digest = hashlib.sha256(header.encode(errors="replace")).digest()
-    caller, until = _verified.get(digest, (None, 0.0))
-    if caller is None or time.monotonic() >= until:
+    generation = key_ring().generation()
+    caller, until, verified_by = _verified.get(digest, (None, 0.0, generation))
+    if caller is None or time.monotonic() >= until or verified_by != generation:
         caller = _verify(header)
-        _keep(digest, caller)
+        _keep(digest, caller, generation)
     if revocations.known().include(caller.token_id, caller.subject):
         raise InvalidToken
     return caller
 
 
-def _keep(digest: bytes, caller: Caller) -> None:
+def _keep(digest: bytes, caller: Caller, generation: int) -> None:
     if len(_verified) >= VERIFIED_MAX:
         _verified.clear()
     lifetime = (caller.expires_at - datetime.now(UTC)).total_seconds()
-    _verified[digest] = (caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime))
+    _verified[digest] = (caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime), generation)
 
 
 def _verify(header: str) -> Caller:

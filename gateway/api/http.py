@@ -17,7 +17,7 @@ from uuid import UUID
 from flask import Flask
 from pydantic import BaseModel
 
-from gateway.api import access, edge, rate_limits
+from gateway.api import access, edge, rate_limits, sign_in
 from gateway.api.access import Caller
 from gateway.api.application import BODY_MAX_BYTES, Answer, Request, current_request
 from gateway.api.uploads import Upload
@@ -137,7 +137,7 @@ class Endpoint:
         """Answer the current request."""
         asked = current_request()
         if self.signs_in:
-            rate_limits.admit_address(asked.remote_addr)
+            sign_in.admit(asked)
         caller = None if self.public else access.authenticate(asked.environ.get("HTTP_AUTHORIZATION", ""))
         if caller is not None and not self.signs_in:
             rate_limits.admit_caller(caller.subject)

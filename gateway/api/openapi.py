@@ -21,7 +21,9 @@ from gateway.api.openapi_errors import (
     header_references,
     shared_responses,
 )
+from gateway.api.sign_in import DEVICE_COOKIE, DEVICE_HEADER, ISSUING_PATHS, LOGIN_PATH
 from gateway.api.validation import NoBody
+from gateway.device_tokens import DEVICE_TOKEN_DAYS
 from gateway.domain.idempotency import KEY_MAX_LENGTH
 from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
 
@@ -57,6 +59,17 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Replayed": {
         "description": "`true` when this is the first answer given again",
         "schema": {"type": "string", "enum": ["true"]},
+    },
+    DEVICE_HEADER: {
+        "description": f"Send it with the next log-in from this device, within {DEVICE_TOKEN_DAYS} days: wrong "
+        "passwords from unknown devices then do not slow it. It gives no access",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Set-Cookie": {
+        "description": f"`{DEVICE_COOKIE}`: the device token once more, for browsers",
+        "required": True,
+        "schema": {"type": "string"},
     },
     "Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "How to authenticate, and what was wrong", "schema": {"type": "string"}},
@@ -187,6 +200,10 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         key = {"type": "string", "minLength": 1, "maxLength": KEY_MAX_LENGTH, "pattern": "^[ -~]+$"}
         text = "A UUID of your own, say. It makes the request safe to repeat: the first answer is given again"
         parameters.append({"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key})
+    if endpoint.path == LOGIN_PATH:
+        text = "The device token of an earlier log-in or of the registration. One that is not valid any more is ignored"
+        for name, place in ((DEVICE_HEADER, "header"), (DEVICE_COOKIE, "cookie")):
+            parameters.append({"name": name, "in": place, "description": text, "schema": {"type": "string"}})
     return parameters
 
 
@@ -225,6 +242,7 @@ def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         names = ["X-Request-Id"]
         names += ["Location"] if _makes_something(endpoint, status, model) else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []
+        names += [DEVICE_HEADER, "Set-Cookie"] if endpoint.path in ISSUING_PATHS else []
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": header_references(names)}
         if status != 204:
             response["content"] = {endpoint.media_type: _answer(endpoint, model, schemas)}

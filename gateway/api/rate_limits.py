@@ -1,5 +1,7 @@
 """How often somebody may call: each API client everywhere, each address where people and programs sign in.
 
+Wrong passwords are counted apart from this, by gateway/domain/login_limits.py.
+
 A process spends tokens that it leased in blocks from the bucket that all processes share, so a request seldom asks the
 database: hardly more than once a second of a quiet caller, at most `1 / PAUSE_SECONDS` times a second of one who is
 over the limit. What a process leased and did not spend lapses.
@@ -8,12 +10,10 @@ Without the database everybody is let in: a limiter must not be the outage, and 
 passwords, fails by itself then.
 """
 
-import hashlib
 import math
 import threading
 import time
 from functools import cache, lru_cache
-from ipaddress import IPv6Address, ip_address
 
 from loguru import logger
 
@@ -33,9 +33,8 @@ BLIND_SECONDS = 1.0
 """How long everybody is let in after the database did not answer, before it is asked again."""
 BUCKETS_MAX = 10_000
 """Subjects whose lease is kept; another one's is forgotten, and its tokens lapse."""
-
-LOGIN_FAILURES = Limit(per_second=10 / 60, burst=100)
-"""Wrong passwords for one email, from wherever: NIST SP 800-63B (5.2.2) allows 100 in a row."""
+DEVICE_LOGINS = Limit(per_second=1, burst=10)
+"""Log-ins from one known device, right or wrong."""
 PACED_SHARE = 0.2
 """Of a second's tokens, what a client that ran into its limit may use at once: worth several PAUSE_SECONDS."""
 PACED_MIN = 2
@@ -119,40 +118,20 @@ def admit_address(address: str | None) -> None:
     config = settings()
     if config.auth_rate_limit_per_second:
         limit = Limit(config.auth_rate_limit_per_second, config.auth_rate_limit_burst)
-        _admit(f"address:{_network_of(address or '')}", limit)
+        _admit(f"address:{rate_limits.network_of(address)}", limit)
 
 
-def admit_login(email: str) -> None:
-    """Let a try of a password for this email in; it counts as a wrong one until `forgive_login`.
+def admit_device(device_id: bytes) -> None:
+    """Let a log-in from this known device in, wherever it comes from.
 
     Raises:
-        RateLimited: there were more than LOGIN_FAILURES.
+        RateLimited: from there come more than DEVICE_LOGINS.
     """
-    _admit(_login(email), LOGIN_FAILURES)
-
-
-def forgive_login(email: str) -> None:
-    """The password was right, so that the try does not count."""
-    with db.autocommit() as connection:
-        rate_limits.give_back(connection, _login(email), LOGIN_FAILURES)
+    if settings().auth_rate_limit_per_second:
+        _admit(f"device:{device_id.hex()}", DEVICE_LOGINS)
 
 
 def _admit(subject: str, limit: Limit) -> None:
     wait_seconds = _leased(subject, limit).take()
     if wait_seconds > 0:
         raise RateLimited(headers={"Retry-After": str(math.ceil(wait_seconds))})
-
-
-def _login(email: str) -> str:
-    return f"login:{hashlib.sha256(email.lower().encode()).hexdigest()}"
-
-
-def _network_of(address: str) -> str:
-    """What one host has: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:  # a Unix socket, or a proxy that names no address
-        return "unknown"
-    if isinstance(parsed, IPv6Address):
-        return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
-    return str(parsed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from gateway import db, keys
+from gateway import db, key_files, keys
 from gateway.config import ACCESS_TOKEN_SECONDS_MAX
 from gateway.domain import merchants
 from gateway.domain.merchants import Revocations
@@ -44,7 +44,7 @@ class Mark:
         self._file: int | None = None
         try:
             if not path.exists():
-                keys.publish(path, bytes(_MARK_BYTES))
+                key_files.publish(path, bytes(_MARK_BYTES))
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
             logger.warning("KEYS_DIR: without {}, a revocation takes a second to reach every process: {}", path, exc)

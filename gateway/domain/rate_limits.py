@@ -6,10 +6,11 @@ each lease is a statement, and so a commit, of its own. The table is UNLOGGED: s
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 from sqlalchemy import Connection, text
 
-IDLE_SECONDS = 600
+IDLE_SECONDS = 3_600
 """By every default limit a bucket that rested this long is full again, so that its row says nothing any more."""
 
 
@@ -47,6 +48,7 @@ _LEASE = text("""
     RETURNING granted, tokens, pacing
 """)
 _GIVE_BACK = text("UPDATE rate_limits SET tokens = least(:burst, tokens + 1) WHERE subject = :subject")
+_REMOVE = text("DELETE FROM rate_limits WHERE starts_with(subject, :prefix)")
 _PURGE = text("""
     DELETE FROM rate_limits WHERE subject IN (
         SELECT subject FROM rate_limits WHERE refilled_at < now() - make_interval(secs => :idle_seconds)
@@ -76,6 +78,22 @@ def give_back(connection: Connection, subject: str, limit: Limit) -> None:
     connection.execute(_GIVE_BACK, {"subject": subject, "burst": limit.burst})
 
 
+def remove(connection: Connection, prefix: str) -> int:
+    """Delete the buckets whose subject begins with `prefix`, which fills them; return how many there were."""
+    return connection.execute(_REMOVE, {"prefix": prefix}).rowcount
+
+
 def purge(connection: Connection, limit: int) -> int:
     """Delete at most `limit` buckets that are full again; the number deleted."""
     return connection.execute(_PURGE, {"idle_seconds": IDLE_SECONDS, "limit": limit}).rowcount
+
+
+def network_of(address: str | None) -> str:
+    """Return what one host has: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        parsed = ip_address(address or "")
+    except ValueError:  # a Unix socket, or a proxy that names no address
+        return "unknown"
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+    return str(parsed)

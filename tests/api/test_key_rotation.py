@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,21 @@ from typing import Any
 import jwt
 import pytest
 import requests
+from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from gateway.api.sign_in import DEVICE_HEADER
 from gateway.domain.ids import new_id
 from gateway.keys import OVERLAP_SECONDS, RETIRED_AFTER_SECONDS
+from tests.api.conftest import PASSWORD
 from tests.api.process import ROOT, ApiProcess, api_process
+from tests.factories import count
 from tests.support import eventually
 
 HTTP_SECONDS = 10
 NOTICED_SECONDS = 3
+EMAIL = "ada@example.com"
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,16 @@ class Hosts:
         assert self.status_of(token) == 200
         return token
 
-    def status_of(self, token: str) -> int:
-        """What the verifier says to `token`."""
+    def status_of(self, token: str, url: str | None = None) -> int:
+        """What the verifier, or the host at `url`, says to `token`."""
         headers = {"Authorization": f"Bearer {token}"}
-        return requests.get(f"{self.verifier.url}/v1/transactions", headers=headers, timeout=HTTP_SECONDS).status_code
+        target = f"{url or self.verifier.url}/v1/transactions"
+        return requests.get(target, headers=headers, timeout=HTTP_SECONDS).status_code
+
+    def log_in(self, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """The answer of the issuer to a right password."""
+        body = {"email": EMAIL, "password": PASSWORD}
+        return requests.post(f"{self.issuer.url}/auth/login", json=body, headers=headers, timeout=HTTP_SECONDS)
 
     def published(self) -> set[frozenset[str]]:
         """The ids of the published keys, of both processes; one set when they agree."""
@@ -57,12 +68,13 @@ class Hosts:
         answers = [requests.get(url, timeout=HTTP_SECONDS).json()["keys"] for url in urls]
         return {frozenset(key["kid"] for key in keys) for keys in answers}
 
-    def flask_keys(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def flask_keys(self, *arguments: str, typed: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of an operator."""
         return subprocess.run(
             [sys.executable, "-m", "flask", "--app", "gateway.app", "keys", *arguments],
             cwd=ROOT,
-            env=os.environ | {"KEYS_DIR": str(self.keys)},
+            env=os.environ | {"KEYS_DIR": str(self.keys)} | environment,
+            input=typed,
             capture_output=True,
             text=True,
             timeout=60,
@@ -88,7 +100,7 @@ def hosts(tmp_path: Path, database: None) -> Iterator[Hosts]:  # noqa: ARG001
         return api_process(tmp_path / f"{name}.log", KEYS_DIR=str(keys), AUTH_RATE_LIMIT_PER_SECOND="0")
 
     with host("issuer") as issuer, host("verifier") as verifier:
-        body = {"email": "ada@example.com", "password": "correct horse battery staple", "business_name": "Ada's"}
+        body = {"email": EMAIL, "password": PASSWORD, "business_name": "Ada's"}
         made = requests.post(f"{issuer.url}/auth/register", json=body, timeout=HTTP_SECONDS)
         yield Hosts(issuer, verifier, keys, made.json()["client"])
 
@@ -144,6 +156,53 @@ def test_a_key_that_leaked_is_withdrawn_by_deleting_its_file(hosts: Hosts) -> No
     )
     eventually(lambda: len(hosts.published()) == 1, within=NOTICED_SECONDS, what="the agreement of both")
     assert kid_of(hosts.issue()) != kid_of(token)
+
+
+def test_revoking_all_ends_every_token_on_every_host_within_seconds(hosts: Hosts) -> None:
+    device_token = hosts.log_in().headers[DEVICE_HEADER]
+    hosts.flask_keys("rotate")
+    tokens = [hosts.issue() for _ in range(3)]
+    [published] = hosts.published()
+    assert len(published) == 2
+
+    done = hosts.flask_keys("revoke-all", "--yes")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("signing-0003.pem signs from now on.")
+    for url in (hosts.issuer.url, hosts.verifier.url):
+        eventually(
+            lambda url=url: [hosts.status_of(token, url) for token in tokens] == [401] * 3,  # type: ignore[misc]
+            within=NOTICED_SECONDS,
+            what="the end of the old tokens",
+        )
+    [left] = hosts.published()
+    assert len(left) == 1
+    assert left.isdisjoint(published)
+    assert kid_of(hosts.issue()) in left
+    assert [path.name for path in hosts.keys.glob("signing-*")] == ["signing-0003.pem"]
+    with pytest.raises(InvalidToken):
+        Fernet((hosts.keys / "device-tokens.key").read_bytes()).decrypt(device_token)
+    assert hosts.log_in({DEVICE_HEADER: device_token}).status_code == 200
+    assert count("audit_log", "action = 'keys.revoked_all' AND actor LIKE 'cli%'") == 1
+
+
+def test_nothing_is_revoked_without_a_confirmation_or_the_audit_log(hosts: Hosts) -> None:
+    token = hosts.issue()
+    files = {path.name: path.read_bytes() for path in hosts.keys.iterdir()}
+
+    for answer in ("", "n\n"):
+        refused = hosts.flask_keys("revoke-all", typed=answer)
+        assert refused.returncode == 1
+        assert "All access tokens and device tokens will stop working" in refused.stdout
+    unlogged = hosts.flask_keys("revoke-all", "--yes", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
+    assert unlogged.returncode == 75
+    assert unlogged.stderr.startswith("Error: The database cannot be reached")
+
+    assert {path.name: path.read_bytes() for path in hosts.keys.iterdir()} == files
+    assert count("audit_log") == 0
+    assert hosts.status_of(token) == 200
+
+    assert hosts.flask_keys("revoke-all", typed="y\n").returncode == 0
 
 
 def test_no_forged_token_is_valid(hosts: Hosts) -> None:

@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.api.rate_limits import LOGIN_FAILURES
+from gateway.api.rate_limits import DEVICE_LOGINS
 from gateway.config import Settings
 from gateway.db import autocommit
 from gateway.domain import rate_limits
+from gateway.domain.login_limits import ACCOUNT, ADDRESS, DEVICE, FIRST_TRIES
 from gateway.domain.rate_limits import IDLE_SECONDS, Lease, Limit
 from tests.factories import count, execute
 
@@ -104,7 +105,7 @@ def test_a_purged_bucket_would_be_full() -> None:
     fields = Settings.model_fields
     slowest = Limit(fields["auth_rate_limit_per_second"].default, fields["auth_rate_limit_burst"].default)
 
-    for limit in (LOGIN_FAILURES, slowest):
+    for limit in (ACCOUNT, ADDRESS, DEVICE, DEVICE_LOGINS, FIRST_TRIES, slowest):
         assert limit.burst / limit.per_second <= IDLE_SECONDS
 
 

@@ -1,0 +1,98 @@
+"""Signing in with a password: from which device, how many tries are taken, and the device token of the answer.
+
+A request of a known device is limited by its device, any other one by its address. See gateway/domain/login_limits.py
+for wrong passwords, and docs/authentication.md.
+"""
+
+import math
+from collections.abc import Mapping
+
+from flask import Request
+
+from gateway import db, device_tokens, passwords
+from gateway.api import rate_limits
+from gateway.device_tokens import DEVICE_TOKEN_SECONDS, Device
+from gateway.domain import login_limits, merchants
+from gateway.domain.login_limits import Refused
+from gateway.domain.merchants import StoredUser
+from gateway.errors import InvalidCredentials, RateLimited
+from gateway.telemetry import LOGIN_FAILURES
+
+DEVICE_HEADER = "X-Device-Token"
+DEVICE_COOKIE = "device_token"
+LOGIN_PATH = "/auth/login"
+"""The path that takes a device token."""
+ISSUING_PATHS = frozenset({LOGIN_PATH, "/auth/register"})
+"""The paths whose answers have one."""
+
+
+def admit(asked: Request) -> None:
+    """Let a request in that tries credentials, by its device if that is known, else by its address.
+
+    Raises:
+        RateLimited: too many come from there.
+    """
+    device = _device_of(asked) if asked.path == LOGIN_PATH else None
+    if device is not None:
+        try:
+            return rate_limits.admit_device(device.id)
+        except RateLimited:
+            pass  # somebody may have copied its token: the device is let in as an unknown one
+    return rate_limits.admit_address(asked.remote_addr)
+
+
+def check_password(asked: Request, email: str, password: str) -> tuple[StoredUser, Device | None]:
+    """Return the user with this e-mail in lower case and this password, and the device if the user knows it.
+
+    An unknown e-mail is answered as a wrong password is, after the same work and within the same limits.
+
+    Raises:
+        InvalidCredentials: e-mail or password is wrong.
+        RateLimited: too many wrong passwords came from there, or for this account from unknown devices.
+        TooManyLogins: too many passwords are being checked.
+    """
+    found = _device_of(asked)
+    device = found if found is not None and found.belongs_to(email) else None
+    lanes = [passwords.KNOWN_DEVICES] if device is not None else []
+    try:
+        with passwords.verification(*lanes, passwords.UNKNOWN_DEVICES) as verify:
+            with db.autocommit() as connection:
+                user = merchants.find_user(connection, email)
+            if device is not None and (user is None or not device.knows(user.password_hash)):
+                device = None
+            if found is not None and device is None:
+                rate_limits.admit_address(asked.remote_addr)  # it was let in as a known device, which it is not
+            with db.autocommit() as connection:
+                taken = login_limits.take(connection, email, asked.remote_addr, device.id if device else None)
+            if isinstance(taken, Refused):
+                raise _refusal(taken)
+            if not verify(password, user.password_hash if user else None) or user is None:
+                LOGIN_FAILURES.labels("invalid_credentials").inc()
+                raise InvalidCredentials
+    except passwords.TooManyLogins:
+        LOGIN_FAILURES.labels("busy").inc()
+        raise
+    with db.autocommit() as connection:
+        login_limits.give_back(connection, taken)
+    return user, device
+
+
+def device_headers(email: str, password_hash: str, known: Device | None = None) -> Mapping[str, str]:
+    """Return the headers that give the device a new token, after a log-in with this e-mail in lower case."""
+    token = device_tokens.issue(email, password_hash, known)
+    attributes = f"Max-Age={DEVICE_TOKEN_SECONDS}; Path={LOGIN_PATH}; HttpOnly; Secure; SameSite=Strict"
+    return {DEVICE_HEADER: token, "Set-Cookie": f"{DEVICE_COOKIE}={token}; {attributes}"}
+
+
+def _device_of(asked: Request) -> Device | None:
+    sent = (asked.headers.get(DEVICE_HEADER), asked.cookies.get(DEVICE_COOKIE))
+    return next((device for token in sent if token and (device := device_tokens.read(token))), None)
+
+
+def _refusal(refused: Refused) -> RateLimited:
+    LOGIN_FAILURES.labels(f"{refused.by}_limited").inc()
+    return RateLimited(
+        "Too many wrong passwords came from this address, or for this account from unknown devices. Try again after "
+        f"`Retry-After` seconds, or from a device that has logged in before, with its {DEVICE_HEADER}.",
+        headers={"Retry-After": str(math.ceil(refused.wait_seconds))},
+    )

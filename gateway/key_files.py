@@ -1,0 +1,46 @@
+"""Writing files into `KEYS_DIR`, which other processes and hosts read at the same time."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def publish(path: Path, content: bytes) -> bool:
+    """Write a key file that is complete whenever it is seen; False when another process was first with this name.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with _complete_file(path.parent, content) as temporary, contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+        return True
+    return False
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a key file in the place of the one that is there; readers see either of them, complete.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with _complete_file(path.parent, content) as temporary:
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _complete_file(folder: Path, content: bytes) -> Iterator[str]:
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.geteuid() == 0:  # an administrator makes keys for the processes that own the folder
+            owner = folder.stat()
+            os.chown(temporary, owner.st_uid, owner.st_gid)
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)

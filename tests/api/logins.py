@@ -1,0 +1,59 @@
+"""Log-ins from chosen addresses, and limits that a few of them reach; fixtures are imported where they are used."""
+
+from typing import cast
+
+import pytest
+
+from gateway.api import rate_limits
+from gateway.api.sign_in import DEVICE_HEADER
+from gateway.domain import login_limits
+from gateway.domain.rate_limits import Limit
+from tests.api.conftest import PASSWORD, Answer, Caller
+
+EMAIL = "ada@example.com"
+ATTACKER, OWNER = "192.0.2.66", "198.51.100.7"
+SMALL = {
+    "FIRST_TRIES": Limit(per_second=2 / 3_600, burst=2),
+    "ACCOUNT": Limit(per_second=4 / 600, burst=4),
+    "ADDRESS": Limit(per_second=10 / 600, burst=10),
+    "DEVICE": Limit(per_second=3 / 600, burst=3),
+}
+
+
+@pytest.fixture
+def nothing_leased() -> None:
+    rate_limits._leased.cache_clear()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a few tries reach."""
+    for name, limit in SMALL.items():
+        monkeypatch.setattr(login_limits, name, limit)
+
+
+@pytest.fixture
+def account(anonymous: Caller) -> Answer:
+    """The registration of the account of `EMAIL`, from a device that is known from then on."""
+    body = {"email": EMAIL, "password": PASSWORD, "business_name": "Ada's Bookshop"}
+    answer = anonymous.post("/auth/register", body, environ_base={"REMOTE_ADDR": OWNER})
+    assert answer.status_code == 201
+    return answer
+
+
+def try_to_log_in(
+    caller: Caller, address: str, password: str = "wrong", *, email: str = EMAIL, **headers: str
+) -> Answer:
+    """One log-in from `address`; `headers` with underscores for hyphens."""
+    body = {"email": email, "password": password}
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    client = caller.app.test_client(use_cookies=False)
+    return cast(Answer, client.post("/auth/login", json=body, headers=sent, environ_base={"REMOTE_ADDR": address}))
+
+
+def tries(caller: Caller, address: str, times: int, **options: str) -> list[int]:
+    return [try_to_log_in(caller, address, **options).status_code for _ in range(times)]
+
+
+def device_token_of(answer: Answer) -> str:
+    return answer.headers[DEVICE_HEADER]
