@@ -15,7 +15,7 @@ from uuid import UUID
 import click
 from flask import Flask
 
-from gateway import cli_balances, cli_invariants, cli_keys, cli_reconciliation, db
+from gateway import cli_balances, cli_database, cli_invariants, cli_keys, cli_reconciliation, db
 from gateway.api.auth import normalised_email
 from gateway.console import alert_receiver
 from gateway.domain import dead_letters, merchants
@@ -55,8 +55,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except GatewayError as exc:
             raise Failure(exc.detail) from exc
         except db.UNAVAILABLE as exc:
-            cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-            raise TryLater(f"The database cannot be reached: {cause}") from exc
+            raise TryLater(f"The database cannot be reached: {db.reason(exc)}") from exc
 
     return reporting
 
@@ -256,4 +255,5 @@ def register(app: Flask) -> None:
     app.cli.add_command(cli_invariants.command)
     app.cli.add_command(cli_balances.command)
     app.cli.add_command(cli_keys.command)
+    app.cli.add_command(cli_database.command)
     app.cli.add_command(alert_receiver.command)

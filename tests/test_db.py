@@ -20,20 +20,25 @@ RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 
 @contextmanager
-def engine_on(url: str) -> Iterator[None]:
-    """A database engine of the test's own at this URL."""
-    db.engine().dispose()
+def engine_on(url: str, direct_url: str = "") -> Iterator[None]:
+    """Database engines of the test's own at these URLs."""
     own = pytest.MonkeyPatch()
     own.setenv("DATABASE_URL", url)
-    settings.cache_clear()
-    db.engine.cache_clear()
+    own.setenv("DATABASE_DIRECT_URL", direct_url)
+    _forget_engines()
     try:
         yield
     finally:
-        db.engine().dispose()
         own.undo()
-        settings.cache_clear()
-        db.engine.cache_clear()
+        _forget_engines()
+
+
+def _forget_engines() -> None:
+    for engine in (db.engine, db.direct_engine):
+        if engine.cache_info().currsize:
+            engine().dispose()
+            engine.cache_clear()
+    settings.cache_clear()
 
 
 def test_a_statement_that_the_server_does_not_answer_is_given_up_and_its_connection_with_it() -> None:
