@@ -8,7 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -236,10 +236,11 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
     The call returns at once when something was notified since the last one, else when something is, or after so many
     seconds. It raises one of `UNAVAILABLE` when the connection is lost.
     """
-    with direct_engine().connect() as connection:
-        connection.detach()  # the pool does not get it back
+    connection = direct_engine().connect()
+    connection.detach()  # the pool does not get it back
+    driver: Any = connection.connection.dbapi_connection
+    with closing(driver), connection:  # SQLAlchemy leaves open what it has given out of its pool
         connection.exec_driver_sql(f"LISTEN {channel}")
-        driver: Any = connection.connection.dbapi_connection
 
         def hear(seconds: float) -> None:
             try:
@@ -248,10 +249,7 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
             except psycopg.OperationalError as exc:
                 raise OperationalError("LISTEN", {}, exc) from exc
 
-        try:
-            yield hear
-        finally:
-            driver.close()  # SQLAlchemy leaves open what it has given out of its pool
+        yield hear
 
 
 def reason(exc: BaseException) -> str:
