@@ -130,6 +130,19 @@ def test_a_statement_that_was_given_up_leaves_nothing_to_who_gets_its_session_ne
     assert all(settings == SETTINGS for settings in found.values()), found
 
 
+def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(program: Path, direct: URL) -> None:
+    with pgbouncer(program, direct, default_pool_size="1", query_wait_timeout="1") as narrow:
+        both = environment(narrow, direct)
+        with engine_on(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"]):
+            with db.begin() as first, db.autocommit() as second:
+                first.execute(text("SELECT 1"))
+                with pytest.raises(OperationalError) as refused:
+                    second.execute(text("SELECT 1"))
+            assert "query_wait_timeout" in db.reason(refused.value)
+            with db.autocommit() as connection:
+                assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
 @pytest.mark.usefixtures("pooled")
 def test_notifications_come_by_the_direct_connection() -> None:
     with db.listening(outbox.CHANNEL) as hear:
