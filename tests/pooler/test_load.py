@@ -30,7 +30,10 @@ SETTLED = """
     SELECT count(*) FROM transactions t JOIN settlements s ON s.transaction_id = t.id
     WHERE t.status = 'completed' AND t.merchant_id = %s
 """
-SESSIONS = "SELECT application_name, query, state FROM pg_stat_activity WHERE datname = current_database()"
+SESSIONS = """
+    SELECT application_name, query, state FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 
 Truth = psycopg.Connection[Any]
 

@@ -240,7 +240,10 @@ def test_of_several_poolers_the_first_whose_server_takes_writes_is_used(
             assert "read-only" in db.reason(refused.value)
             assert "port 9" in db.reason(refused.value)
             owner.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-            owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user",
+                (name,),
+            )
             eventually(_takes_writes, what="a session that takes writes, although the pooler was not told")
 
 
