@@ -28,10 +28,12 @@ class Endpoints:
     management_url: str | None
     password: str
     """The password of the stack's own broker."""
+    database_direct_url: str | None = None
 
     def variables(self) -> dict[str, str]:
         """Return them as the gateway reads them."""
         found = {"DATABASE_URL": self.database_url, "RABBITMQ_URL": self.broker_url, "BROKER_URL": self.broker_url}
+        found["DATABASE_DIRECT_URL"] = self.database_direct_url or ""
         return found | ({"RABBITMQ_MANAGEMENT_URL": self.management_url} if self.management_url else {})
 
 
@@ -44,10 +46,12 @@ class Plan:
     management_url: str | None
     clustered: bool = False
     """Whether the stack's own broker is a cluster of several nodes."""
+    database_direct_url: str | None = None
+    """Of the server behind a pooler at `database_url`."""
 
     @classmethod
     def read(cls, env: dict[str, str], prefix: str = "") -> "Plan":
-        """Read DATABASE_URL, RABBITMQ_URL (or BROKER_URL) and RABBITMQ_MANAGEMENT_URL."""
+        """Read DATABASE_URL with DATABASE_DIRECT_URL, RABBITMQ_URL (or BROKER_URL) and RABBITMQ_MANAGEMENT_URL."""
         database = env.get(f"{prefix}DATABASE_URL") or None
         broker = env.get(f"{prefix}RABBITMQ_URL") or env.get(f"{prefix}BROKER_URL") or None
         if database:
@@ -60,7 +64,12 @@ class Plan:
         for name, used in (("DATABASE_URL", database), ("RABBITMQ_URL", broker)):
             if used:
                 say(f"using {prefix}{name} from the environment")
-        return cls(database, broker, env.get(f"{prefix}RABBITMQ_MANAGEMENT_URL") or None)
+        return cls(
+            database,
+            broker,
+            env.get(f"{prefix}RABBITMQ_MANAGEMENT_URL") or None,
+            database_direct_url=(env.get(f"{prefix}DATABASE_DIRECT_URL") or None) if database else None,
+        )
 
 
 def _with_driver(url: str) -> str:
@@ -85,6 +94,7 @@ def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[En
                 broker_url=plan.broker_url or broker.url(stack, password),
                 management_url=plan.management_url if plan.broker_url else broker.management_url(stack, password),
                 password=password,
+                database_direct_url=plan.database_direct_url,
             ),
             units,
         )

@@ -129,6 +129,9 @@ def running(
         units: list[Unit] = []
         try:
             _step(layout, "migrations", [sys.executable, "-m", "alembic", "upgrade", "head"], env)
+            if endpoints.database_direct_url:
+                defaults = ["flask", "--app", "gateway.app", "database", "set-session-defaults"]
+                _step(layout, "session-defaults", [sys.executable, "-m", *defaults], env)
             _start(layout, {name: commands[name] for name in commands if name in NEEDS_NO_BROKER}, env, units)
             services.wait_for_broker(layout, endpoints, servers)
             _step(layout, "topology", [sys.executable, "-m", "tasks.topology"], env)

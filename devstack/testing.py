@@ -43,7 +43,7 @@ SETTINGS = {
     "LOG_LEVEL": "INFO",
 }
 """What the roles of a test stack are told, all of it here: short delays, so that a test waits for no clock."""
-_NOT_FOR_TESTS = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL")
+_NOT_FOR_TESTS = ("DATABASE_URL", "DATABASE_DIRECT_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL")
 """Tests forget data: they never touch the servers of a running gateway, only those of TEST_DATABASE_URL and so on."""
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 from flask import Flask
 
-from gateway import cli_balances, cli_invariants, cli_keys, cli_reconciliation, cli_users, db
+from gateway import cli_balances, cli_database, cli_invariants, cli_keys, cli_reconciliation, cli_users, db
 from gateway.cli_support import actor, reports_errors
 from gateway.console import alert_receiver
 from gateway.domain import dead_letters
@@ -164,4 +164,5 @@ def register(app: Flask) -> None:
     app.cli.add_command(cli_invariants.command)
     app.cli.add_command(cli_balances.command)
     app.cli.add_command(cli_keys.command)
+    app.cli.add_command(cli_database.command)
     app.cli.add_command(alert_receiver.command)

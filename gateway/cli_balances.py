@@ -5,6 +5,7 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway import db
 from gateway.flows import balances
 
 
@@ -18,8 +19,7 @@ def command() -> None:
     try:
         found = balances.check()
     except SQLAlchemyError as exc:
-        cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-        click.echo(f"Error: The balances could not be checked: {cause}", err=True)
+        click.echo(f"Error: The balances could not be checked: {db.reason(exc)}", err=True)
         sys.exit(2)
     for row in found:
         click.echo(f"{row.merchant_id} {row.currency}: kept {row.kept or 'nothing'}, posted {row.posted or 'nothing'}")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway import db
 from gateway.domain.ids import rfc3339
 from gateway.domain.invariants import Report, Result
 from gateway.flows import invariants
@@ -41,8 +42,7 @@ def command(*, recent: bool, as_json: bool) -> None:
     try:
         report = invariants.check(full=not recent)
     except SQLAlchemyError as exc:
-        cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-        raise NotChecked(f"The invariants could not be checked: {cause}") from exc
+        raise NotChecked(f"The invariants could not be checked: {db.reason(exc)}") from exc
     if as_json:
         click.echo(json.dumps(_represent(report), indent=2))
     else:

@@ -69,8 +69,7 @@ def command(*, period_from: datetime | None, period_to: datetime | None, limit: 
     except GatewayError as exc:
         raise NotCompared(exc.detail) from exc
     except db.UNAVAILABLE as exc:
-        cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-        raise NotCompared(f"The database cannot be reached: {cause}") from exc
+        raise NotCompared(f"The database cannot be reached: {db.reason(exc)}") from exc
     if as_json:
         click.echo(json.dumps({**reconciliation.represent(run), "discrepancies": found}, indent=2))
     else:

@@ -38,8 +38,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except GatewayError as exc:
             raise Failure(exc.detail) from exc
         except db.UNAVAILABLE as exc:
-            cause = str(getattr(exc, "orig", None) or exc).strip().partition("\n")[0]
-            raise TryLater(f"The database cannot be reached: {cause}") from exc
+            raise TryLater(f"The database cannot be reached: {db.reason(exc)}") from exc
 
     return reporting
 

@@ -28,6 +28,7 @@ CHUNK_LIMIT = 500
 """No message has more ids, whatever `chunk_max` is or was when it was published."""
 ACCESS_TOKEN_SECONDS_MAX = 86_400
 """No token lives longer, whatever the setting is or was."""
+DATABASE_TIMEOUT_SECONDS_MAX = 60
 
 
 class ConfigError(SystemExit):
@@ -108,6 +109,10 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_postgresql_url)] = Field(
         description="PostgreSQL 15 or later: postgresql://user:password@host:5432/database"
     )
+    database_direct_url: Annotated[str, AfterValidator(_postgresql_url)] | None = Field(
+        default=None,
+        description="PostgreSQL itself, when DATABASE_URL names a pooler in transaction mode such as PgBouncer",
+    )
     rabbitmq_url: Annotated[str, AfterValidator(_broker_urls)] = Field(
         validation_alias=AliasChoices("RABBITMQ_URL", "BROKER_URL"),
         description="RabbitMQ: amqp://user:password@host:5672/vhost; several nodes separated by ';'",
@@ -142,7 +147,10 @@ class Settings(BaseSettings):
 
     database_pool_size: int = Field(default=20, ge=1, le=200, description="Connections that one process may hold")
     database_timeout_seconds: int = Field(
-        default=10, ge=1, le=60, description="The longest that a statement of the API or of a task may take"
+        default=10,
+        ge=1,
+        le=DATABASE_TIMEOUT_SECONDS_MAX,
+        description="The longest that a statement of the API or of a task may take",
     )
     chunk_max: int = Field(default=200, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
     outbox_poll_ms: int = Field(

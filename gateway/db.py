@@ -8,7 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
+from gateway import sessions
 from gateway.config import settings
 from gateway.context import Within
 
@@ -29,7 +30,6 @@ An InternalError (SQLSTATE class 25) is what a session ended while idle raises, 
 """
 
 CONNECT_TIMEOUT_SECONDS = 2
-LOCK_TIMEOUT_MS = 1_000
 AVAILABILITY_POLL_SECONDS = 0.5
 IDLE_CHECK_SECONDS = 2.0
 """A pooled connection that rested longer is tested before use; of the others, only one whose server has said something
@@ -91,18 +91,27 @@ def patience(seconds: float) -> Within[float | None]:
 def engine() -> Engine:
     """This process's connection pool; made on first use and again after a fork."""
     config = settings()
-    session_settings = {
-        "timezone": "UTC",
-        "statement_timeout": f"{config.database_timeout_seconds}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
-        "idle_in_transaction_session_timeout": f"{config.database_timeout_seconds}s",
-        "jit": "off",  # compiling takes longer than it saves
-        # Plans are kept, those that look up foreign keys too: one that was made for an empty table would read it whole
-        # until autovacuum looks again. See plan_freely.
-        "enable_seqscan": "off",
-    }
+    if config.database_direct_url is not None:
+        return _engine(config.database_url, sessions.connect_by_pooler)
+    return _engine(config.database_url, sessions.connect)
+
+
+@cache
+def direct_engine() -> Engine:
+    """The one for what needs a session of its own, which no pooler in transaction mode gives: such as LISTEN."""
+    direct = settings().database_direct_url
+    return engine() if direct is None else _engine(direct, sessions.connect)
+
+
+def is_pooled() -> bool:
+    """Whether a pooler lends this process a session for each transaction, so that a long one keeps it from others."""
+    return settings().database_direct_url is not None
+
+
+def _engine(url: str, connect: Callable[[type[_Connection], Mapping[str, Any]], _Connection]) -> Engine:
+    config = settings()
     pool = create_engine(
-        config.database_url,
+        url,
         isolation_level="AUTOCOMMIT",  # what the hot paths use; to switch costs a request a twelfth of its time
         hide_parameters=True,  # an error's text must not carry what a merchant sent, nor a hash, into the logs
         pool_size=config.database_pool_size,
@@ -111,23 +120,21 @@ def engine() -> Engine:
         pool_use_lifo=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "target_session_attrs": "read-write",  # after a failover a server that was the primary is a standby
             "application_name": config.log_service_name,
-            "options": " ".join(f"-c {name}={value}" for name, value in session_settings.items()),
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 2,
             "tcp_user_timeout": config.database_timeout_seconds * 1000,
         },
     )
-    event.listen(pool, "do_connect", _connect)
+
+    def connected(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> _Connection:
+        return connect(_Connection, parameters)
+
+    event.listen(pool, "do_connect", connected)
     event.listen(pool, "checkin", _note_rest)
     event.listen(pool, "checkout", _test_after_rest)
     return pool
-
-
-def _connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> _Connection:
-    return _Connection.connect(*arguments, **options)
 
 
 def _note_rest(_connection: Any, record: Any) -> None:
@@ -166,9 +173,10 @@ def _has_unread_input(connection: Any) -> bool:
 
 
 def _forget_inherited_connections() -> None:
-    if engine.cache_info().currsize:
-        engine().dispose(close=False)  # they belong to the parent
-        engine.cache_clear()
+    for inherited in (engine, direct_engine):
+        if inherited.cache_info().currsize:
+            inherited().dispose(close=False)  # they belong to the parent
+            inherited.cache_clear()
 
 
 os.register_at_fork(after_in_child=_forget_inherited_connections)
@@ -178,6 +186,16 @@ os.register_at_fork(after_in_child=_forget_inherited_connections)
 def begin() -> Iterator[Connection]:
     """One database transaction: committed when the block ends, rolled back when it raises."""
     with engine().connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def begin_directly() -> Iterator[Connection]:
+    """As `begin`, but past a pooler."""
+    with (
+        direct_engine().connect().execution_options(isolation_level="READ COMMITTED") as connection,
+        connection.begin(),
+    ):
         yield connection
 
 
@@ -213,15 +231,16 @@ def _sql(statement: TextClause) -> str:
 
 @contextmanager
 def listening(channel: str) -> Iterator[Callable[[float], None]]:
-    """Hear what is notified on `channel` by a connection of its own; the block gets a call that waits for it.
+    """Hear what is notified on `channel` by a direct connection of its own; the block gets a call that waits for it.
 
     The call returns at once when something was notified since the last one, else when something is, or after so many
     seconds. It raises one of `UNAVAILABLE` when the connection is lost.
     """
-    with engine().connect() as connection:
-        connection.detach()  # the pool does not get it back
+    connection = direct_engine().connect()
+    connection.detach()  # the pool does not get it back
+    driver: Any = connection.connection.dbapi_connection
+    with closing(driver), connection:  # SQLAlchemy leaves open what it has given out of its pool
         connection.exec_driver_sql(f"LISTEN {channel}")
-        driver: Any = connection.connection.dbapi_connection
 
         def hear(seconds: float) -> None:
             try:
@@ -231,6 +250,14 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
                 raise OperationalError("LISTEN", {}, exc) from exc
 
         yield hear
+
+
+def reason(exc: BaseException) -> str:
+    """Say in one line why the database did not do what it was asked: neither SQL nor values of a row."""
+    cause = getattr(exc, "orig", None) or exc
+    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    lines = (line.strip() for line in (said or str(cause)).splitlines())  # of a failed connection, one per host
+    return f"{type(cause).__name__}: {'; '.join(line for line in lines if line) or 'no reason given'}"
 
 
 def plan_freely(connection: Connection) -> None:

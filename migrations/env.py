@@ -1,13 +1,26 @@
 """Runs migrations against the database of the settings, or on the connection that a caller hands over."""
 
+from typing import Any
+
+import psycopg
 from alembic import context
-from sqlalchemy import Connection, create_engine
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
+from gateway import db, sessions
 from gateway.config import settings
 from gateway.models import all_tables
 
 LOCK_TIMEOUT = "5s"  # a migration that cannot get its lock fails, rather than queueing every payment behind it
+NO_LIMITS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "enable_seqscan": "on",
+}
+"""What a role has by default for the sessions of a pooler (gateway.sessions) is not for migrations."""
 ADVISORY_LOCK = 7_205_001  # two deploys at once migrate one after the other
 
 
@@ -18,17 +31,22 @@ def _migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
+def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+    return sessions.connect(psycopg.Connection, parameters, NO_LIMITS)  # not a pooler's: it would keep the lock
+
+
 def _run() -> None:
     handed_over = context.config.attributes.get("connection")
     if handed_over is not None:
         _migrate(handed_over)
         return
-    engine = create_engine(
-        settings().database_url,
-        poolclass=NullPool,
-        connect_args={"target_session_attrs": "read-write"},  # of several hosts, the primary
-    )
-    with engine.connect() as connection:
+    engine = create_engine(settings().database_direct_url or settings().database_url, poolclass=NullPool)
+    event.listen(engine, "do_connect", _connect)
+    try:
+        connected = engine.connect()
+    except OperationalError as exc:
+        raise CommandError(db.reason(exc)) from exc
+    with connected as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         connection.commit()

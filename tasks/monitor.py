@@ -134,7 +134,7 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
         try:
             store_dead([parse(message) for message in batch])
         except db.UNAVAILABLE as exc:
-            logger.warning("%d dead letters wait for the database: %s", len(batch), exc)
+            logger.warning("%d dead letters wait for the database: %s", len(batch), db.reason(exc))
             self._batch = batch + self._batch
             self._parent.timer.call_after(DATABASE_PAUSE_SECONDS, self._store)
             return

@@ -83,9 +83,12 @@ def relay_once(producer: Producer, await_news: Callable[[], None] = lambda: None
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
+    if db.is_pooled():
+        await_news()  # a transaction that waits would keep one of the pooler's few sessions from everybody else
     with db.begin() as connection:
         outbox.prepare(connection)
-        await_news()
+        if not db.is_pooled():
+            await_news()
         rows = outbox.take(connection, MOST_AT_ONCE)
         _publish(producer, rows)
     return len(rows)
@@ -172,7 +175,7 @@ def run(stop: threading.Event) -> None:
                 outage.look()
             stop.wait(RETRY_PAUSE_SECONDS)
         except db.UNAVAILABLE as exc:
-            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
+            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, db.reason(exc))
             stop.wait(RETRY_PAUSE_SECONDS)
 
 

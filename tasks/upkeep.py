@@ -30,7 +30,7 @@ def check_invariants(_self: GatewayTask) -> None:
     try:
         invariants.check()
     except db.UNAVAILABLE as exc:
-        logger.warning("the invariants could not be checked: {}", exc)
+        logger.warning("the invariants could not be checked: {}", db.reason(exc))
 
 
 @app.task(name="operations.fold_balances", base=GatewayTask, bind=True, max_retries=0)
@@ -39,7 +39,7 @@ def fold_balances(_self: GatewayTask) -> None:
     try:
         balances.fold()
     except db.UNAVAILABLE as exc:
-        logger.warning("the balances could not be folded: {}", exc)
+        logger.warning("the balances could not be folded: {}", db.reason(exc))
 
 
 @app.task(

@@ -20,6 +20,13 @@ import requests
 NAME = os.environ.get("GATEWAY_TEST_NAME", "unit")
 """Database and vhost; another name lets two runs share the servers."""
 MANAGEMENT_TIMEOUT_SECONDS = 10
+_NOT_FOR_TESTS = (
+    "BROKER_URL",
+    "DATABASE_DIRECT_URL",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "ALERT_WEBHOOK_URL",
+    "WEBHOOK_ALLOW_LOOPBACK",
+)
 
 
 def _stack() -> dict[str, Any]:
@@ -56,7 +63,7 @@ def _use_own_database_and_vhost() -> None:
         RETRY_BACKOFF_SECONDS="1",
         RETRY_BACKOFF_MAX_SECONDS="1",
     )
-    for name in ("BROKER_URL", "PROMETHEUS_MULTIPROC_DIR", "ALERT_WEBHOOK_URL", "WEBHOOK_ALLOW_LOOPBACK"):
+    for name in _NOT_FOR_TESTS:
         os.environ.pop(name, None)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")

@@ -85,6 +85,7 @@ def test_a_setting_that_is_missing_is_named(environment: pytest.MonkeyPatch, mis
     [
         ("DATABASE_URL", "mysql://u:p@localhost/d", "must look like postgresql://"),
         ("DATABASE_URL", "postgresql:d", "must look like postgresql://"),
+        ("DATABASE_DIRECT_URL", "mysql://u:p@localhost/d", "must look like postgresql://"),
         ("RABBITMQ_URL", "redis://localhost", "broker scheme 'redis' is not supported"),
         ("RABBITMQ_URL", "sqla+postgresql://localhost", "is not supported"),
         ("RABBITMQ_URL", "filesystem://", "broker scheme 'filesystem' is not supported"),

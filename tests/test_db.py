@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from gateway import db
+from gateway import db, sessions
 from gateway.config import settings
 from gateway.domain.ids import new_id
 from tests.factories import end_sessions
@@ -20,20 +20,25 @@ RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 
 @contextmanager
-def engine_on(url: str) -> Iterator[None]:
-    """A database engine of the test's own at this URL."""
-    db.engine().dispose()
+def engine_on(url: str, direct_url: str = "") -> Iterator[None]:
+    """Database engines of the test's own at these URLs."""
     own = pytest.MonkeyPatch()
     own.setenv("DATABASE_URL", url)
-    settings.cache_clear()
-    db.engine.cache_clear()
+    own.setenv("DATABASE_DIRECT_URL", direct_url)
+    _forget_engines()
     try:
         yield
     finally:
-        db.engine().dispose()
         own.undo()
-        settings.cache_clear()
-        db.engine.cache_clear()
+        _forget_engines()
+
+
+def _forget_engines() -> None:
+    for engine in (db.engine, db.direct_engine):
+        if engine.cache_info().currsize:
+            engine().dispose()
+            engine.cache_clear()
+    settings.cache_clear()
 
 
 def test_a_statement_that_the_server_does_not_answer_is_given_up_and_its_connection_with_it() -> None:
@@ -61,6 +66,37 @@ def test_waiting_for_the_database_ends_when_it_answers_and_when_the_time_is_up()
     assert db.wait_until_available(5)
     with engine_on("postgresql://nobody@127.0.0.1:9/none"):
         assert not db.wait_until_available(0.1)
+
+
+def test_the_reason_of_a_failed_connection_names_each_host_and_no_password() -> None:
+    with engine_on("postgresql://nobody:hunter2@127.0.0.1:9,127.0.0.1:11/none"):
+        with pytest.raises(OperationalError) as failed:
+            db.engine().connect()
+        reason = db.reason(failed.value)
+        assert "port 9 failed: Connection refused" in reason
+        assert "port 11 failed: Connection refused" in reason
+        assert "hunter2" not in reason
+        assert "\n" not in reason
+
+
+def test_the_reason_of_a_failed_statement_has_none_of_its_values() -> None:
+    statement = text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}')")
+    with pytest.raises(IntegrityError) as failed, db.autocommit() as connection:
+        connection.execute(statement, {"id": new_id()})
+    assert db.reason(failed.value).startswith("CheckViolation: new row for relation")
+    assert "secret" not in db.reason(failed.value)
+
+
+def test_a_reason_is_never_empty() -> None:
+    assert (
+        db.reason(OperationalError("SELECT 1", {}, psycopg.OperationalError())) == "OperationalError: no reason given"
+    )
+
+
+def test_a_session_that_does_not_take_its_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "wanted", lambda: {"timezone": "utc"})  # which PostgreSQL spells UTC
+    with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="timezone is UTC, not utc"):
+        db.engine().connect()
 
 
 def test_a_session_that_was_ended_while_it_idled_counts_as_an_outage() -> None:

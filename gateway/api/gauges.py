@@ -68,7 +68,7 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
     try:
         found = _backlog.answer(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("The backlog cannot be counted: {}", type(exc).__name__)
+        logger.warning("The backlog cannot be counted: {}", db.reason(exc))
         yield GaugeMetricFamily("database_up", "Whether the database answered", 0)
         return
     yield GaugeMetricFamily("database_up", "Whether the database answered", 1)
@@ -90,7 +90,7 @@ def _of_invariants() -> Iterator[GaugeMetricFamily]:
     try:
         found = _invariants.answer(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("The last check of the invariants cannot be read: {}", type(exc).__name__)
+        logger.warning("The last check of the invariants cannot be read: {}", db.reason(exc))
         return
     if not found:
         return

@@ -16,6 +16,7 @@ from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel
 from gateway.api.probes import Probe, ProbeTimeout
 from gateway.errors import DatabaseUnavailable, TransientError
+from gateway.sessions import UnsuitableSession
 from gateway.telemetry import metrics_text
 
 READY_SECONDS = 1.9
@@ -45,7 +46,7 @@ class NotReady(TransientError):
     """This process cannot serve at the moment."""
 
     code = "not_ready"
-    remedy = "Operators: `alembic upgrade head`, or start the code that fits the schema."
+    remedy = "Operators: do what `detail` says, such as `alembic upgrade head`, or start the code that fits the schema."
 
 
 @cache
@@ -98,7 +99,10 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
     try:
         found = _schema.answer(READY_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("Not ready: the database does not answer: {}", type(exc).__name__)
+        logger.warning("Not ready: the database does not answer: {}", db.reason(exc))
+        unsuitable = getattr(exc, "orig", None)
+        if isinstance(unsuitable, UnsuitableSession):
+            raise NotReady(f"The database connection cannot be used: {unsuitable}") from None
         raise DatabaseUnavailable from None
     if found is None or found in _older_versions():
         raise NotReady(

@@ -35,7 +35,7 @@ class Probe(Generic[Answer]):
         try:
             return under_way.result(within_seconds)
         except FutureTimeout:
-            raise ProbeTimeout from None
+            raise ProbeTimeout(f"no answer within {within_seconds:g} s") from None
 
     def _start(self) -> Future[Answer]:
         future: Future[Answer] = Future()

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from gateway.api.application import current_request
 from gateway.api.edge import request_id
-from gateway.db import UNAVAILABLE
+from gateway.db import UNAVAILABLE, reason
 from gateway.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
@@ -107,8 +107,7 @@ def _misses_its_merchant(exc: Exception) -> bool:
 
 def _note(exc: Exception, error: GatewayError) -> None:
     if isinstance(error, DatabaseUnavailable) and exc is not error:
-        cause = getattr(exc, "orig", None) or exc
-        logger.warning("Database unavailable: {}: {}", type(cause).__name__, str(cause).strip().partition("\n")[0])
+        logger.warning("Database unavailable: {}", reason(exc))
     elif error.status == 500:
         logger.opt(exception=exc).error("Internal error")
 

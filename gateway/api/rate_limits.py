@@ -80,7 +80,7 @@ class _Leased:
             with db.autocommit() as connection:
                 leased = rate_limits.lease(connection, self._subject, self._limit, self._block)
         except db.UNAVAILABLE as exc:
-            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, type(exc).__name__)
+            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, db.reason(exc))
             self._blind_until = time.monotonic() + BLIND_SECONDS  # the failure may have taken a while
             return
         self._granted = self._tokens = leased.granted

@@ -74,7 +74,7 @@ def once(
 
     Raises:
         IdempotencyKeyReused: `key` came with a different request before.
-        IdempotencyInProgress: the first request with `key` has not ended within `db.LOCK_TIMEOUT_MS`.
+        IdempotencyInProgress: the first request with `key` has not ended within `sessions.LOCK_TIMEOUT_MS`.
     """
     if key is None:
         return Given(work(), replayed=False)
@@ -100,7 +100,7 @@ def waiting_for_the_first() -> Iterator[None]:
     """Around the INSERT of a record, which waits while another request with the same key is under way.
 
     Raises:
-        IdempotencyInProgress: the wait took longer than `db.LOCK_TIMEOUT_MS`.
+        IdempotencyInProgress: the wait took longer than `sessions.LOCK_TIMEOUT_MS`.
     """
     try:
         yield

@@ -87,8 +87,8 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     `connection` may be in autocommit: a single statement does all of the writing.
 
     Raises:
-        IdempotencyInProgress: the first request with one of the keys has not ended within `db.LOCK_TIMEOUT_MS`. Nothing
-            is stored.
+        IdempotencyInProgress: the first request with one of the keys has not ended within `sessions.LOCK_TIMEOUT_MS`.
+            Nothing is stored.
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
     with waiting_for_the_first():

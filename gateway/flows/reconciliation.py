@@ -87,7 +87,7 @@ def _close(run_id: UUID, exc: Exception) -> None:
         with db.begin() as connection:
             reconciliation.fail(connection, run_id, reason)
     except db.UNAVAILABLE as away:
-        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, away)
+        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, db.reason(away))
 
 
 def _log(run: Run) -> None:

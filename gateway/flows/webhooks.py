@@ -125,7 +125,7 @@ class Courier:
                     await self._round(session)
                 except Exception as exc:  # noqa: BLE001  # whatever it is: the next round may do better, no round at all never
                     expected = isinstance(exc, db.UNAVAILABLE)
-                    logger.opt(exception=not expected).warning("webhooks wait: {}", exc)
+                    logger.opt(exception=not expected).warning("webhooks wait: {}", db.reason(exc))
                     self._news.set()
                     await asyncio.sleep(DATABASE_PAUSE_SECONDS)
                 await asyncio.sleep(GATHER_SECONDS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from gateway import db
+from gateway import db, sessions
 from gateway.api import edge, rate_limits
 from gateway.api.rate_limits import LEASE_SECONDS, PAUSE_SECONDS
 from gateway.app import create_app
@@ -191,7 +191,7 @@ def test_without_its_table_the_limiter_lets_payments_through(merchant: Caller, m
         seconds = time.monotonic() - started
 
     assert answers == [201] * 20
-    assert seconds < 3 * db.LOCK_TIMEOUT_MS / 1_000  # one request waits, the next ones do not
+    assert seconds < 3 * sessions.LOCK_TIMEOUT_MS / 1_000  # one request waits, the next ones do not
 
 
 def test_leases_are_kept_for_a_bounded_number_of_subjects() -> None:

@@ -21,6 +21,7 @@ from gateway.db import begin
 from gateway.domain.ids import new_id
 from tests.api.conftest import Caller, expect_problem
 from tests.factories import execute
+from tests.test_db import engine_on
 
 
 def test_a_process_that_runs_is_live(anonymous: Caller) -> None:
@@ -67,6 +68,16 @@ def metrics_of(caller: Caller) -> dict[str, float]:
     assert answer.content_type.startswith("text/plain; version=0.0.4")
     lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_the_log_says_why_the_database_cannot_be_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    with engine_on("postgresql://nobody:hunter2@127.0.0.1:9/none"):
+        client = create_app().test_client()
+        expect_problem(client.get("/health/ready"), 503, "database_unavailable")
+        assert "database_up 0" in client.get("/metrics").text
+    said = capsys.readouterr().err
+    assert said.count("port 9 failed: Connection refused") == 3, "readiness, backlog and invariants"
+    assert "hunter2" not in said
 
 
 def test_metrics_count_requests_by_the_template_of_their_route(merchant: Caller) -> None:

@@ -1,0 +1,185 @@
+"""What a session of PostgreSQL must be like, whether this process has it to itself or a pooler lends it.
+
+A session of its own gets its settings when it starts. A pooler in transaction mode (PgBouncer) lends any of its
+sessions for one transaction, and passes no settings on: there they are defaults of the role, which
+`flask database set-session-defaults` sets. Each new connection is checked: where settings are missing, nothing fails.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import psycopg
+from loguru import logger
+
+from gateway.config import DATABASE_TIMEOUT_SECONDS_MAX, settings
+
+LOCK_TIMEOUT_MS = 1_000
+SET_DEFAULTS = "flask database set-session-defaults"
+_USE_BOTH = (
+    "Set DATABASE_DIRECT_URL to PostgreSQL itself, run it in transaction mode, and set the session defaults with "
+    f"`{SET_DEFAULTS}` (README.md, PgBouncer)."
+)
+_REFUSED_OPTIONS = "unsupported startup parameter"
+"""What PgBouncer answers to the startup parameter `options`."""
+_CHECK = """
+    SELECT lower(name) AS name, setting FROM pg_settings WHERE lower(name) = ANY (%s)
+    UNION ALL SELECT 'pid', CAST(pg_backend_pid() AS text)
+"""
+_READ_ONLY = "transaction_read_only"
+_TIMEOUTS = frozenset({"statement_timeout", "idle_in_transaction_session_timeout"})
+
+_ConnectionT = TypeVar("_ConnectionT", bound=psycopg.Connection[Any])
+
+
+class UnsuitableSession(psycopg.OperationalError):
+    """A connection cannot be used, because of how server or pooler are configured. The text says what to do."""
+
+
+class ReadOnlyServer(psycopg.OperationalError):
+    """A pooler leads to a server that takes no writes."""
+
+
+def wanted() -> dict[str, str]:
+    """Return the settings of every session, in the units of pg_settings."""
+    timeout = str(1000 * settings().database_timeout_seconds)
+    return {
+        "timezone": "UTC",
+        "statement_timeout": timeout,
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+        "idle_in_transaction_session_timeout": timeout,
+        "jit": "off",  # compiling takes longer than it saves
+        # Plans are kept, those that look up foreign keys too: one that was made for an empty table would read it whole
+        # until autovacuum looks again. See db.plan_freely.
+        "enable_seqscan": "off",
+    }
+
+
+def connect(
+    kind: type[_ConnectionT], parameters: Mapping[str, Any], values: Mapping[str, str] | None = None
+) -> _ConnectionT:
+    """Connect to PostgreSQL itself, of several hosts to the primary, with these settings; `wanted` without any.
+
+    Raises:
+        UnsuitableSession: a pooler answers.
+        psycopg.OperationalError: no server answers, or none that takes writes.
+    """
+    values = values or wanted()
+    options = {
+        "options": " ".join(f"-c {name}={value}" for name, value in values.items()),
+        "target_session_attrs": "read-write",  # after a failover a server that was the primary is a standby
+    }
+    try:
+        connection = kind.connect(**{**parameters, **options})
+    except psycopg.OperationalError as exc:
+        if _REFUSED_OPTIONS in str(exc):
+            refused = _REFUSED_OPTIONS + str(exc).rpartition(_REFUSED_OPTIONS)[2].partition("\n")[0]
+            raise UnsuitableSession(
+                f"a connection pooler answers, and refuses settings ({refused}). {_USE_BOTH}"
+            ) from exc
+        raise
+    with _closed_on_error(connection):
+        found = _found(connection, values)
+        if int(found["pid"]) != connection.info.backend_pid:
+            raise UnsuitableSession(f"a connection pooler answers, where PostgreSQL itself is needed. {_USE_BOTH}")
+        wrong = [name for name in values if found.get(name) != values[name]]
+        if wrong:
+            raise UnsuitableSession(
+                f"the server did not take the settings of a session ({_listed(wrong, found, values)})"
+            )
+    return connection
+
+
+def connect_by_pooler(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> _ConnectionT:
+    """Connect to a pooler: with no settings, and so that the server prepares no statements.
+
+    Of several hosts, to the first whose server takes writes. libpq would believe what the pooler reports of that, which
+    is what was so when the pooler first connected (https://github.com/pgbouncer/pgbouncer/issues/859).
+
+    Raises:
+        UnsuitableSession: the pooler's sessions lack their settings.
+        ReadOnlyServer: the server takes no writes.
+        psycopg.OperationalError: no pooler answers.
+    """
+    *others, last = _one_host_each(parameters)
+    failures = []
+    for host in others:
+        try:
+            return _connect_by_one(kind, host)
+        except psycopg.OperationalError as exc:
+            failures.append(str(exc))
+    try:
+        return _connect_by_one(kind, last)
+    except psycopg.OperationalError as exc:
+        if not failures:
+            raise
+        raise type(exc)("\n".join([*failures, str(exc)])) from exc
+
+
+def _one_host_each(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters once per host, in order."""
+    hosts = str(parameters.get("host") or "").split(",")
+    ports = str(parameters.get("port") or "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
+    own = {name: value for name, value in parameters.items() if name not in {"host", "port", "options"}}
+    return [
+        own
+        | ({"host": host} if host else {})
+        | ({"port": port} if port else {})
+        | {"target_session_attrs": "any", "prepare_threshold": None}
+        for host, port in zip(hosts, ports, strict=True)
+    ]
+
+
+def _connect_by_one(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> _ConnectionT:
+    connection = kind.connect(**parameters)
+    values = wanted()
+    with _closed_on_error(connection):
+        found = _found(connection, values)
+        if found[_READ_ONLY] == "on":
+            raise ReadOnlyServer(f"the server behind {connection.info.host}:{connection.info.port} is read-only")
+        wrong = [name for name in values if not _suits(name, found.get(name), values[name])]
+        if wrong:
+            raise UnsuitableSession(
+                f"the pooler's sessions lack their settings ({_listed(wrong, found, values)}). Run `{SET_DEFAULTS}`, "
+                "then RECONNECT in the pooler's console: its open sessions keep the old ones (README.md, PgBouncer)."
+            )
+        other = [name for name in values if found[name] != values[name]]
+        if other:
+            _warn(_listed(other, found, values))
+    return connection
+
+
+def _suits(name: str, found: str | None, value: str) -> bool:
+    """Whether a pooler's session can be used. A timeout may differ while processes and role get a new one in turn."""
+    if name in _TIMEOUTS and found is not None:
+        return 0 < int(found) <= 1000 * DATABASE_TIMEOUT_SECONDS_MAX
+    return found == value
+
+
+@cache
+def _warn(differences: str) -> None:
+    """Once per process and difference."""
+    logger.warning("the pooler's sessions do not follow DATABASE_TIMEOUT_SECONDS ({}): `{}`", differences, SET_DEFAULTS)
+
+
+def _listed(names: list[str], found: Mapping[str, str], values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} is {found.get(name, 'unknown')}, not {values[name]}" for name in names)
+
+
+def _found(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> dict[str, str]:
+    """Return what a new connection's session has for the names of `values`, whether it is read-only, and its pid."""
+    connection.autocommit = True
+    found = dict(connection.execute(_CHECK, ([*values, _READ_ONLY],)).fetchall())
+    connection.autocommit = False
+    return found
+
+
+@contextmanager
+def _closed_on_error(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise

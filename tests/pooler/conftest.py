@@ -1,0 +1,74 @@
+"""A database with the gateway's schema and the session defaults, and PgBouncer before it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+from devstack import unpack
+from devstack.console import DevstackError
+from devstack.settings import layout
+from gateway.config import settings
+from tests.conftest import NAME
+from tests.pooler.pgbouncer import PgBouncer, pgbouncer
+from tests.pooler.running import alembic, flask
+
+POOL_SIZE = 5
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """PgBouncer's executable."""
+    try:
+        return unpack.program(layout().cache, dict(os.environ), "pgbouncer")
+    except DevstackError as exc:
+        pytest.skip(str(exc))
+
+
+def environment(pooler: PgBouncer, direct: URL) -> dict[str, str]:
+    """Where a process finds both."""
+    return {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": direct.render_as_string(hide_password=False)}
+
+
+@contextmanager
+def database(name: str) -> Iterator[URL]:
+    """An empty database: defaults of a role in it are gone with it."""
+    server = make_url(settings().database_url).set(drivername="postgresql")
+    with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+        yield server.set(database=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def direct(program: Path) -> Iterator[URL]:  # noqa: ARG001  # skips before the database is made
+    """The database of these tests."""
+    with database(f"{NAME}_pooled") as url:
+        yield url
+
+
+@pytest.fixture
+def unprepared(program: Path) -> Iterator[URL]:  # noqa: ARG001
+    """A database in which the role has no session defaults."""
+    with database(f"{NAME}_unprepared") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pooler(program: Path, direct: URL) -> Iterator[PgBouncer]:
+    """A pooler as the README has it set up, but with few sessions."""
+    with pgbouncer(program, direct, default_pool_size=str(POOL_SIZE)) as running:
+        alembic("upgrade", "head", **environment(running, direct))
+        flask("database", "set-session-defaults", **environment(running, direct))
+        yield running
+
+
+@pytest.fixture
+def both(pooler: PgBouncer, direct: URL) -> dict[str, str]:
+    """The environment of a process that uses the pooler."""
+    return environment(pooler, direct)
