@@ -119,7 +119,7 @@ def admit_address(address: str | None) -> None:
     config = settings()
     if config.auth_rate_limit_per_second:
         limit = Limit(config.auth_rate_limit_per_second, config.auth_rate_limit_burst)
-        _admit(f"address:{_network_of(address or '')}", limit)
+        _admit(f"address:{network_of(address or '')}", limit)
 
 
 def admit_login(email: str) -> None:
@@ -147,7 +147,7 @@ def _login(email: str) -> str:
     return f"login:{hashlib.sha256(email.lower().encode()).hexdigest()}"
 
 
-def _network_of(address: str) -> str:
+def network_of(address: str) -> str:
     """What one host has: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address)
