@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def api_process(log: Path, workers: int = 1, **environment: str) -> Iterator[Api
     """The Procfile's `api` with `workers` processes on a free port; all is ended when the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    told = os.environ | {"PORT": str(port), "API_WORKERS": str(workers)} | environment
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
     command = ["/bin/sh", "-c", f"exec {parse_procfile((ROOT / 'Procfile').read_text()).processes['api']}"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=told, stdout=output, stderr=output)

@@ -110,7 +110,7 @@ def test_an_address_over_its_limit_signs_in_later_and_pays_meanwhile(
     ],
 )
 def test_an_ipv6_host_is_its_network_of_64_bits(one: str | None, other: str | None, same: bool) -> None:
-    assert (rate_limits._network_of(one or "") == rate_limits._network_of(other or "")) == same
+    assert (rate_limits.network_of(one or "") == rate_limits.network_of(other or "")) == same
 
 
 @pytest.mark.parametrize(("proxies", "tried"), [(0, 1), (1, 2)])

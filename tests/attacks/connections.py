@@ -51,13 +51,14 @@ class Crowd:
 
     host: str
     port: int
+    source: str = ""
     connections: list[socket.socket] = field(default_factory=list)
 
     def open(self, count: int, sent: bytes) -> list[socket.socket]:
         """Open `count` more that send this much and no more."""
         opened = []
         for _ in range(count):
-            connection = socket.create_connection((self.host, self.port), timeout=CONNECT_SECONDS)
+            connection = socket.create_connection((self.host, self.port), CONNECT_SECONDS, (self.source, 0))
             self.connections.append(connection)
             opened.append(connection)
             if sent:
@@ -72,11 +73,14 @@ class Crowd:
 
 
 @contextmanager
-def crowd(host: str, port: int) -> Iterator[Crowd]:
-    """A crowd that is gone when the block ends. This process may open as many files as the system lets it."""
+def crowd(host: str, port: int, source: str = "") -> Iterator[Crowd]:
+    """A crowd that connects from `source`, and is gone when the block ends.
+
+    This process may open as many files as the system lets it.
+    """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    found = Crowd(host, port)
+    found = Crowd(host, port, source)
     try:
         yield found
     finally:

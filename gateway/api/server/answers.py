@@ -66,7 +66,7 @@ class Answers:
         """Send `answer`; `client` says whose it is if it is a long one."""
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         body = answer.body
-        if isinstance(body, bytes) and len(body) <= limits.PIECE_BYTES:
+        if isinstance(body, bytes) and len(body) <= limits.WHOLE_ANSWER_BYTES:
             await send({"type": "http.response.body", "body": body, "more_body": False})
             return
         wait = self._waits.begin(client())

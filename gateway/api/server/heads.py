@@ -18,8 +18,8 @@ Environ = dict[str, Any]
 _SEGMENT = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+"
 _PATH = re.compile(rf"(?:{_SEGMENT})+|/".encode())
 """No route has a character that must be encoded, an empty segment, or a dot segment."""
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
-"""RFC 3986, section 3.2.2, with a port."""
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+"""A name or an address with or without a port: what DNS allows of RFC 3986, section 3.2.2."""
 _HTTP_1_0 = "1"
 
 _ONCE = frozenset(

@@ -21,8 +21,10 @@ THREAD_WAIT_SECONDS = 5.0
 WAITING_MAX = 1024
 """Complete requests that wait for a thread."""
 
-PIECE_BYTES = 64 * 1024
-"""A longer answer is sent piece by piece: the server keeps up to four pieces of it in memory, and the socket some."""
+WHOLE_ANSWER_BYTES = 64 * 1024
+"""A longer answer is sent piece by piece."""
+PIECE_BYTES = 16 * 1024
+"""The server keeps up to four pieces of an answer that is not read."""
 PIECE_SECONDS = 30.0
 """The longest that a client takes to accept a piece."""
 SENDING_MAX = 64
