@@ -89,12 +89,13 @@ class Answers:
     async def _send_pieces(
         self, pieces: AsyncIterator[bytes], send: Send, wait: Wait, gone: "asyncio.Future[None]"
     ) -> None:
+        self._waits.pause(wait)
         async for piece in pieces:
             self._waits.renew(wait)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._waits.pause(wait)
             if gone.done():
                 return
-            self._waits.renew(wait)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _made(self, body: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -73,12 +73,15 @@ class Bodies:
     ) -> IO[bytes]:
         wait = waits.begin(self.client_of(environ))
         try:
-            length, more = 0, True
+            length, parts, more = 0, 0, True
             while more and length <= max_bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise MalformedRequest("The body ended early.")
                 length += file.write(message["body"])
+                parts += 1
+                if parts > limits.PARTS_FREE and length < parts * limits.PART_MIN_BYTES:
+                    raise MalformedRequest("The body comes in too many small parts.")
                 more = message["more_body"] and environ.get("CONTENT_LENGTH") != str(length)
         except asyncio.CancelledError:
             reason = wait.reason()

@@ -11,6 +11,9 @@ RECEIVING_MAX = 1024
 """Bodies that are received at the same time: 64 MiB at most. One more ends the oldest."""
 RECEIVING_PER_ADDRESS_MAX = 64
 """Those of one address. One more ends that address' oldest, so that it never locks itself out."""
+PARTS_FREE = 256
+PART_MIN_BYTES = 64
+"""A body of more than `PARTS_FREE` parts has this many bytes in each on average: a part costs as much as a request."""
 UPLOADS_MAX = 8
 """Files that are received at the same time, in memory up to `UPLOAD_MEMORY_BYTES`, the rest in temporary files."""
 UPLOADS_PER_ADDRESS_MAX = 4

@@ -57,14 +57,18 @@ class Waits:
 
     def renew(self, wait: Wait) -> None:
         """Give the client the whole time again."""
+        self.pause(wait)
+        wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.end, RequestTimeout())
+
+    def pause(self, wait: Wait) -> None:
+        """Stop the clock: it is not the client's turn."""
         if wait.timer is not None:
             wait.timer.cancel()
-        wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.end, RequestTimeout())
+            wait.timer = None
 
     def finish(self, wait: Wait) -> None:
         """Forget a wait that is over."""
-        if wait.timer is not None:
-            wait.timer.cancel()
+        self.pause(wait)
         if self._all.pop(wait, wait) is None:
             same_address = self._by_address[wait.address]
             del same_address[wait]
