@@ -23,6 +23,10 @@ class Wait:
             self.error = error
             self.task.cancel()
 
+    def time_out(self) -> None:
+        """Have the task leave its wait because the client's time is over."""
+        self.end(RequestTimeout())
+
     def reason(self) -> GatewayError | None:
         """Return why the task was cancelled by this wait; None when something else did it."""
         if self.error is not None:
@@ -58,7 +62,7 @@ class Waits:
     def renew(self, wait: Wait) -> None:
         """Give the client the whole time again."""
         self.pause(wait)
-        wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.end, RequestTimeout())
+        wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.time_out)
 
     def pause(self, wait: Wait) -> None:
         """Stop the clock: it is not the client's turn."""
