@@ -6,16 +6,19 @@ import socket
 import sys
 from contextlib import suppress
 
-from loguru import logger
-
 from gateway.api.server import limits
+from gateway.config import ConfigError
 
 FILES_BESIDE_CONNECTIONS = 512
 """Files that a process opens besides its clients' connections: database, temporary files, logs, metrics."""
 
 
 def raise_file_limit(connections: int) -> None:
-    """Allow this process as many open files as it may have; warn when its connections need more."""
+    """Allow this process as many open files as it may have.
+
+    Raises:
+        ConfigError: its connections need more. The server would accept them without end and without a pause.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
         with suppress(ValueError, OSError):
@@ -23,11 +26,9 @@ def raise_file_limit(connections: int) -> None:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     needed = connections + FILES_BESIDE_CONNECTIONS
     if allowed != resource.RLIM_INFINITY and allowed < needed:
-        logger.warning(
-            "This process may open {} files, and API_CONNECTIONS={} needs {}: raise the limit (ulimit -n, LimitNOFILE)",
-            allowed,
-            connections,
-            needed,
+        raise ConfigError(
+            f"API_CONNECTIONS={connections} needs {needed} open files, and this process may open {allowed}: raise the "
+            "limit (ulimit -Hn, LimitNOFILE), or lower API_CONNECTIONS"
         )
 
 
