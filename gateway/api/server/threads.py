@@ -61,7 +61,7 @@ class _Job:
 class Threads:
     """A fixed number of threads with one queue.
 
-    `concurrent.futures` has no bound on what waits; its futures and asyncio's in turn cost a tenth of a payment.
+    An executor of `concurrent.futures` bounds neither how many wait nor how long, and wakes the event loop for each.
     """
 
     def __init__(self, count: int, name: str) -> None:
