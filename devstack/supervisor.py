@@ -4,6 +4,7 @@ import compileall
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import sys
 import time
@@ -27,6 +28,9 @@ _DEFAULTS = {"LOG_FORMAT": "console", "RETRY_BACKOFF_SECONDS": "1", "WEBHOOK_ALL
 """The caller's environment may change these. A first retry after a second lets the demo end soon; webhooks may be tried
 out on this host."""
 
+_FILES_WANTED = 10_000
+_FILES_BESIDE_CONNECTIONS = 600
+_CONNECTIONS_MIN = 64
 NEEDS_NO_BROKER = frozenset({"api"})
 """Roles that start while RabbitMQ still boots."""
 
@@ -193,7 +197,15 @@ def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoint
     }
     if endpoints.management_url:
         own["FLOWER_BROKER_API"] = f"{endpoints.management_url}/api/"
-    return _DEFAULTS | caller | own | endpoints.variables()
+    return _DEFAULTS | _fitting_connections() | caller | own | endpoints.variables()
+
+
+def _fitting_connections() -> dict[str, str]:
+    """Return a lower API_CONNECTIONS where this user may not open as many files as the API's default needs."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= _FILES_WANTED:
+        return {}
+    return {"API_CONNECTIONS": str(max(_CONNECTIONS_MIN, hard - _FILES_BESIDE_CONNECTIONS))}
 
 
 def _check_semaphores() -> None:

@@ -32,6 +32,9 @@ from gateway.api import (
     webhook_endpoints,
 )
 from gateway.api.application import Application
+from gateway.api.server import sockets
+from gateway.api.server.asgi import Server
+from gateway.api.server.uploads import UploadGate
 from gateway.config import settings
 from gateway.telemetry import configure_logging
 
@@ -77,17 +80,31 @@ def create_app() -> Flask:
     return app
 
 
-def create_served_app() -> Flask:
-    """A new application in a process of its own, one of API_WORKERS: what the Procfile's server calls.
+def create_served_app() -> Server:
+    """A new application in a process of its own, one of API_WORKERS, as ASGI: what the Procfile's server calls.
 
     Raises:
         ConfigError: as `create_app`.
     """
-    app = create_app()
-    processor = affinity.keep_to_one_processor(settings().api_workers)
+    app, config = create_app(), settings()
+    sockets.raise_file_limit(config.api_connections)
+    processor = affinity.keep_to_one_processor(config.api_workers)
     if processor is not None:
         logger.info("process {} keeps to processor {}", os.getpid(), processor)
-    return app
+    if not config.trusted_proxies:
+        logger.info(
+            "no proxy in front (TRUSTED_PROXIES=0): requests are bounded per address, connections only in all "
+            "(API_CONNECTIONS={})",
+            config.api_connections,
+        )
+    endpoints = [endpoint for part in PARTS for endpoint in part.endpoints]
+    return Server(
+        app,
+        threads=config.api_threads,
+        trusted_proxies=config.trusted_proxies,
+        body_seconds=config.request_body_seconds,
+        uploads=UploadGate(app, endpoints),
+    )
 
 
 def __getattr__(name: str) -> Any:

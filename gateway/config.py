@@ -129,6 +129,13 @@ class Settings(BaseSettings):
     api_workers: int = Field(
         default=2, ge=1, le=1024, description="API processes; with one for each processor, each keeps to its own"
     )
+    api_threads: int = Field(default=16, ge=1, le=256, description="Requests that one API process answers at once")
+    api_connections: int = Field(
+        default=8192, ge=64, le=1_000_000, description="Connections that one API process accepts at once"
+    )
+    request_body_seconds: int = Field(
+        default=10, ge=1, le=300, description="The longest that a body of at most 64 KiB may take to arrive"
+    )
 
     log_service_name: str = Field(default="payment-gateway", description="`service` in every log line and alert")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"

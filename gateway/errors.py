@@ -63,6 +63,16 @@ class MalformedJson(PermanentError):
     remedy = "Send one JSON text in UTF-8: no name twice in an object, no NaN, no trailing comma."
 
 
+class MalformedRequest(PermanentError):
+    """The request is not one that every program on its way reads alike."""
+
+    code = "malformed_request"
+    remedy = (
+        "Send one Host, Authorization, Content-Type and Idempotency-Key header at most, UTF-8 everywhere, and all of "
+        "the body that Content-Length announces."
+    )
+
+
 class InvalidCursor(PermanentError):
     """The cursor is not one that this endpoint returned."""
 
@@ -123,6 +133,14 @@ class MethodNotAllowed(PermanentError):
     status = 405
     code = "method_not_allowed"
     remedy = "Use one of the methods that the `Allow` header lists."
+
+
+class RequestTimeout(TransientError):
+    """The request did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    remedy = "Send the same request again, with the same Idempotency-Key: nothing was done. Send its body at once."
 
 
 class Conflict(PermanentError):
@@ -243,6 +261,13 @@ class RateLimited(TransientError):
         "Send the same request again after `Retry-After` seconds; spread the next ones. Wrong passwords from elsewhere "
         "do not slow a device that has logged in before, if it sends its `X-Device-Token`."
     )
+
+
+class Overloaded(TransientError):
+    """More requests came than can be answered at the moment."""
+
+    code = "overloaded"
+    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key: nothing was done."
 
 
 class DatabaseUnavailable(TransientError):

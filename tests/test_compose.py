@@ -12,7 +12,7 @@ from gateway.config import Settings
 
 ROOT = Path(__file__).parent.parent
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
-OTHER_SERVICES = {"postgres", "rabbitmq", "setup"}
+OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
 """By the image, or for all roles but Flower."""
 
@@ -34,6 +34,14 @@ def test_compose_publishes_ports_on_loopback_only(services: dict[str, Any]) -> N
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_compose_puts_the_proxy_in_front_of_the_api(services: dict[str, Any]) -> None:
+    assert "ports" not in services["api"]
+    assert services["api"]["environment"]["TRUSTED_PROXIES"] == "${TRUSTED_PROXIES:-1}"
+    assert "./ops/nginx.conf:/etc/nginx/nginx.conf:ro" in services["proxy"]["volumes"]
+    port = services["proxy"]["ports"][0].rpartition(":")[2]
+    assert f"listen {port};" in (ROOT / "ops" / "nginx.conf").read_text()
 
 
 def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The API's own description: /openapi.json, and /docs, which renders it with assets served from here."""
 
 import json
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -51,7 +52,7 @@ def openapi(call: Call) -> Reply:  # noqa: ARG001
     """This API as an OpenAPI 3.1 document."""
     extensions: dict[str, Any] = current_app.extensions
     if "openapi" not in extensions:
-        extensions["openapi"] = json.dumps(document(extensions["endpoints"]))
+        extensions["openapi"] = json.dumps(document(extensions["endpoints"])).encode()
     return Reply(extensions["openapi"])
 
 
@@ -61,8 +62,14 @@ def docs(call: Call) -> Reply:  # noqa: ARG001
     return Reply(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
+@cache
+def _content(name: str) -> bytes:
+    """An asset, in memory once for all who read it at the same time."""
+    return (ASSETS / name).read_bytes()
+
+
 def _asset(name: str) -> Reply:
-    return Reply((ASSETS / name).read_bytes(), headers={"Cache-Control": f"public, max-age={ASSET_CACHE_SECONDS}"})
+    return Reply(_content(name), headers={"Cache-Control": f"public, max-age={ASSET_CACHE_SECONDS}"})
 
 
 @routes.get("/docs/swagger-ui.css", public=True, answers={200: None}, media_type="text/css", documented=False)

@@ -27,7 +27,8 @@ DATABASE_PATIENCE_SECONDS = 2.0
 _ENVIRON_KEY = "gateway.request_id"
 _BEGAN = "gateway.began"
 _STREAMED = "gateway.streamed"
-_UNMATCHED = "unmatched"
+UNMATCHED = "unmatched"
+"""The route of a request that matches none."""
 _QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Asked every few seconds by machines: their log lines are for debugging only."""
 
@@ -51,7 +52,8 @@ def stream_answer() -> None:
     request.environ[_STREAMED] = True
 
 
-def _chosen_request_id(offered: str) -> str:
+def chosen_request_id(offered: str) -> str:
+    """The id that a caller offers if it is usable, else a new one."""
     if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
         return offered
     return new_id_text()
@@ -60,17 +62,21 @@ def _chosen_request_id(offered: str) -> str:
 def _note_answer(response: Response) -> Response:
     """Count, time and log the request under its route's template: a raw path could hold anything."""
     asked = current_request()
-    route = asked.url_rule.rule if asked.url_rule is not None else _UNMATCHED
-    method = asked.method if asked.method in _METHODS else "OTHER"
-    seconds = time.perf_counter() - asked.environ[_BEGAN]
-    labelled(HTTP_REQUESTS, method, route, str(response.status_code)).inc()
+    route = asked.url_rule.rule if asked.url_rule is not None else UNMATCHED
+    note(asked.method, route, response.status_code, time.perf_counter() - asked.environ[_BEGAN])
+    return response
+
+
+def note(asked_method: str, route: str, status: int, seconds: float) -> None:
+    """Count, time and log a request that was answered with `status`."""
+    method = asked_method if asked_method in _METHODS else "OTHER"
+    labelled(HTTP_REQUESTS, method, route, str(status)).inc()
     labelled(HTTP_SECONDS, method, route).observe(seconds)
-    line = f"{method} {route} {response.status_code} in {seconds * 1000:.1f} ms"
+    line = f"{method} {route} {status} in {seconds * 1000:.1f} ms"
     if route in _QUIET_ROUTES:
         logger.debug(line)
     else:
         log_frequent(__name__, line)
-    return response
 
 
 class _Edge:
@@ -84,7 +90,7 @@ class _Edge:
         self._inner = inner
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        id = environ[_ENVIRON_KEY] = _chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        id = environ[_ENVIRON_KEY] = chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         environ[_BEGAN] = time.perf_counter()
         with log_context(request_id=id), db.patience(DATABASE_PATIENCE_SECONDS):
             chunks = self._inner(environ, partial(_start, start_response, id))
@@ -95,8 +101,13 @@ def _start(
     start_response: "StartResponse", id: str, status: str, headers: list[tuple[str, str]], *exc_info: Any
 ) -> Callable[[bytes], object]:
     given = {name for name, _ in headers}
-    added = [header for header in _HEADERS if header[0] not in given]
-    return start_response(status, [*headers, ("X-Request-Id", id), *added], *exc_info)
+    added = [header for header in added_headers(id) if header[0] not in given]
+    return start_response(status, [*headers, *added], *exc_info)
+
+
+def added_headers(id: str) -> tuple[tuple[str, str], ...]:
+    """What every answer to the request `id` has, unless it says otherwise itself."""
+    return (("X-Request-Id", id), *_HEADERS)
 
 
 def _whole(chunks: Iterable[bytes]) -> bytes:

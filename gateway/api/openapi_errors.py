@@ -24,8 +24,11 @@ from gateway.errors import (
     InvalidIdempotencyKey,
     InvalidToken,
     MalformedJson,
+    MalformedRequest,
     NotFound,
+    Overloaded,
     RateLimited,
+    RequestTimeout,
     UnknownField,
     UnsupportedMediaType,
     ValidationFailed,
@@ -92,11 +95,11 @@ def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
     if endpoint.body is not None:
         yield from (MalformedJson, ValidationFailed, UnknownField, CardNumberRejected)
     if endpoint.body is not None or endpoint.form is not None or endpoint.upload is not None:
-        yield from (BodyTooLarge, UnsupportedMediaType)
+        yield from (BodyTooLarge, UnsupportedMediaType, RequestTimeout, RateLimited)
     if endpoint.idempotent:
         yield from (InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused, CardNumberRejected)
     yield from endpoint.errors
-    yield DatabaseUnavailable
+    yield from (DatabaseUnavailable, Overloaded, MalformedRequest)
     yield GatewayError
 
 

@@ -63,15 +63,15 @@ def type_uri(code: str) -> str:
     return f"urn:payment-gateway:problem:{code}"
 
 
-def document(error: GatewayError) -> Problem:
-    """The body that tells a caller about `error`."""
+def document(error: GatewayError, id: str) -> Problem:
+    """The body that tells a caller about `error`; `id` is the request's."""
     problem = Problem(
         type=type_uri(error.code),
         title=error.title(),
         status=error.status,
         detail=error.detail,
         code=error.code,
-        request_id=request_id(current_request()),
+        request_id=id,
     )
     if error.status == 422:
         problem["errors"] = error.errors
@@ -119,7 +119,9 @@ def answer(exc: Exception) -> Response:
     if isinstance(error, OAuthError):
         response = Response(json.dumps(error.as_body()), error.status, mimetype="application/json")
     else:
-        response = Response(json.dumps(document(error)), error.status, mimetype=MEDIA_TYPE)
+        response = Response(
+            json.dumps(document(error, request_id(current_request()))), error.status, mimetype=MEDIA_TYPE
+        )
     response.headers.update(error.headers)
     if error.status == 401:
         challenge = INVALID_TOKEN_CHALLENGE if isinstance(error, InvalidToken) else BEARER_CHALLENGE

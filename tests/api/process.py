@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from honcho.environ import parse_procfile
 
 from tests.support import eventually
 
@@ -32,13 +33,14 @@ class ApiProcess:
 
 @contextmanager
 def api_process(log: Path, workers: int = 1, **environment: str) -> Iterator[ApiProcess]:
-    """Granian with `workers` worker processes on a free port; all is ended when the block ends."""
+    """The Procfile's `api` with `workers` processes on a free port; all is ended when the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port), "--workers", str(workers)]
-    command += ["--blocking-threads", "16", "--workers-kill-timeout", "5", "gateway.app:app"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
+    command = ["/bin/sh", "-c", f"exec {parse_procfile((ROOT / 'Procfile').read_text()).processes['api']}"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=told, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: process.poll() is not None or _lives(url), within=START_SECONDS, what=f"{url}/health/live")

@@ -66,6 +66,15 @@ def test_a_body_without_a_length_has_the_same_bound(api: ApiProcess, merchant: C
     assert count("transactions") == (status == 201)
 
 
+def test_a_body_of_many_small_parts_is_refused(api: ApiProcess, merchant: Caller) -> None:
+    body = b'{"amount": 1000, "currency": "USD"}'.ljust(1000)
+    headers = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    parts = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+
+    assert status_of(api, merchant, b"POST /v1/transactions", headers, parts + b"0\r\n\r\n") == 400
+    assert count("transactions") == 0
+
+
 @pytest.mark.parametrize("pieces", [2, 7])
 def test_a_body_that_comes_in_pieces_is_taken_as_a_whole(api: ApiProcess, merchant: Caller, pieces: int) -> None:
     body = b'{"amount": 1000, "currency": "USD"}'.ljust(40_000)

@@ -70,7 +70,7 @@ def test_the_document_is_made_when_somebody_asks_for_it_and_kept() -> None:
 
     first, second = (own.test_client().get("/openapi.json") for _ in range(2))
 
-    assert first.data == second.data == own.extensions["openapi"].encode()
+    assert first.data == second.data == own.extensions["openapi"]
 
 
 def test_every_example_is_what_its_schema_says(made: dict[str, Any]) -> None:

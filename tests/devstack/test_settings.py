@@ -1,14 +1,15 @@
 """Folders, ports and the environment of a stack."""
 
 import json
+import resource
 import stat
 from pathlib import Path
 
 import pytest
 
-from devstack import secretfile
+from devstack import secretfile, supervisor
 from devstack.console import DevstackError
-from devstack.services import Plan
+from devstack.services import Endpoints, Plan
 from devstack.settings import Layout, Ports, layout
 
 
@@ -66,3 +67,22 @@ def test_a_password_is_made_once_and_is_for_its_owner_only(tmp_path: Path) -> No
     assert len(first) >= 20
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text()) == {"flower": first, "rabbitmq": other}
+
+
+@pytest.mark.parametrize(
+    ("files", "caller", "connections"),
+    [
+        (524_288, {}, None),
+        (resource.RLIM_INFINITY, {}, None),
+        (4_096, {}, "3496"),
+        (256, {}, "64"),
+        (4_096, {"API_CONNECTIONS": "1000"}, "1000"),
+    ],
+)
+def test_the_api_accepts_no_more_connections_than_it_may_open_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: int, caller: dict[str, str], connections: str | None
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (256, files))
+    own = Layout(tmp_path, tmp_path, Ports.counted_from(20000))
+    found = supervisor.role_environment(own, caller, Endpoints("postgresql://x", "amqp://x", None, "secret"))
+    assert found.get("API_CONNECTIONS") == connections

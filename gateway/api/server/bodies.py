@@ -1,0 +1,103 @@
+"""The body of a request, received by the event loop before a thread is taken: bounded in size, time and number."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+from gateway.api.application import BODY_MAX_BYTES
+from gateway.api.server import limits
+from gateway.api.server.heads import Environ
+from gateway.api.server.waits import Waits
+from gateway.domain.rate_limits import network_of
+from gateway.errors import MalformedRequest
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+ADDRESSES_MAX = 10_000
+_network = lru_cache(ADDRESSES_MAX)(network_of)
+
+
+class Bodies:
+    """Receives the bodies of this process' requests."""
+
+    def __init__(self, *, trusted_proxies: int, seconds: float) -> None:
+        self._trusted_proxies = trusted_proxies
+        self._small = Waits(
+            seconds=seconds,
+            most=limits.RECEIVING_MAX,
+            most_per_address=limits.RECEIVING_PER_ADDRESS_MAX,
+        )
+        self._uploads = Waits(
+            seconds=limits.UPLOAD_SECONDS,
+            most=limits.UPLOADS_MAX,
+            most_per_address=limits.UPLOADS_PER_ADDRESS_MAX,
+        )
+
+    def client_of(self, environ: Environ) -> str:
+        """Return whose request this is: an IPv4 address or the /64 of an IPv6 address, as the last proxy named it."""
+        address: str = environ["REMOTE_ADDR"]
+        if self._trusted_proxies and "HTTP_X_FORWARDED_FOR" in environ:
+            named = environ["HTTP_X_FORWARDED_FOR"].split(",")
+            if len(named) >= self._trusted_proxies:
+                address = named[-self._trusted_proxies].strip()
+        return _network(address)
+
+    async def receive(self, environ: Environ, receive: Receive) -> IO[bytes]:
+        """Return the body; of one that is too long only so much that the application notices and refuses it.
+
+        Raises:
+            MalformedRequest: it ended early.
+            RateLimited: there are too many unfinished ones.
+            RequestTimeout: it took too long.
+        """
+        if not _comes(environ, BODY_MAX_BYTES):
+            return io.BytesIO()
+        return await self._received(environ, receive, self._small, BODY_MAX_BYTES, io.BytesIO())
+
+    async def receive_upload(self, environ: Environ, receive: Receive, max_bytes: int) -> IO[bytes]:
+        """Return a file of at most `max_bytes`; raise as `receive`."""
+        if not _comes(environ, max_bytes):
+            return io.BytesIO()
+        file = SpooledTemporaryFile(limits.UPLOAD_MEMORY_BYTES)  # noqa: SIM115  # closed after the answer
+        try:
+            return await self._received(environ, receive, self._uploads, max_bytes, file)
+        except BaseException:
+            file.close()
+            raise
+
+    async def _received(
+        self, environ: Environ, receive: Receive, waits: Waits, max_bytes: int, file: IO[bytes]
+    ) -> IO[bytes]:
+        wait = waits.begin(self.client_of(environ))
+        try:
+            length, parts, more = 0, 0, True
+            while more and length <= max_bytes:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise MalformedRequest("The body ended early.")
+                length += file.write(message["body"])
+                parts += 1
+                if parts > limits.PARTS_FREE and length < parts * limits.PART_MIN_BYTES:
+                    raise MalformedRequest("The body comes in too many small parts.")
+                more = message["more_body"] and environ.get("CONTENT_LENGTH") != str(length)
+        except asyncio.CancelledError:
+            reason = wait.reason()
+            if reason is None:
+                raise
+            raise reason from None
+        finally:
+            waits.finish(wait)
+        file.seek(0)
+        return file
+
+
+def _comes(environ: Environ, max_bytes: int) -> bool:
+    """Whether there is a body to wait for: none that says that it is too long, for the application refuses it."""
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return True
+    announced: str = environ.get("CONTENT_LENGTH", "0")
+    digits = announced.lstrip("0")
+    return digits != "" and (len(digits) < len(str(max_bytes + 1)) or (int(digits[:19]) <= max_bytes + 1))

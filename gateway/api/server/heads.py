@@ -1,0 +1,138 @@
+"""The head of a request: from ASGI to WSGI (PEP 3333), without what two programs could read in two ways.
+
+WSGI gives headers the names of environment variables, in which `X_Forwarded_For` and `X-Forwarded-For` are the same;
+a proxy in front sees two. A path that is spelled in another way (`//metrics`, `/%6detrics`) passes a proxy's rules,
+and reaches the same route. So headers with underscores are dropped, and each path has one spelling.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from gateway.errors import MalformedRequest, NotFound
+
+Environ = dict[str, Any]
+
+_SEGMENT = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+"
+_PATH = re.compile(rf"(?:{_SEGMENT})+|/".encode())
+"""No route has a character that must be encoded, an empty segment, or a dot segment."""
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+"""A name or an address with or without a port: what DNS allows of RFC 3986, section 3.2.2."""
+_HTTP_1_0 = "1"
+
+_ONCE = frozenset(
+    {
+        "CONTENT_LENGTH",
+        "CONTENT_TYPE",
+        "HTTP_AUTHORIZATION",
+        "HTTP_CONTENT_ENCODING",
+        "HTTP_HOST",
+        "HTTP_IDEMPOTENCY_KEY",
+        "HTTP_TRANSFER_ENCODING",
+        "HTTP_X_REQUEST_ID",
+    }
+)
+"""Headers that mean one thing; a second one is refused. All others are lists: `X-Forwarded-For` grows by each proxy."""
+
+_BASE: Mapping[str, Any] = {
+    "SCRIPT_NAME": "",
+    "SERVER_SOFTWARE": "granian",
+    "wsgi.errors": sys.stderr,
+    "wsgi.input_terminated": True,
+    "wsgi.multiprocess": True,
+    "wsgi.multithread": True,
+    "wsgi.run_once": False,
+    "wsgi.version": (1, 0),
+}
+
+
+def _variable(name: bytes) -> str:
+    variable = name.decode("latin-1").upper().replace("-", "_")
+    return variable if variable in {"CONTENT_LENGTH", "CONTENT_TYPE"} else f"HTTP_{variable}"
+
+
+_USUAL = {
+    name: _variable(name)
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"user-agent",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-request-id",
+    )
+}
+
+
+def environ_of(scope: Mapping[str, Any]) -> Environ:
+    """Return the WSGI environment of a request, without `wsgi.input`.
+
+    Raises:
+        MalformedRequest: it has no valid Host header, a header twice that means one thing, or undecodable bytes.
+        NotFound: its path is spelled in another way than the route's.
+    """
+    environ = {
+        **_BASE,
+        "REQUEST_METHOD": scope["method"],
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "SERVER_NAME": scope["server"][0],
+        "SERVER_PORT": scope["server"][1],
+        "REMOTE_ADDR": scope["client"][0],
+        "wsgi.url_scheme": scope["scheme"],
+    }
+    _add_headers(environ, scope["headers"])
+    _check_host(environ, scope["http_version"])
+    environ["QUERY_STRING"] = _query(scope["query_string"])
+    environ["PATH_INFO"] = _path(scope["raw_path"])
+    return environ
+
+
+def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if b"_" in name:
+            continue
+        variable = _USUAL.get(name) or _variable(name)
+        if not value.isascii():
+            _refuse_undecodable(value)
+        text = value.decode("latin-1")  # as PEP 3333 has it
+        if variable not in environ:
+            environ[variable] = text
+        elif variable in _ONCE:
+            raise MalformedRequest(f"The header {name.decode('latin-1')} came more than once.")
+        else:
+            separator = "; " if variable == "HTTP_COOKIE" else ", "
+            environ[variable] += separator + text
+
+
+def _check_host(environ: Environ, http_version: str) -> None:
+    host = environ.get("HTTP_HOST", "")  # the server adds an empty one when there is none
+    if not _HOST.fullmatch(host) and (host or http_version != _HTTP_1_0):
+        raise MalformedRequest("The request needs one valid Host header (RFC 9112, section 3.2).")
+
+
+def _query(query: bytes) -> str:
+    if not query.isascii() or b"%" in query:
+        _refuse_undecodable(unquote_to_bytes(query))
+    return query.decode("latin-1")
+
+
+def _path(path: bytes) -> str:
+    if _PATH.fullmatch(path):
+        return path.decode("ascii")
+    _refuse_undecodable(unquote_to_bytes(path))
+    raise NotFound("Each path has one spelling: no empty or dot segments, and nothing encoded.")
+
+
+def _refuse_undecodable(value: bytes) -> None:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        raise MalformedRequest("The request holds bytes that are not UTF-8.") from None

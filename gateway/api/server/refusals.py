@@ -1,0 +1,29 @@
+"""Answers to requests that the application never sees: counted, logged and shaped like its own."""
+
+import json
+import time
+
+from gateway.api import edge, problems
+from gateway.api.server.answers import WsgiAnswer
+from gateway.errors import GatewayError
+from gateway.telemetry import log_context
+
+
+def answer(error: GatewayError, method: str, offered_request_id: str, began: float) -> WsgiAnswer:
+    """Return the problem document about `error`; `began` is when its request came (time.perf_counter)."""
+    id = edge.chosen_request_id(offered_request_id)
+    with log_context(request_id=id):
+        edge.note(method, edge.UNMATCHED, error.status, time.perf_counter() - began)
+    body = json.dumps(problems.document(error, id)).encode()
+    headers = [
+        ("Content-Type", problems.MEDIA_TYPE),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),  # what is left of the request is not read
+        *error.headers.items(),
+        *edge.added_headers(id),
+    ]
+    refusal = WsgiAnswer()
+    refusal.start(f"{error.status} ", headers)
+    refusal.body = b"" if method == "HEAD" else body
+    return refusal

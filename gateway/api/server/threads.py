@@ -1,0 +1,128 @@
+"""The threads that answer requests. A request waits for one in a bounded queue, for a bounded time."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from gateway.api.server import limits
+from gateway.errors import Overloaded
+
+Result = TypeVar("Result")
+
+
+class _Job:
+    """Something to do in a thread, which either a thread claims or the deadline."""
+
+    __slots__ = ("_claims", "_error", "_result", "deadline", "function", "future")
+
+    def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        self._claims = [True]
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.function = function
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.deadline = deadline
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it runs, ran, or will never run."""
+        return not self._claims
+
+    def claim(self) -> bool:
+        """Claim it, for one claimer only; list.pop() is atomic."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        return True
+
+    def run(self) -> None:
+        """Run it, in a thread."""
+        try:
+            self._result = self.function()
+        except BaseException as exc:  # noqa: BLE001  # whoever awaits the future gets it
+            self._error = exc
+
+    def settle(self) -> None:
+        """Tell whoever awaits the future what came of it, in the event loop."""
+        if self.future.done():
+            return
+        if self._error is None:
+            self.future.set_result(self._result)
+        else:
+            self.future.set_exception(self._error)
+
+
+class Threads:
+    """A fixed number of threads with one queue.
+
+    An executor of `concurrent.futures` bounds neither how many wait nor how long, and wakes the event loop for each.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._finished: deque[_Job] = deque()
+        self._loop_knows = False
+        self._waiting: deque[_Job] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        for number in range(count):
+            Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+
+    async def run(self, function: Callable[[], Result]) -> Result:
+        """Return what `function` returns in one of the threads.
+
+        Raises:
+            Overloaded: no thread became free in time, or too much waits already.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting
+        while waiting and waiting[0].claimed:
+            waiting.popleft()
+        if len(waiting) >= limits.WAITING_MAX:
+            raise _overloaded()
+        self._loop = loop
+        job = _Job(function, loop, loop.time() + limits.THREAD_WAIT_SECONDS)
+        waiting.append(job)
+        if self._timer is None:
+            self._timer = loop.call_at(job.deadline, self._expire, loop)
+        self._queue.put(job)
+        result: Result = await job.future
+        return result
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuse what waited too long, and come again when the next one has."""
+        self._timer = None
+        waiting = self._waiting
+        while waiting and (waiting[0].claimed or waiting[0].deadline <= loop.time()):
+            job = waiting.popleft()
+            if job.claim() and not job.future.done():
+                job.future.set_exception(_overloaded())
+        if waiting:
+            self._timer = loop.call_at(waiting[0].deadline, self._expire, loop)
+
+    def _work(self) -> None:
+        while True:
+            job = self._queue.get()
+            if job.claim():
+                job.run()
+                self._finished.append(job)
+                if not self._loop_knows:  # what ends at the same time wakes the event loop once
+                    self._loop_knows = True
+                    with suppress(RuntimeError):  # the loop is closed: the process ends
+                        self._loop.call_soon_threadsafe(self._settle)
+            del job  # its body is not kept until the next one comes
+
+    def _settle(self) -> None:
+        self._loop_knows = False
+        finished = self._finished
+        while finished:
+            finished.popleft().settle()
+
+
+def _overloaded() -> Overloaded:
+    return Overloaded(headers={"Retry-After": str(math.ceil(limits.THREAD_WAIT_SECONDS))})

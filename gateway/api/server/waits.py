@@ -1,0 +1,84 @@
+"""Waiting for a client: each wait ends in time, and an address that has too many loses its oldest one."""
+
+import asyncio
+from collections import defaultdict
+
+from gateway.errors import GatewayError, RateLimited, RequestTimeout
+
+
+class Wait:
+    """A task that waits for its client; `error` says why the wait was ended for it."""
+
+    __slots__ = ("address", "error", "task", "timer")
+
+    def __init__(self, address: str, task: "asyncio.Task[object]") -> None:
+        self.address = address
+        self.task = task
+        self.timer: asyncio.TimerHandle | None = None
+        self.error: GatewayError | None = None
+
+    def end(self, error: GatewayError) -> None:
+        """Have the task leave its wait with this error."""
+        if self.error is None:
+            self.error = error
+            self.task.cancel()
+
+    def time_out(self) -> None:
+        """Have the task leave its wait because the client's time is over."""
+        self.end(RequestTimeout())
+
+    def reason(self) -> GatewayError | None:
+        """Return why the task was cancelled by this wait; None when something else did it."""
+        if self.error is not None:
+            self.task.uncancel()
+        return self.error
+
+
+class Waits:
+    """All waits of one kind in this process. Everything here runs in the event loop's thread."""
+
+    def __init__(self, *, seconds: float, most: int, most_per_address: int) -> None:
+        self._seconds, self._most, self._most_per_address = seconds, most, most_per_address
+        self._all: dict[Wait, None] = {}  # oldest first, as dictionaries are
+        self._by_address: defaultdict[str, dict[Wait, None]] = defaultdict(dict)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def begin(self, address: str) -> Wait:
+        """Begin a wait of the current task; end the oldest when there are too many."""
+        task = asyncio.current_task()
+        assert task is not None
+        wait = Wait(address, task)
+        same_address = self._by_address[address]
+        if len(same_address) >= self._most_per_address:
+            self._evict(next(iter(same_address)), "This address has too many unfinished requests.")
+        elif len(self._all) >= self._most:
+            self._evict(next(iter(self._all)), "There are too many unfinished requests.")
+        self._all[wait] = self._by_address[address][wait] = None
+        self.renew(wait)
+        return wait
+
+    def renew(self, wait: Wait) -> None:
+        """Give the client the whole time again."""
+        self.pause(wait)
+        wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.time_out)
+
+    def pause(self, wait: Wait) -> None:
+        """Stop the clock: it is not the client's turn."""
+        if wait.timer is not None:
+            wait.timer.cancel()
+            wait.timer = None
+
+    def finish(self, wait: Wait) -> None:
+        """Forget a wait that is over."""
+        self.pause(wait)
+        if self._all.pop(wait, wait) is None:
+            same_address = self._by_address[wait.address]
+            del same_address[wait]
+            if not same_address:
+                del self._by_address[wait.address]
+
+    def _evict(self, oldest: Wait, why: str) -> None:
+        self.finish(oldest)
+        oldest.end(RateLimited(why, headers={"Retry-After": "1"}))

@@ -1,0 +1,141 @@
+"""nginx and HAProxy with the files of ops/: what reaches the API, as whom, and what does not."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import requests
+
+from gateway.api.application import BODY_MAX_BYTES
+from gateway.api.statements import STATEMENT_MAX_BYTES
+from tests.api.conftest import Caller
+from tests.api.process import ApiProcess
+from tests.api.proxies.conftest import NAMES, Proxy, proxy_process
+from tests.api.server.raw import SECONDS, ask, get
+from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd
+from tests.factories import count
+from tests.statements import csv_of, line
+from tests.support import eventually
+
+LOGIN = b'{"email": "nobody@example.com", "password": "wrong"}'
+TRIES = 40
+"""More than the API's limit per address lets through at once."""
+ATTACKER, OTHER = "127.0.0.2", "127.0.0.3"
+PATIENCE_SECONDS = 5.0
+PER_ADDRESS_MAX = 256
+
+
+def login(proxy: Proxy, source: str, *headers: bytes) -> int:
+    """The status of a wrong log-in from the address `source`."""
+    lines = [b"Host: x", b"Content-Type: application/json", b"Content-Length: %d" % len(LOGIN), *headers]
+    return ask(proxy.port, b"POST /auth/login HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + LOGIN, source).status
+
+
+@pytest.mark.parametrize("name", [b"X-Forwarded-For", b"X_Forwarded_For", b"x_forwarded-for", b"X-Forwarded_For"])
+@pytest.mark.usefixtures("database")
+def test_no_header_of_a_client_defeats_the_limit_by_address(proxy: Proxy, name: bytes) -> None:
+    statuses = [login(proxy, ATTACKER, name + b": 198.51.100.%d" % number) for number in range(TRIES)]
+    assert 429 in statuses
+    assert login(proxy, OTHER) == 401
+
+
+@pytest.mark.parametrize(
+    "path", [b"/metrics", b"//metrics", b"/%6detrics", b"/./metrics", b"/v1/../metrics", b"/%2fmetrics"]
+)
+def test_metrics_stay_inside(proxy: Proxy, path: bytes) -> None:
+    assert get(proxy.api.port, b"/metrics").status == 200
+    answer = get(proxy.port, path)
+    assert answer.status in (400, 404)
+    assert b"http_requests_total" not in answer.body
+
+
+@pytest.mark.parametrize("path", [b"/v1//transactions", b"/v1/%74ransactions", b"/v1/x/../transactions", b"/docs/"])
+def test_the_api_sees_a_path_as_the_client_spelled_it(proxy: Proxy, path: bytes) -> None:
+    answer = get(proxy.port, path)
+    assert (answer.status, answer.code) == (404, "not_found")
+
+
+def pay(proxy: Proxy, merchant: Caller, size: int = 0, **headers: str) -> requests.Response:
+    """Pay, with a body of at least `size` bytes."""
+    body = b'{"amount": 1000, "currency": "USD"}'.ljust(size)
+    headers = {"Authorization": f"Bearer {merchant.token}", "Content-Type": "application/json", **headers}
+    return requests.post(f"{proxy.url}/v1/transactions", data=body, headers=headers, timeout=SECONDS)
+
+
+def test_payments_pass_and_errors_are_problem_documents(proxy: Proxy, merchant: Caller) -> None:
+    assert pay(proxy, merchant, BODY_MAX_BYTES).status_code == 201
+    for size in (BODY_MAX_BYTES + 1, 200_000):
+        answer = pay(proxy, merchant, size)
+        assert answer.status_code == 413
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["code"] == "body_too_large"
+    assert count("transactions") == 1
+
+
+def test_a_payment_with_two_idempotency_keys_is_refused(proxy: Proxy, merchant: Caller) -> None:
+    body = b'{"amount": 1000, "currency": "USD"}'
+    head = (
+        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Authorization: Bearer %s\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n"
+    ) % (len(body), str(merchant.token).encode())
+    assert ask(proxy.port, head + body).status == 400
+    assert count("transactions") == 0
+
+
+def test_the_request_id_of_a_client_passes(proxy: Proxy) -> None:
+    answer = requests.get(f"{proxy.url}/health/live", headers={"X-Request-Id": "mine"}, timeout=SECONDS)
+    assert answer.headers["X-Request-Id"] == "mine"
+
+
+def test_a_statement_of_ten_mebibytes_passes(proxy: Proxy, operator: Caller) -> None:
+    lines = csv_of(*(line(charge_id=f"ch_{number}") for number in range(100)))
+    content = lines.ljust(STATEMENT_MAX_BYTES - 1, b"\n")
+    answer = requests.post(
+        f"{proxy.url}/v1/statements?provider=simulated",
+        data=content,
+        headers={"Authorization": f"Bearer {operator.token}", "Content-Type": "text/csv"},
+        timeout=60,
+    )
+    assert answer.status_code == 201, answer.text
+
+
+def test_a_crowd_of_slow_clients_in_front_of_the_proxy_holds_nobody_else_up(proxy: Proxy, merchant: Caller) -> None:
+    with crowd("127.0.0.1", proxy.port, source=ATTACKER) as slow:
+        slow.open(100, SILENT)
+        slow.open(50, SLOW_HEAD)
+        slow.open(50, UNFINISHED_BODY)
+        assert requests.get(f"{proxy.url}/health/live", timeout=PATIENCE_SECONDS).status_code == 200
+        assert pay(proxy, merchant).status_code == 201
+
+
+def test_an_address_has_a_bounded_number_of_connections(proxy: Proxy) -> None:
+    kind = UNFINISHED_BODY if proxy.name == "nginx" else SILENT  # nginx counts those with a complete head
+    with crowd("127.0.0.1", proxy.port, source=ATTACKER) as slow:
+        slow.open(PER_ADDRESS_MAX, kind)
+        further = slow.open(20, kind)
+
+        def refused() -> bool:
+            for connection in further:
+                connection.settimeout(0.1)
+                try:
+                    if connection.recv(12) in (b"", b"HTTP/1.1 429"):
+                        return True
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    return True
+            return False
+
+        eventually(refused, what="a refused connection")
+        assert get(proxy.port, b"/health/live", source=OTHER).status == 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_api_that_is_away_is_a_problem_document_too(name: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    away = ApiProcess(f"http://127.0.0.1:{port}", tmp_path / "none.log")
+    with proxy_process(name, tmp_path, away) as proxy:
+        answer = get(proxy.port, b"/health/live")
+        assert (answer.status, answer.code) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "2"

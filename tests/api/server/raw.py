@@ -1,0 +1,44 @@
+"""Requests byte by byte, and their answers."""
+
+import json
+import socket
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any
+
+SECONDS = 20
+
+
+@dataclass(frozen=True)
+class RawAnswer:
+    """The answer to a request made of bytes."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def code(self) -> Any:
+        """The code of the problem document."""
+        assert self.headers["content-type"] == "application/problem+json", self.body
+        return json.loads(self.body)["code"]
+
+
+def read_answer(connection: socket.socket) -> RawAnswer:
+    """The answer that comes on a connection."""
+    response = HTTPResponse(connection)
+    response.begin()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return RawAnswer(response.status, response.read(), headers)
+
+
+def ask(port: int, request: bytes, source: str = "127.0.0.1") -> RawAnswer:
+    """Send a request's bytes from the address `source`."""
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS, source_address=(source, 0)) as connection:
+        connection.sendall(request)
+        return read_answer(connection)
+
+
+def get(port: int, path: bytes, headers: bytes = b"Host: x\r\n", source: str = "127.0.0.1") -> RawAnswer:
+    """Get a path, spelled like this, with these header lines."""
+    return ask(port, b"GET " + path + b" HTTP/1.1\r\n" + headers + b"Connection: close\r\n\r\n", source)

@@ -1,0 +1,128 @@
+"""Long answers are sent piece by piece, at the reader's pace, and end when the reader does not read."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.api.server import limits
+from gateway.api.server.answers import Answers, WsgiAnswer, call
+from gateway.api.server.threads import Threads
+
+SECONDS = 10
+
+
+@dataclass
+class Client:
+    """A client that takes this many pieces and then no more, or all of them; it may be gone from the start."""
+
+    takes: int | None = None
+    gone: bool = False
+    messages: list[MutableMapping[str, Any]] = field(default_factory=list)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if not self.gone:
+            await asyncio.get_running_loop().create_future()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if self.takes is not None and len(self.messages) > self.takes:
+            await asyncio.get_running_loop().create_future()
+        self.messages.append(message)
+        await asyncio.sleep(0)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.messages if "body" in message]
+
+    @property
+    def ended(self) -> bool:
+        return self.messages[-1].get("more_body") is False
+
+
+@dataclass
+class Pieces:
+    """An answer's body that notes in which threads it was made, and that it was closed."""
+
+    pieces: Iterator[bytes]
+    threads: set[str] = field(default_factory=set)
+    closed: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.threads.add(threading.current_thread().name)
+        return next(self.pieces)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sent(client: Client, body: bytes | Pieces) -> Client:
+    """Send an answer with this body to the client."""
+
+    async def scenario() -> None:
+        answers = Answers(Threads(2, "test"))
+        answer = WsgiAnswer(200, [(b"a", b"b")], body)
+        await answers.send(answer, client.receive, client.send, lambda: "192.0.2.1")
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+    return client
+
+
+def test_a_short_answer_is_sent_at_once() -> None:
+    client = sent(Client(), b"x" * limits.WHOLE_ANSWER_BYTES)
+    assert client.messages[0] == {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+    assert len(client.messages) == 2
+    assert client.ended
+
+
+def test_a_long_answer_is_sent_in_pieces() -> None:
+    body = bytes(range(256)) * 1024
+    client = sent(Client(), body)
+    assert b"".join(client.bodies) == body
+    assert max(map(len, client.bodies)) == limits.PIECE_BYTES
+    assert client.ended
+
+
+def test_an_answer_that_is_made_while_it_is_sent_is_made_in_threads_and_closed() -> None:
+    pieces = Pieces(iter([b"a", b"b" * (limits.PIECE_BYTES + 1), b"", b"c"]))
+    client = sent(Client(), pieces)
+    assert b"".join(client.bodies) == b"a" + b"b" * (limits.PIECE_BYTES + 1) + b"c"
+    assert max(map(len, client.bodies)) == limits.PIECE_BYTES
+    assert client.ended
+    assert pieces.closed
+    assert all(name.startswith("test-") for name in pieces.threads)
+
+
+def test_a_reader_that_stops_reading_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PIECE_SECONDS", 0.05)
+    pieces = Pieces(iter([b"x"] * 1000))
+    client = sent(Client(takes=3), pieces)
+    assert not client.ended
+    assert pieces.closed
+
+
+def test_nothing_more_is_made_for_a_client_that_is_gone() -> None:
+    pieces = Pieces(iter([b"x"] * 1000))
+    client = sent(Client(gone=True), pieces)
+    assert len(client.bodies) < 10
+    assert pieces.closed
+
+
+def test_what_an_application_returns_is_whole_or_an_iterator() -> None:
+    def whole(_environ: Any, start: Any) -> list[bytes]:
+        start("201 CREATED", [("X", "ä")])
+        return [b"a", b"b"]
+
+    def streamed(_environ: Any, start: Any) -> Iterator[bytes]:
+        start("200 OK", [])
+        return iter([b"a"])
+
+    answer = call(whole, {})
+    assert (answer.status, answer.headers, answer.body) == (201, [(b"X", b"\xe4")], b"ab")
+    assert not isinstance(call(streamed, {}).body, bytes)

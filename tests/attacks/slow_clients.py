@@ -1,0 +1,92 @@
+"""Slow, silent and unfinished clients, all at once, and what others see of it meanwhile.
+
+    python -m tests.attacks.slow_clients http://127.0.0.1:15870
+
+It registers a merchant, opens the connections, and asks for /health/live and posts payments for a while, then once more
+when they are gone. The exit status is 1 when an answer took longer than the limits below. Aim it at your own gateway.
+"""
+
+import argparse
+import sys
+import time
+from urllib.parse import urlsplit
+
+import requests
+
+from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd, http2_streams
+
+LIVE_SECONDS = 1.0
+POST_SECONDS = 2.0
+HOLD_SECONDS = 6.0
+TIMEOUT_SECONDS = 30
+HTTP2_CONNECTIONS = 2
+HTTP2_STREAMS = 20
+
+
+def merchant_token(url: str) -> str:
+    """Register a merchant; an access token of it."""
+    email = f"attacked-{time.time_ns() % 10**6}@example.com"
+    body = {"email": email, "password": "correct horse battery staple", "business_name": "Attacked"}
+    answer = requests.post(f"{url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    token: str = answer.json()["access_token"]
+    return token
+
+
+def seconds_of_live(url: str) -> float:
+    """How long /health/live takes on a new connection."""
+    began = time.monotonic()
+    requests.get(f"{url}/health/live", timeout=TIMEOUT_SECONDS).raise_for_status()
+    return time.monotonic() - began
+
+
+def seconds_of_payment(url: str, token: str) -> float:
+    """How long a payment takes on a new connection."""
+    began = time.monotonic()
+    body = {"amount": 1000, "currency": "USD"}
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = requests.post(f"{url}/v1/transactions", json=body, headers=headers, timeout=TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    return time.monotonic() - began
+
+
+def slowest(url: str, token: str, for_seconds: float) -> tuple[float, float]:
+    """The slowest /health/live and the slowest payment of those that are asked for one after the other for so long."""
+    until = time.monotonic() + for_seconds
+    lives: list[float] = []
+    payments: list[float] = []
+    while not lives or time.monotonic() < until:
+        lives.append(seconds_of_live(url))
+        payments.append(seconds_of_payment(url, token))
+        time.sleep(0.05)
+    return max(lives), max(payments)
+
+
+def main() -> int:
+    """Attack, measure, and say what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("--bodies", type=int, default=500)
+    parser.add_argument("--heads", type=int, default=2000)
+    parser.add_argument("--silent", type=int, default=2000)
+    options = parser.parse_args()
+    where = urlsplit(options.url)
+    token = merchant_token(options.url)
+    seen = {"before": slowest(options.url, token, 1)}
+    with crowd(where.hostname or "127.0.0.1", where.port or 80) as slow:
+        for _ in range(HTTP2_CONNECTIONS):
+            slow.open(1, http2_streams(HTTP2_STREAMS))[0].close()
+        slow.open(options.silent, SILENT)
+        slow.open(options.heads, SLOW_HEAD)
+        slow.open(options.bodies, UNFINISHED_BODY)
+        seen["during"] = slowest(options.url, token, HOLD_SECONDS)
+    seen["after"] = slowest(options.url, token, 1)
+    for moment, (live, payment) in seen.items():
+        sys.stdout.write(f"{moment}: slowest /health/live {live:.3f} s, slowest payment {payment:.3f} s\n")
+    held = all(live <= LIVE_SECONDS and payment <= POST_SECONDS for live, payment in seen.values())
+    sys.stdout.write("it held\n" if held else "it did not hold\n")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
