@@ -100,9 +100,9 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         return model.model_validate_json(body)
     except ValidationError as exc:
         errors = _errors_of(exc)
-    if errors[0]["type"] == "json_invalid":
-        raise MalformedJson("The body holds a number that is too long.")
-    refuse([_field_error(error) for error in errors])
+        if errors[0]["type"] == "json_invalid":
+            raise MalformedJson("The body holds a number that is too long.") from None
+        refuse([_field_error(error) for error in errors])
 
 
 def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) -> Model:
@@ -175,7 +175,7 @@ def _guard(parsed: Any) -> None:
             break
     else:
         return
-    unstorable = []
+    unstorable: list[Place] = []
     for place, text in _placed_texts(parsed):  # a name before what it leads to: no pointer repeats a card number
         refuse_card_number(text, place)
         if not _is_storable(text) and len(unstorable) < ERRORS_MAX:

@@ -31,7 +31,7 @@ COLUMNS = ("charge_id", "idempotency_key", "type", "amount", "fee", "currency", 
 ERRORS_MAX = 100
 """Errors that are listed; the file is not read any further."""
 LINE_MAX_LENGTH = 4_096
-"""Characters of one line: a valid one has less than a quarter of it. After a longer one the file is not read further."""
+"""Characters of one line: a valid one has less than a quarter. The file is not read further after a longer one."""
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
@@ -112,15 +112,16 @@ def read(
         try:
             writer = csv.writer(out, lineterminator="\n")
             for number, cells in _records(text):
-                wrong = [("", "invalid_row", cells)] if isinstance(cells, str) else _errors_of(cells, since, until)
-                if wrong:
+                if isinstance(cells, str):
+                    errors.append(_error(number, "", "invalid_row", cells))
+                elif wrong := _errors_of(cells, since, until):
                     errors.extend(_error(number, column, code, detail) for column, code, detail in wrong)
-                    if len(errors) >= ERRORS_MAX:
-                        break
                 elif not errors:
                     charge_id, key, kind, amount, fee, currency, time = cells
                     found.add(kind, int(amount), int(fee), currency, datetime.fromisoformat(time))
                     writer.writerow((*prefix, number, kind, charge_id, key, parse_id(key), amount, fee, currency, time))
+                if len(errors) >= ERRORS_MAX:
+                    break
         finally:
             text.detach()  # neither of the two is to close what it wraps
             out.detach()
