@@ -13,7 +13,7 @@ from gateway.errors import GatewayError
 
 CPU_MAX_NS_PER_BYTE = 2_000
 MEMORY_MAX_BYTES_PER_BYTE = 200
-CPU_FIXED_SECONDS = 0.02
+CPU_FIXED_SECONDS = 0.01
 MEMORY_FIXED_BYTES = 1024 * 1024
 """What a call takes however short its input is."""
 
@@ -41,9 +41,10 @@ def memory_bytes(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def expect_bounded(what: str, size: int, work: Callable[[], object]) -> None:
-    """Assert that `work`, which parses `size` bytes, costs no more than may be."""
+def expect_bounded(what: str, size: int, work: Callable[[], object]) -> int:
+    """Assert that `work`, which parses `size` bytes, costs no more than may be; the most that it allocated."""
     seconds = cpu_seconds(work)
     assert seconds <= CPU_FIXED_SECONDS + size * CPU_MAX_NS_PER_BYTE / 1e9, f"{what}: {seconds * 1e9 / size:.0f} ns/B"
     peak = memory_bytes(work)
     assert peak <= MEMORY_FIXED_BYTES + size * MEMORY_MAX_BYTES_PER_BYTE, f"{what}: {peak / size:.0f} bytes a byte"
+    return peak

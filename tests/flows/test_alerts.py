@@ -213,4 +213,4 @@ def test_a_receiver_that_never_comes_to_its_answer_is_cut_off_at_its_length() ->
     with answering(ENDLESS_BEFORE_STATUS["100 Continue"]) as url, alerts_sent_to(url):
         id = raised()
         assert deliver([id]) == [id]
-    assert row(id).last_error.endswith(f"the answer has more than {ANSWER_MAX_BYTES} bytes')")
+    assert row(id).last_error.endswith(f"the answer has more than {ANSWER_MAX_BYTES} bytes")
