@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 
 MIN_DIGITS = 13
 MAX_DIGITS = 19
@@ -29,20 +29,20 @@ _NOT_CARDS = re.compile(
 _DIGITS = re.compile("[0-9]+")
 _DIGIT_GROUPS = re.compile(r"[0-9]+(?:[\s\-._]+[0-9]+)*")
 _ENOUGH_DIGITS = re.compile(rf"(?<![0-9])[0-9](?:[\s\-._]*+[0-9]){{{MIN_DIGITS - 1}}}")
-_ISSUED_LENGTHS = (
-    ("4", (13, 16, 19)),
-    ("5", (16,)),
-    ("6", (13, 14, 15, 16, 17, 18, 19)),
-    ("2", (16,)),
-    ("34", (15,)),
-    ("35", (16,)),
-    ("37", (15,)),
-    ("30", (14, 16)),
-    ("36", (14, 16, 19)),
-    ("38", (14, 16, 19)),
-    ("39", (14, 16, 19)),
-)
-"""First digits and lengths of the numbers that card schemes issue."""
+_ISSUED_LENGTHS = {
+    "4": (13, 16, 19),
+    "5": (16,),
+    "6": (13, 14, 15, 16, 17, 18, 19),
+    "2": (16,),
+    "34": (15,),
+    "35": (16,),
+    "37": (15,),
+    "30": (14, 16),
+    "36": (14, 16, 19),
+    "38": (14, 16, 19),
+    "39": (14, 16, 19),
+}
+"""The lengths of the numbers that card schemes issue, by the first one or two digits."""
 _CANDIDATES_MAX = 1_000
 """Candidates looked at in one text; more is nothing that a merchant writes, and only costs time."""
 
@@ -85,13 +85,15 @@ def _candidates(groups: list[str], *, issued_only: bool) -> Iterator[str]:
     if len(digits) < MIN_DIGITS:
         return
     if not issued_only:
-        yield from (number for number in (digits, *groups) if MIN_DIGITS <= len(number) <= MAX_DIGITS)
-    ends = list(accumulate(map(len, groups)))
-    boundaries = set(ends)
-    for start in (0, *ends):
-        for prefix, lengths in _ISSUED_LENGTHS:
-            if digits.startswith(prefix, start):
-                yield from (digits[start : start + length] for length in lengths if start + length in boundaries)
+        yield from (number for number in chain((digits,), groups) if MIN_DIGITS <= len(number) <= MAX_DIGITS)
+    is_end = bytearray(len(digits) + MAX_DIGITS + 1)  # a byte a digit: a row may have tens of thousands of groups
+    for end in accumulate(map(len, groups)):
+        is_end[end] = True
+    for start in accumulate(map(len, groups), initial=0):
+        lengths = _ISSUED_LENGTHS.get(digits[start : start + 1]) or _ISSUED_LENGTHS.get(digits[start : start + 2], ())
+        for length in lengths:
+            if is_end[start + length]:
+                yield digits[start : start + length]
 
 
 def has_enough_digits(text: str) -> bool:

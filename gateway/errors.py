@@ -60,7 +60,9 @@ class MalformedJson(PermanentError):
     """The body is not valid JSON."""
 
     code = "malformed_json"
-    remedy = "Send one JSON text in UTF-8: no name twice in an object, no NaN, no trailing comma."
+    remedy = (
+        "Send one JSON text in UTF-8: at most ten levels deep, no name twice in an object, no NaN, no trailing comma."
+    )
 
 
 class MalformedRequest(PermanentError):
@@ -177,6 +179,13 @@ class TooManyEndpoints(Conflict):
 
     code = "too_many_endpoints"
     remedy = "Delete an endpoint that is not used any more, or let one receiver take more types of events."
+
+
+class TooManyJobs(Conflict):
+    """As many jobs of this kind are unfinished as there may be."""
+
+    code = "too_many_jobs"
+    remedy = "Wait until one of them has ended, or cancel one."
 
 
 class AlreadyResolved(Conflict):

@@ -2,6 +2,9 @@
 
 A URL is checked when it is set. When it is called, every address that its name resolves to must be public, and what
 the socket is connected to is checked once more: a name that changes its mind in between gains nothing.
+
+What one call may receive is bounded in bytes and in pieces. aiohttp reads informational answers (`100 Continue`), chunk
+extensions and unsolicited bytes for as long as they come, and each of them costs time in the loop that all calls share.
 """
 
 import asyncio
@@ -10,7 +13,9 @@ import re
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +27,13 @@ URL_MAX_LENGTH = 2_048
 HTTP_PORT, HTTPS_PORT, FIRST_UNPRIVILEGED_PORT = 80, 443, 1_024
 KEEP_ALIVE_SECONDS = 2.0
 """Shorter than most receivers keep a connection open, so that they seldom close it under a call."""
-LOOKUPS_AT_ONCE = 100
+LOOKUPS_AT_ONCE = 300
+RECEIVED_MAX_BYTES = 64 * 1024
+"""What one call may receive: TLS handshake, informational answers, head, and body."""
+READ_MAX_BYTES = 8 * 1024
+"""What is parsed at once, before the loop turns to other calls."""
+READ_COST_BYTES = 256
+"""Each read counts as so many bytes at least: bytes that arrive one by one cost the loop a turn each."""
 
 _PRINTABLE = re.compile(r"[!-\[\]-~]+")  # ASCII without spaces, controls and the backslash, which parsers disagree on
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -148,17 +159,88 @@ class PublicResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class AnswerTooLong(ConnectionAbortedError):
+    """The other side sent more, or in more pieces, than the answer to one call may have."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the answer has more than {RECEIVED_MAX_BYTES} bytes, or comes in too many pieces")
+
+
+_calls = count(1)
+_call: ContextVar[int] = ContextVar("call", default=0)
+"""The number of the call that this task, and what it sends, belongs to."""
+
+
+async def _begin_call(*_: Any) -> None:
+    """Called by aiohttp when a call has got its connection, in the task of the call."""
+    _call.set(next(_calls))
+
+
+class BoundedSocket(socket.socket):
+    """A socket that receives `RECEIVED_MAX_BYTES` for each call at most, and fails then.
+
+    The first bytes that a new call sends begin a new count. What the other side makes the TLS layer send belongs to no
+    new call, so it cannot begin one.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._latest_call = 0
+        self._left = RECEIVED_MAX_BYTES
+
+    def send(self, *args: Any) -> int:
+        """See `socket.socket.send`."""
+        self._renew()
+        return super().send(*args)
+
+    def sendmsg(self, *args: Any) -> int:
+        """See `socket.socket.sendmsg`."""
+        self._renew()
+        return super().sendmsg(*args)
+
+    def recv(self, bufsize: int, *args: Any) -> bytes:
+        """See `socket.socket.recv`.
+
+        Raises:
+            AnswerTooLong: the call has received all that it may.
+        """
+        self._check()
+        received = super().recv(min(bufsize, READ_MAX_BYTES), *args)
+        self._left -= max(len(received), READ_COST_BYTES)
+        return received
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, *args: Any) -> int:
+        """See `socket.socket.recv_into`.
+
+        Raises:
+            AnswerTooLong: the call has received all that it may.
+        """
+        self._check()
+        received = super().recv_into(buffer, min(nbytes or len(buffer), READ_MAX_BYTES), *args)
+        self._left -= max(received, READ_COST_BYTES)
+        return received
+
+    def _renew(self) -> None:
+        call = _call.get()
+        if call > self._latest_call:
+            self._latest_call, self._left = call, RECEIVED_MAX_BYTES
+
+    def _check(self) -> None:
+        if self._left <= 0:
+            raise AnswerTooLong
+
+
 def session(*, allow_loopback: bool, user_agent: str, timeout_seconds: float) -> aiohttp.ClientSession:
     """A client for calls that merchants ask for: no proxy, no cookies, no redirects unless a call asks for them.
 
-    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and answer. Make and close it in the loop
-    that uses it.
+    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and answer. The cause of an error is
+    `AnswerTooLong` when the answer was. Make and close the session in the loop that uses it.
     """
 
     def connected_to_public(addr_info: Any) -> socket.socket:
         family, kind, protocol, _, address = addr_info
         check_address(address[0], allow_loopback=allow_loopback)
-        return socket.socket(family, kind, protocol)
+        return BoundedSocket(family, kind, protocol)
 
     tls = ssl.create_default_context()
     tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # a slim image has no store of its own
@@ -169,8 +251,12 @@ def session(*, allow_loopback: bool, user_agent: str, timeout_seconds: float) ->
         socket_factory=connected_to_public,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
     )
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_begin_call)
+    trace.on_connection_reuseconn.append(_begin_call)
     return aiohttp.ClientSession(
         connector=connector,
+        trace_configs=[trace],
         timeout=aiohttp.ClientTimeout(total=timeout_seconds, ceil_threshold=float("inf")),
         headers={"User-Agent": user_agent},
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -41,12 +41,14 @@ class Call:
 
 @dataclass
 class Receiver:
-    """A merchant's receiver: what it got, and the status that it answers with."""
+    """A merchant's receiver: what it got, on which connections, and the status and body that it answers with."""
 
     url: str = ""
     status: int = 200
     location: str | None = None
+    answer: bytes = b""
     calls: list[Call] = field(default_factory=list)
+    connections: set[object] = field(default_factory=set)
     before_answer: Callable[[], object] = lambda: None
 
     def ids(self) -> list[str]:
@@ -66,12 +68,14 @@ def receiver(status: int = 200, certificate: Path | None = None, **options: Any)
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             made.calls.append(Call(self.path, headers, body))
+            made.connections.add(self.client_address)
             made.before_answer()
             self.send_response(made.status)
             if made.location:
                 self.send_header("Location", made.location)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(made.answer)))
             self.end_headers()
+            self.wfile.write(made.answer)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

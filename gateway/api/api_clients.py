@@ -42,6 +42,7 @@ class ApiClientRequest(RequestModel):
         list[Scope],
         Field(
             min_length=1,
+            max_length=len(MERCHANT_SCOPES),
             description="What its tokens may do; each of them the caller's own",
             examples=[["transactions:read", "transactions:write"]],
             json_schema_extra={"uniqueItems": True},

@@ -9,6 +9,7 @@ import requests
 from loguru import logger
 
 from gateway.config import settings
+from gateway.providers import bounded_http
 
 TIMEOUT_SECONDS = 1.0
 CACHE_SECONDS = 3.0
@@ -55,9 +56,10 @@ def is_configured() -> bool:
 def _ask(url: str) -> list[Queue] | None:
     virtual_host = unquote(urlsplit(settings().rabbitmq_url.split(";")[0].strip()).path[1:]) or "/"
     try:
-        answer = requests.get(
-            f"{url}/api/queues/{quote(virtual_host, safe='')}", params={"columns": COLUMNS}, timeout=TIMEOUT_SECONDS
-        )
+        with bounded_http.session() as session:
+            answer = session.get(
+                f"{url}/api/queues/{quote(virtual_host, safe='')}", params={"columns": COLUMNS}, timeout=TIMEOUT_SECONDS
+            )
         answer.raise_for_status()
         return [Queue(queue["name"], queue.get("messages", 0), queue.get("consumers", 0)) for queue in answer.json()]
     except (requests.RequestException, ValueError, KeyError, TypeError) as exc:

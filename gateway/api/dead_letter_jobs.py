@@ -14,7 +14,7 @@ from gateway.api.validation import RequestModel
 from gateway.domain import dead_letter_jobs
 from gateway.domain.dead_letter_jobs import NewJob
 from gateway.domain.dead_letters import DeadLetterFilter
-from gateway.errors import InvalidState
+from gateway.errors import InvalidState, TooManyJobs
 
 RATE_DEFAULT, RATE_MAX = 50, 1_000
 
@@ -74,7 +74,7 @@ class DeadLetterJobPage(AnswerModel):
     next_cursor: str | None
 
 
-@routes.post("/v1/dead-letters/bulk", scope="operations:write", answers={202: DeadLetterJob})
+@routes.post("/v1/dead-letters/bulk", scope="operations:write", answers={202: DeadLetterJob}, errors=(TooManyJobs,))
 def create_dead_letter_job(call: Call, body: BulkOrder) -> Reply:
     """Replay or discard many dead letters.
 

@@ -58,7 +58,7 @@ class Resend(RequestModel):
 
 
 class Resent(AnswerModel):
-    """The new deliveries of an event; none when no enabled endpoint asks for its type."""
+    """The pending deliveries of an event, one per endpoint; none when no enabled endpoint asks for its type."""
 
     data: list[WebhookDelivery]
 
@@ -86,7 +86,11 @@ def get_event(call: Call, id: Any) -> Reply:
 
 @routes.post("/v1/events/<id>/resend", scope="webhooks:manage", answers={202: Resent}, errors=(InvalidState,))
 def resend_event(call: Call, id: Any, body: Resend) -> Reply:
-    """Send an event again, under the same `webhook-id` and with the same body."""
+    """Send an event again, under the same `webhook-id` and with the same body.
+
+    While an event's delivery to an endpoint is pending, there is no second one: it is answered as it is, and sent at
+    once if it waits for its next attempt.
+    """
     with db.begin() as connection:
         deliveries = delivery_queries.resend(connection, call.merchant_id, id, body.endpoint_id)
     return Reply({"data": list(deliveries)}, 202)

@@ -21,8 +21,15 @@ from gateway.api import access, edge, rate_limits, sign_in
 from gateway.api.access import Caller
 from gateway.api.application import BODY_MAX_BYTES, Answer, Request, current_request
 from gateway.api.uploads import Upload
-from gateway.api.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
-from gateway.domain.idempotency import IdempotencyKey
+from gateway.api.validation import (
+    NoBody,
+    NoQuery,
+    parse_json,
+    parse_parameters,
+    refuse_card_number,
+    refuse_many_parameters,
+)
+from gateway.domain.idempotency import KEY_MAX_LENGTH, IdempotencyKey
 from gateway.domain.ids import parse_id
 from gateway.errors import BodyTooLarge, GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
 
@@ -89,7 +96,8 @@ class Call:
         key = asked.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
             return None
-        refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
+        if len(key) <= KEY_MAX_LENGTH:  # a longer one is refused below, without a search
+            refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
         return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
 
 
@@ -147,7 +155,7 @@ class Endpoint:
         if self.query is NoQuery:
             _refuse_parameters(asked)
         elif self.query is not None:
-            arguments["query"] = parse_parameters(self.query, asked.args.items(multi=True))
+            arguments["query"] = parse_parameters(self.query, _parameters(asked))
         if self.body is not None:
             absent = not self.needs_body and not asked.body
             body = self.body() if absent else parse_json(self.body, _body_of_type(asked, JSON))
@@ -268,7 +276,12 @@ def _id_of(text: str) -> UUID:
 
 def _refuse_parameters(asked: Request) -> None:
     if asked.query_string:
-        parse_parameters(NoQuery, asked.args.items(multi=True))
+        parse_parameters(NoQuery, _parameters(asked))
+
+
+def _parameters(asked: Request) -> Iterable[tuple[str, str]]:
+    refuse_many_parameters(asked.query_string)
+    return asked.args.items(multi=True)
 
 
 def _body_of_type(asked: Request, media_type: str) -> bytes:
@@ -287,8 +300,11 @@ def form_parameters() -> list[tuple[str, str]]:
     Raises:
         UnsupportedMediaType: the body is not a form.
         UnicodeDecodeError: it is not UTF-8.
+        ValidationFailed: it has too many fields.
     """
-    return parse_qsl(_body_of_type(current_request(), FORM).decode(), keep_blank_values=True, errors="strict")
+    body = _body_of_type(current_request(), FORM)
+    refuse_many_parameters(body)
+    return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
 
 
 def install(app: Flask, parts: Iterable[Routes]) -> None:

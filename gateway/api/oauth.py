@@ -111,7 +111,7 @@ def _form() -> dict[str, str]:
     except CardNumberRejected:
         raise
     except (ValidationFailed, UnicodeDecodeError):
-        raise InvalidRequest("A parameter is given twice or is not text.") from None
+        raise InvalidRequest("A parameter is given twice or is not text, or there are too many.") from None
     return {name: value for name, value in parameters.items() if value}  # section 3.2: an empty one counts as absent
 
 
@@ -130,6 +130,8 @@ def _credentials(form: dict[str, str]) -> tuple[str, str]:
 
 
 def _basic(header: str) -> tuple[str, str]:
+    if len(header) > access.AUTHORIZATION_MAX_LENGTH:
+        raise InvalidClient("The Authorization header is too long.")
     scheme, _, encoded = header.partition(" ")
     try:
         decoded = base64.b64decode(encoded.strip(), validate=True).decode()

@@ -16,6 +16,8 @@ from gateway.errors import InvalidCursor
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 ID_BYTES = 16
+CURSOR_MAX_LENGTH = 100
+"""A longer one was never returned, and is refused unread."""
 DECIMAL_MAX_DIGITS = 18
 """Fits into a PostgreSQL bigint."""
 
@@ -65,6 +67,8 @@ def _cursor_of(kind: str, position: UUID) -> str:
 
 
 def _position_of(kind: str, cursor: str) -> UUID:
+    if len(cursor) > CURSOR_MAX_LENGTH:
+        raise InvalidCursor
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -19,6 +19,7 @@ from gateway.api.validation import RequestModel
 from gateway.config import ProviderName
 from gateway.domain import discrepancies, reconciliation_requests
 from gateway.domain.discrepancies import DiscrepancyFilter
+from gateway.errors import TooManyJobs
 
 CSV = "text/csv; charset=utf-8"
 REPORT_COLUMNS = tuple(name for name in Discrepancy.model_fields if name != "object")
@@ -77,7 +78,7 @@ class ReconciliationPage(AnswerModel):
     next_cursor: str | None
 
 
-@routes.post("/v1/reconciliations", scope="operations:write", answers={202: Reconciliation})
+@routes.post("/v1/reconciliations", scope="operations:write", answers={202: Reconciliation}, errors=(TooManyJobs,))
 def create_reconciliation(call: Call, body: ReconciliationOrder) -> Reply:
     """Have a period reconciled.
 

@@ -17,6 +17,7 @@ from gateway.domain import statement_files, statements
 from gateway.domain.ids import new_id
 from gateway.domain.statement_files import InvalidStatement
 from gateway.domain.statements import NewStatement
+from gateway.errors import TooManyJobs
 
 STATEMENT_MAX_BYTES = 10 * 1024 * 1024
 
@@ -79,7 +80,7 @@ class StatementUpload(QueryModel):
     scope="operations:write",
     upload=Upload("text/csv", STATEMENT_MAX_BYTES),
     answers={201: Statement, 200: Statement},
-    errors=(InvalidStatement,),
+    errors=(InvalidStatement, TooManyJobs),
 )
 def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> Reply:
     """Upload a provider's settlement statement, and have it compared with our records.

@@ -4,14 +4,13 @@ Every string of a request passes the same guards before anything else looks at i
 text that PostgreSQL cannot store. Errors name the place and the rule, never the value.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.api import field_codes
+from gateway.api import bounded_json, field_codes
 from gateway.card_numbers import has_enough_digits, holds_card_number
 from gateway.errors import (
     CardNumberRejected,
@@ -24,6 +23,8 @@ from gateway.errors import (
 
 ERRORS_MAX = 100
 """Errors listed in one answer."""
+PARAMETERS_MAX = 50
+"""Parameters in one query string or form: more than any call knows."""
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,10 +48,6 @@ class NoBody(RequestModel):
 
 class NoQuery(QueryModel):
     """The query string of a call that takes none."""
-
-
-class _DuplicateName(ValueError):
-    """An object has the same name twice, so that its meaning depends on the parser."""
 
 
 _SPECIFIC = {kind.code: kind for kind in (UnknownField, UnknownPaymentMethod)}
@@ -90,25 +87,22 @@ def parse_json(model: type[Model], body: bytes) -> Model:
     Raises:
         MalformedJson: it is not one JSON text in UTF-8, or not one that all parsers read the same.
         CardNumberRejected: a string in it holds a card number.
-        ValidationFailed: it is not what the model describes.
+        ValidationFailed: it is not what the model describes, or it has more values than any body may have.
     """
     try:
         text = body.decode()
-        parsed = _DECODER.decode(text)
-    except RecursionError:
-        raise MalformedJson("The body is nested too deeply.") from None
-    except _DuplicateName:
-        raise MalformedJson("An object in the body has the same name twice.") from None
-    except ValueError:  # not UTF-8, or not JSON
+    except UnicodeDecodeError:
         raise MalformedJson from None
-    if "\\" in text or has_enough_digits(text):  # without an escape each string stands in the text as it is
-        _guard(_strings(parsed))
+    parsed = bounded_json.decode(text)
+    if "\\" in text or has_enough_digits(text):  # without an escape each string is in the text as it is
+        _guard(parsed)
     try:
         return model.model_validate_json(body)
     except ValidationError as exc:
-        if exc.errors(include_url=False)[0]["type"] == "json_invalid":
-            raise MalformedJson("The body is nested too deeply or holds a number that is too long.") from None
-        refuse([_field_error(error) for error in exc.errors(include_url=False)])
+        errors = _errors_of(exc)
+        if errors[0]["type"] == "json_invalid":
+            raise MalformedJson("The body holds a number that is too long.") from None
+        refuse([_field_error(error) for error in errors])
 
 
 def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) -> Model:
@@ -122,7 +116,7 @@ def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) 
     try:
         return model.model_validate_strings(values)
     except ValidationError as exc:
-        refuse([_field_error(error) for error in exc.errors(include_url=False)])
+        refuse([_field_error(error) for error in _errors_of(exc)])
 
 
 def guarded_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -134,7 +128,7 @@ def guarded_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
     """
     values: dict[str, str] = {}
     for name, value in parameters:
-        _guard(_strings({name: value}))
+        _guard({name: value})
         if name in values:
             refuse([FieldError(pointer=pointer_to((name,)), code="duplicate", detail="This is given more than once.")])
         values[name] = value
@@ -163,32 +157,65 @@ def refuse_card_number(text: str, place: Place, *, issued_only: bool = False) ->
         raise CardNumberRejected(errors=[error])
 
 
-def _guard(strings: Iterator[tuple[Place, str]]) -> None:
-    unstorable = []
-    for place, text in strings:  # a name comes before what it leads to, so that no pointer repeats a card number
+def refuse_many_parameters(parameters: bytes) -> None:
+    """Refuse a query string or a form of more than `PARAMETERS_MAX` parameters, before it is parsed.
+
+    Raises:
+        ValidationFailed: it has more.
+    """
+    if parameters.count(b"&") >= PARAMETERS_MAX:
+        detail = f"There may be {PARAMETERS_MAX} parameters at most."
+        refuse([FieldError(pointer="", code="invalid_length", detail=detail)])
+
+
+def _guard(parsed: Any) -> None:
+    """Refuse a document with a string that holds a card number or cannot be stored. Only then are places built."""
+    for text in _texts(parsed):
+        if holds_card_number(text) or not _is_storable(text):
+            break
+    else:
+        return
+    unstorable: list[Place] = []
+    for place, text in _placed_texts(parsed):  # a name before what it leads to: no pointer repeats a card number
         refuse_card_number(text, place)
-        if "\x00" in text or not _is_unicode(text):
+        if not _is_storable(text) and len(unstorable) < ERRORS_MAX:
             unstorable.append(place)
-    if unstorable:
-        detail = "NUL characters and lone surrogates are not allowed."
-        refuse(
-            [FieldError(pointer=pointer_to(place), code="invalid_characters", detail=detail) for place in unstorable]
-        )
+    detail = "NUL characters and lone surrogates are not allowed."
+    refuse([FieldError(pointer=pointer_to(place), code="invalid_characters", detail=detail) for place in unstorable])
 
 
-def _strings(parsed: Any) -> Iterator[tuple[Place, str]]:
+def _texts(parsed: Any) -> Iterator[str]:
+    """Every string of a parsed document, names included."""
+    waiting = [parsed]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _placed_texts(parsed: Any) -> Iterator[tuple[Place, str]]:
     """Every string of a parsed document with its place, names first."""
     waiting: list[tuple[Place, Any]] = [((), parsed)]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str):
             yield place, value
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             for name in value:
                 yield place, name
             waiting.extend(((*place, name), item) for name, item in value.items())
         elif isinstance(value, list):
             waiting.extend(((*place, index), item) for index, item in enumerate(value))
+
+
+def _is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store `text`."""
+    return "\x00" not in text and _is_unicode(text)
 
 
 def _is_unicode(text: str) -> bool:
@@ -201,20 +228,9 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _DuplicateName
-    return members
-
-
-def _refuse_constant(_constant: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_int=float, parse_float=float
-)
+def _errors_of(exc: ValidationError) -> list[ErrorDetails]:
+    """The errors that an answer lists, without what it does not show of them."""
+    return exc.errors(include_url=False, include_context=False, include_input=False)[:ERRORS_MAX]
 
 
 def _code_of(kind: str) -> str:

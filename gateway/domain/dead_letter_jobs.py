@@ -18,13 +18,17 @@ from gateway.domain.dead_letters import DeadLetterFilter
 from gateway.domain.ids import new_id, parse_id, rfc3339
 from gateway.domain.listing import newest
 from gateway.domain.outbox import Topic
-from gateway.errors import InvalidState, NotFound
+from gateway.errors import InvalidState, NotFound, TooManyJobs
 from gateway.models.dead_letter_jobs import DeadLetterJob
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import DeadLetterStatus, JobStatus
 from gateway.telemetry import log_context
 
 Action = Literal["replay", "discard"]
+JOBS_RUNNING_MAX = 20
+"""Jobs that may run at once."""
+ADVISORY_LOCK = 7_205_020
+"""Held while a job is counted in."""
 STEP_SECONDS = 1
 """A step resolves as many as the job may in so many seconds, and the next one begins after them."""
 
@@ -44,11 +48,17 @@ class NewJob:
 
 
 def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> dict[str, Any]:
-    """Count what the job would resolve, and unless that is all that is wanted, have it done."""
+    """Count what the job would resolve, and unless that is all that is wanted, have it done.
+
+    Raises:
+        TooManyJobs: `JOBS_RUNNING_MAX` are running.
+    """
     job_id = new_id()
     matching = select(func.count()).select_from(DeadLetter).where(*_open(job.wanted), DeadLetter.id <= job_id)
     count = connection.scalar(matching) or 0
     ends = job.dry_run or count == 0
+    if not ends:
+        _refuse_too_many(connection)
     row = connection.execute(
         insert(_J)
         .values(
@@ -72,6 +82,13 @@ def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> 
     if not ends:
         outbox.enqueue(connection, Topic.DEAD_LETTER_JOB_DUE, [job_id])
     return _represent(row)
+
+
+def _refuse_too_many(connection: Connection) -> None:
+    connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    running = select(func.count()).select_from(DeadLetterJob).where(_J.status == JobStatus.RUNNING)
+    if connection.execute(running).scalar_one() >= JOBS_RUNNING_MAX:
+        raise TooManyJobs(f"{JOBS_RUNNING_MAX} jobs are running.")
 
 
 _DUE = text("""

@@ -6,14 +6,14 @@ from operator import eq, lt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, select, text
 
 from gateway.domain import event_queries, outbox, webhook_endpoints
 from gateway.domain.ids import rfc3339
 from gateway.domain.listing import Listed, conditions, search
 from gateway.domain.outbox import Topic
 from gateway.errors import InvalidState
-from gateway.models.webhooks import WebhookDelivery
+from gateway.models.webhooks import LEASE_SECONDS, Event, WebhookDelivery
 from gateway.states import DeliveryStatus, EndpointStatus
 
 _D = WebhookDelivery
@@ -70,21 +70,41 @@ def list_newest(
     )
 
 
+# A delivery in hand has a lease of `lease_seconds` at most: what waits for longer is a retry, and may be hastened.
 _RESEND = text("""
-    INSERT INTO webhook_deliveries (id, merchant_id, endpoint_id, event_id, event_type, transaction_id,
-                                    next_attempt_at, created_at)
-    SELECT uuid_v7(), p.merchant_id, p.id, :event_id, :event_type, :transaction_id, now(), now()
-    FROM webhook_endpoints p
-    WHERE p.merchant_id = :merchant_id AND p.status = 'enabled' AND p.deleted_at IS NULL
-      AND CASE WHEN CAST(:endpoint_id AS uuid) IS NULL THEN :event_type = ANY(p.events) ELSE p.id = :endpoint_id END
-    RETURNING *
+    WITH wanted AS (
+        SELECT p.id, p.merchant_id FROM webhook_endpoints p
+        WHERE p.merchant_id = :merchant_id AND p.status = 'enabled' AND p.deleted_at IS NULL
+          AND CASE WHEN CAST(:endpoint_id AS uuid) IS NULL THEN :event_type = ANY(p.events) ELSE p.id = :endpoint_id END
+    ), pending AS MATERIALIZED (
+        SELECT d.* FROM webhook_deliveries d JOIN wanted w ON w.id = d.endpoint_id
+        WHERE d.transaction_id = :transaction_id AND d.event_id = :event_id AND d.status = 'pending'
+        FOR UPDATE OF d
+    ), hastened AS (
+        UPDATE webhook_deliveries d SET next_attempt_at = now() FROM pending p
+        WHERE d.id = p.id AND p.next_attempt_at > now() + make_interval(secs => :lease_seconds)
+        RETURNING d.*
+    ), made AS (
+        INSERT INTO webhook_deliveries (id, merchant_id, endpoint_id, event_id, event_type, transaction_id,
+                                        next_attempt_at, created_at)
+        SELECT uuid_v7(), w.merchant_id, w.id, :event_id, :event_type, :transaction_id, now(), now()
+        FROM wanted w WHERE NOT EXISTS (SELECT FROM pending p WHERE p.endpoint_id = w.id)
+        RETURNING *
+    )
+    SELECT *, true AS is_due FROM hastened
+    UNION ALL SELECT *, true FROM made
+    UNION ALL SELECT *, false FROM pending WHERE id NOT IN (SELECT id FROM hastened)
+    ORDER BY id
 """)
 
 
 def resend(
     connection: Connection, merchant_id: UUID, event_id: UUID, endpoint_id: UUID | None
 ) -> Sequence[dict[str, Any]]:
-    """New deliveries of an event: to `endpoint_id`, or to every enabled endpoint that asks for its type.
+    """Have an event delivered now: to `endpoint_id`, or to every enabled endpoint that asks for its type.
+
+    An event has one pending delivery per endpoint at most: while there is one, it is sent at once if it waits for a
+    retry, and no other is made. Resends of one event take turns.
 
     Raises:
         NotFound: event or endpoint do not exist, or belong to another merchant.
@@ -95,13 +115,16 @@ def resend(
         endpoint = webhook_endpoints.find(connection, merchant_id, endpoint_id)
         if endpoint["status"] != EndpointStatus.ENABLED:
             raise InvalidState("The endpoint is disabled.")
+    turn = select(Event.id).where(Event.merchant_id == merchant_id, Event.id == event_id)
+    connection.execute(turn.with_for_update(key_share=True))
     values = {
         "merchant_id": merchant_id,
         "event_id": event_id,
         "event_type": event["type"],
         "transaction_id": UUID(event["data"].get("transaction_id") or event["data"]["id"]),
         "endpoint_id": endpoint_id,
+        "lease_seconds": LEASE_SECONDS,
     }
     rows = connection.execute(_RESEND, values).all()
-    outbox.enqueue(connection, Topic.WEBHOOK_DUE, [row.endpoint_id for row in rows])
+    outbox.enqueue(connection, Topic.WEBHOOK_DUE, [row.endpoint_id for row in rows if row.is_due])
     return [_of_row(row) for row in rows]

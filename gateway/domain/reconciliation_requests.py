@@ -5,15 +5,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import Connection, Row, func, insert, select, text
 
 from gateway.domain import audit, outbox
 from gateway.domain.ids import new_id, rfc3339
 from gateway.domain.listing import newest
 from gateway.domain.outbox import Topic
-from gateway.errors import NotFound
+from gateway.errors import NotFound, TooManyJobs
 from gateway.models.reconciliation import ReconciliationRun
 from gateway.states import RunStatus
+
+RUNS_UNFINISHED_MAX = 50
+"""Reconciliations that may wait or run at once; one runs at a time."""
+ADVISORY_LOCK = 7_205_021
+"""Held while a run is counted in."""
 
 _R = ReconciliationRun
 _TABLE = ReconciliationRun.__table__
@@ -26,7 +31,15 @@ def request(
     provider: str | None,
     actor: str,
 ) -> dict[str, Any]:
-    """Have the period [from, to) reconciled, of all providers or of one; return the run, which is still pending."""
+    """Have the period [from, to) reconciled, of all providers or of one; return the run, which is still pending.
+
+    Raises:
+        TooManyJobs: `RUNS_UNFINISHED_MAX` are unfinished.
+    """
+    connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    unfinished = select(func.count()).select_from(_R).where(_R.status.in_((RunStatus.PENDING, RunStatus.RUNNING)))
+    if connection.execute(unfinished).scalar_one() >= RUNS_UNFINISHED_MAX:
+        raise TooManyJobs(f"{RUNS_UNFINISHED_MAX} reconciliations are unfinished.")
     run = connection.execute(
         insert(_R)
         .values(

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import count
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -29,6 +30,8 @@ from gateway.money import AMOUNT_MAX, AMOUNT_MIN, is_payable
 COLUMNS = ("charge_id", "idempotency_key", "type", "amount", "fee", "currency", "time")
 ERRORS_MAX = 100
 """Errors that are listed; the file is not read any further."""
+LINE_MAX_LENGTH = 4_096
+"""Characters of one line: a valid one has less than a quarter. The file is not read further after a longer one."""
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
@@ -106,19 +109,22 @@ def read(
         found, errors = StatementFile(_digest(file), rows), list[FieldError]()
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
         out = io.TextIOWrapper(rows, "ascii", newline="")
-        writer = csv.writer(out, lineterminator="\n")
-        for number, cells in _records(text, errors):
-            wrong = _errors_of(cells, since, until)
-            if wrong:
-                errors.extend(_error(number, column, code, detail) for column, code, detail in wrong)
-            else:
-                charge_id, key, kind, amount, fee, currency, time = cells
-                found.add(kind, int(amount), int(fee), currency, datetime.fromisoformat(time))
-                writer.writerow((*prefix, number, kind, charge_id, key, parse_id(key), amount, fee, currency, time))
-            if len(errors) >= ERRORS_MAX:
-                break
-        text.detach()  # neither of the two is to close what it wraps
-        out.detach()
+        try:
+            writer = csv.writer(out, lineterminator="\n")
+            for number, cells in _records(text):
+                if isinstance(cells, str):
+                    errors.append(_error(number, "", "invalid_row", cells))
+                elif wrong := _errors_of(cells, since, until):
+                    errors.extend(_error(number, column, code, detail) for column, code, detail in wrong)
+                elif not errors:
+                    charge_id, key, kind, amount, fee, currency, time = cells
+                    found.add(kind, int(amount), int(fee), currency, datetime.fromisoformat(time))
+                    writer.writerow((*prefix, number, kind, charge_id, key, parse_id(key), amount, fee, currency, time))
+                if len(errors) >= ERRORS_MAX:
+                    break
+        finally:
+            text.detach()  # neither of the two is to close what it wraps
+            out.detach()
         if errors:
             raise invalid(errors)
         yield found
@@ -148,26 +154,30 @@ def _error(number: int, column: str, code: str, detail: str) -> FieldError:
     return FieldError(pointer=f"/{number}/{column}" if column else f"/{number}", code=code, detail=detail)
 
 
-def _records(text: io.TextIOWrapper, errors: list[FieldError]) -> Iterator[tuple[int, list[str]]]:
-    """The lines after the header with their numbers; blank ones are left out, those that are no CSV become errors."""
-    reader = csv.reader(text, strict=True)
-    header = False
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
+def _records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str] | str]]:
+    """The lines after the header with their numbers: the cells of each, or why it has none. Blank lines are left out.
+
+    Each line is parsed by itself, because no valid cell has a line break in it: an open quote cannot collect the rest
+    of the file.
+    """
+    if _cells_of(text.readline(LINE_MAX_LENGTH)) != list(COLUMNS):
+        raise invalid([_error(1, "", "invalid_header", f"The first line should be {','.join(COLUMNS)}")])
+    for number in count(2):
+        line = text.readline(LINE_MAX_LENGTH + 1)
+        if not line:
             break
-        except csv.Error:
-            errors.append(_error(reader.line_num, "", "invalid_row", "This line is not CSV (RFC 4180)."))
-            continue
-        if header and cells:
-            yield reader.line_num, cells
-        elif not header and tuple(cells) != COLUMNS:
+        if len(line) > LINE_MAX_LENGTH:
+            yield number, f"A line may have {LINE_MAX_LENGTH} characters at most."
             break
-        else:
-            header = True
-    if not header:
-        errors.append(_error(1, "", "invalid_header", f"The first line should be {','.join(COLUMNS)}"))
+        if line.strip("\r\n"):
+            yield number, _cells_of(line) or "This line is not CSV (RFC 4180)."
+
+
+def _cells_of(line: str) -> list[str] | None:
+    try:
+        return next(csv.reader((line,), strict=True), None)
+    except csv.Error:
+        return None
 
 
 def _errors_of(cells: list[str], since: datetime | None, until: datetime | None) -> list[tuple[str, str, str]]:

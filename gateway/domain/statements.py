@@ -57,6 +57,7 @@ def store(
 
     Raises:
         InvalidStatement: it lists a charge or a refund twice, or nothing tells its period.
+        TooManyJobs: too many reconciliations are unfinished to begin another one.
     """
     period_from, period_to = _period(statement, file)
     connection.execute(select(func.set_config("statement_timeout", f"{timeout_seconds}s", True)))  # noqa: FBT003

@@ -15,14 +15,13 @@ from sqlalchemy import Connection, text
 from gateway.domain import event_queries, webhook_endpoints
 from gateway.domain.event_queries import StoredEvent
 from gateway.domain.outbox import Topic
+from gateway.models.webhooks import LEASE_SECONDS
 from gateway.states import DeliveryStatus
 
 DELAYS_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Between the first attempt, which is made at once, and the second; and so on. After the last one, no more."""
 JITTER = 0.2
 """A delay is longer by up to this part of it, at random."""
-LEASE_SECONDS = 60
-"""A claimed delivery belongs to its process for so long: much longer than a call may take, and its recording."""
 GONE = 410
 
 

@@ -21,6 +21,7 @@ from gateway.domain import alerts
 from gateway.domain.alerts import Claim, Result
 from gateway.domain.ids import rfc3339
 from gateway.errors import TransientError
+from gateway.providers import bounded_http
 from gateway.telemetry import ALERTS
 
 CALLS_AT_ONCE = 10
@@ -118,9 +119,10 @@ def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | 
 def _post(url: str, claim: Claim, timeout_seconds: int) -> tuple[bool, str | None]:
     """POST one alert. Whether the receiver answered, and why it did not take the alert, if so."""
     try:
-        with requests.post(
-            url, json=_body(claim), timeout=timeout_seconds, allow_redirects=False, stream=True
-        ) as answer:
+        with (
+            bounded_http.session() as session,
+            session.post(url, json=_body(claim), timeout=timeout_seconds, allow_redirects=False, stream=True) as answer,
+        ):
             if HTTPStatus.OK <= answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
                 return True, None
             return True, _refusal(answer)

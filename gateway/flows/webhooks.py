@@ -7,6 +7,8 @@ many of them are dead, slow or hostile, the others' deliveries go on. What bound
   after a failure. Which endpoints are failing is in the database too.
 - Failing endpoints together may have a part of all calls only, and endpoints that have calls in hand leave some for
   those that have none.
+- What one call may receive is bounded (gateway.outbound). An endpoint whose answer exceeds the bound is paused, so that
+  it costs the loop little however many deliveries it has.
 """
 
 import asyncio
@@ -16,30 +18,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from http import HTTPStatus
 from uuid import UUID
 
 import aiohttp
 from loguru import logger
-from yarl import URL
 
-from gateway import db, outbound, signing, vault
-from gateway.config import settings
+from gateway import db, vault
 from gateway.domain import webhook_deliveries, webhook_endpoints
-from gateway.domain.webhook_deliveries import Claim, Result
+from gateway.domain.webhook_deliveries import Claim
+from gateway.flows import webhook_calls
+from gateway.flows.webhook_calls import ANSWER_SECONDS, CALL_SECONDS, Attempt
 from gateway.states import DeliveryStatus
 from gateway.telemetry import WEBHOOK_DELIVERIES, WEBHOOK_SECONDS
-from gateway.vault import UnreadableSecret
 
-CALL_SECONDS = 15.0
-"""The longest that a receiver may take, from the lookup of its name to its answer's status."""
-ANSWER_SECONDS = 1.0
-ANSWER_MAX_BYTES = 16_384
-"""How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
-ERROR_MAX_LENGTH = 200
 WINDOW_MAX = 64
 IN_HAND_MAX = 1_000
 FILES_MAX = 4_096
@@ -48,10 +41,11 @@ FAILING_IN_HAND_MAX = 250
 RESERVED = 250
 """Calls that are left for endpoints with none in hand."""
 ENDPOINTS_AT_ONCE = 200
+PAUSE_SECONDS = 60.0
+"""How long an endpoint gets no call after it sent more than one call may receive."""
 GATHER_SECONDS = 0.005
 DATABASE_PAUSE_SECONDS = 1.0
 CLOSE_SECONDS = CALL_SECONDS + ANSWER_SECONDS + 4
-USER_AGENT = "payment-gateway-webhooks/1"
 
 _COUNTED_AS = {DeliveryStatus.PENDING.value: "failed"}
 """The label of a delivery that is to be tried again; the others are counted by their status."""
@@ -67,10 +61,11 @@ class _Endpoint:
     window: int = 1
     failing: bool | None = None
     """None: nothing was claimed yet, so the database knows."""
+    paused: bool = False
 
-    def note(self, result: Result) -> None:
+    def note(self, attempt: Attempt) -> None:
         """Learn from a call that ended."""
-        self.failing = result.error is not None
+        self.failing = attempt.result.error is not None
         self.window = 1 if self.failing else min(self.window + 1, WINDOW_MAX)
 
 
@@ -81,7 +76,7 @@ class Courier:
         _allow_open_files()
         self._endpoints: dict[UUID, _Endpoint] = {}
         self._calls: set[asyncio.Task[None]] = set()
-        self._results: list[Result] = []
+        self._attempts: list[Attempt] = []
         self._database = ThreadPoolExecutor(1, thread_name_prefix="webhooks-database")
         self._loop = asyncio.new_event_loop()
         self._news = asyncio.Event()
@@ -114,11 +109,8 @@ class Courier:
         self._database.shutdown(wait=False)
 
     async def _run(self) -> None:
-        session = outbound.session(
-            allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
-        )
-        async with session:
-            while not self._closing or self._calls or self._results:
+        async with webhook_calls.session() as session:
+            while not self._closing or self._calls or self._attempts:
                 await self._news.wait()
                 self._news.clear()
                 try:
@@ -165,7 +157,7 @@ class Courier:
             free_failing -= endpoint.in_hand if endpoint.failing else 0
         wanted: dict[UUID, tuple[int, int]] = {}
         for id, endpoint in self._endpoints.items():
-            if not endpoint.due or len(wanted) == ENDPOINTS_AT_ONCE:
+            if not endpoint.due or endpoint.paused or len(wanted) == ENDPOINTS_AT_ONCE:
                 continue
             if_failing = 1 if endpoint.in_hand == 0 and free_failing > 0 else 0
             room = free if endpoint.in_hand == 0 else free - RESERVED
@@ -177,31 +169,40 @@ class Courier:
         return wanted
 
     async def _record(self) -> None:
-        results, self._results = self._results, []
-        if not results:
+        attempts, self._attempts = self._attempts, []
+        if not attempts:
             return
         try:
-            await self._loop.run_in_executor(self._database, _record, results)
+            await self._loop.run_in_executor(self._database, _record, attempts)
         except BaseException:
-            self._results = results + self._results
+            self._attempts = attempts + self._attempts
             raise
-        for result in results:
-            endpoint = self._endpoints[result.claim.endpoint_id]
+        for attempt in attempts:
+            endpoint_id = attempt.result.claim.endpoint_id
+            endpoint = self._endpoints[endpoint_id]
             endpoint.in_hand -= 1
-            endpoint.note(result)
-        self._forget({result.claim.endpoint_id for result in results})
+            endpoint.note(attempt)
+            if attempt.is_excessive and not endpoint.paused:
+                endpoint.paused = True
+                self._loop.call_later(PAUSE_SECONDS, self._resume, endpoint_id)
+        self._forget({attempt.result.claim.endpoint_id for attempt in attempts})
+
+    def _resume(self, id: UUID) -> None:
+        self._endpoints[id].paused = False
+        self._forget({id})
+        self._news.set()
 
     def _forget(self, ids: Sequence[UUID] | set[UUID] | dict[UUID, tuple[int, int]]) -> None:
         for id in ids:
             endpoint = self._endpoints.get(id)
-            if endpoint is not None and endpoint.in_hand == 0 and not endpoint.due:
+            if endpoint is not None and not (endpoint.in_hand or endpoint.due or endpoint.paused):
                 del self._endpoints[id]
 
     async def _deliver(self, session: aiohttp.ClientSession, claim: Claim) -> None:
         started = time.perf_counter()
-        result = await _call(session, claim)
+        attempt = await webhook_calls.call(session, claim)
         WEBHOOK_SECONDS.observe(time.perf_counter() - started)
-        self._results.append(result)
+        self._attempts.append(attempt)
         self._news.set()
 
 
@@ -211,57 +212,13 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES_MAX, hard), hard))
 
 
-async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
-    """POST one event. The answer's status is what counts; of its body only so much is read as keeps the connection."""
-    status = None
-    try:
-        now = int(time.time())
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": str(claim.event_id),
-            "webhook-timestamp": str(now),
-            "webhook-signature": signing.sign(
-                [vault.decrypt(secret) for secret in claim.secrets], str(claim.event_id), now, claim.body
-            ),
-        }
-        url = URL(claim.url, encoded=True)
-        async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
-            status = answer.status
-            with suppress(TimeoutError, aiohttp.ClientError):
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await answer.content.read(ANSWER_MAX_BYTES)
-        error = None if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES else f"HTTP {status}"
-    except TimeoutError:
-        error = f"no answer within {CALL_SECONDS:g} s"
-    except UnreadableSecret as exc:
-        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, exc)
-        error = exc.title()
-    except (aiohttp.ClientError, OSError, ValueError) as exc:
-        error = _cause(exc)
-    except Exception as exc:  # noqa: BLE001  # whatever it is, this delivery failed, and the others go on
-        logger.exception("delivery {} raised", claim.id)
-        error = type(exc).__name__
-    return Result(claim, status, error)
-
-
-def _cause(exc: BaseException) -> str:
-    """What went wrong, in the words of what was raised first: the libraries' own repeat the URL.
-
-    The receiver may have chosen some of them, so they are made few, and such as PostgreSQL can store.
-    """
-    root = exc
-    while (earlier := root.__cause__ or root.__context__) is not None:
-        root = earlier
-    text = f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:ERROR_MAX_LENGTH])
-
-
 def _claim(wanted: dict[UUID, tuple[int, int]]) -> list[Claim]:
     with db.autocommit() as connection:
         return webhook_deliveries.claim(connection, wanted)
 
 
-def _record(results: Sequence[Result]) -> None:
+def _record(attempts: Sequence[Attempt]) -> None:
+    results = [attempt.result for attempt in attempts]
     with db.autocommit() as connection:
         numbers = webhook_deliveries.record(connection, results)
     for status, number in numbers.items():

@@ -11,6 +11,9 @@ from sqlalchemy.types import LargeBinary, Text
 from gateway.models.base import Base, CreatedAt, Id, Json, one_of
 from gateway.states import DeliveryStatus, EndpointStatus, EventType
 
+LEASE_SECONDS = 60
+"""A claimed delivery belongs to its process for so long: much longer than a call may take, and its recording."""
+
 
 class Event(Base):
     """Something that happened to an object of a merchant, written in the commit that made it happen.

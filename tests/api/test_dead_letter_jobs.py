@@ -9,7 +9,7 @@ from loguru import logger
 
 from gateway.api.dead_letter_jobs import DeadLetterJob, DeadLetterJobPage
 from gateway.db import begin
-from gateway.domain import dead_letter_intake
+from gateway.domain import dead_letter_intake, dead_letter_jobs
 from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.flows import resumption
@@ -277,3 +277,17 @@ def test_an_order_that_is_not_valid_is_refused(operator: Caller, fields: dict[st
 def test_merchants_have_no_part_in_it(merchant: Caller) -> None:
     expect_problem(merchant.post(BULK, {"action": "replay", "filter": {}}), 403, "insufficient_scope")
     expect_problem(merchant.get(BULK), 403, "insufficient_scope")
+
+
+def test_a_bounded_number_of_jobs_runs_at_once(
+    operator: Caller, merchant: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letter_jobs, "JOBS_RUNNING_MAX", 2)
+    dead_payment(merchant)
+    first, _ = order(operator), order(operator)
+
+    expect_problem(operator.post(BULK, {"action": "replay", "filter": {}}), 409, "too_many_jobs")
+    assert order(operator, dry_run=True)["count"] == 1
+    assert operator.post(f"{BULK}/{first['id']}/cancel").status_code == 200
+    order(operator)
+    assert count("outbox", "topic = 'dead_letter_job.due'") == 3

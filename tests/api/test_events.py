@@ -1,10 +1,15 @@
 """Events over HTTP: reading them, and having them sent again (api.md, Webhooks to merchants)."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 from gateway.api.events import Event, EventPage, Resent
+from gateway.db import begin
+from gateway.domain import delivery_queries
 from gateway.domain.ids import new_id
 from gateway.flows.settlement import settle
+from gateway.models.webhooks import LEASE_SECONDS
 from gateway.states import EventType
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.factories import accept_payment, count, execute, route_payments
@@ -143,3 +148,74 @@ def test_an_event_cannot_be_sent_to_an_endpoint_that_is_disabled_foreign_or_not_
 def test_a_payment_that_is_only_accepted_is_no_event(merchant: Caller) -> None:
     accept_payment(merchant.merchant_id)
     assert events_of(merchant) == []
+
+
+def failed_once(delay_seconds: int) -> None:
+    """As if each delivery had failed, and were to be tried again after so many seconds."""
+    execute(
+        "UPDATE webhook_deliveries SET attempts = 1, next_attempt_at = now() + make_interval(secs => :delay)",
+        delay=delay_seconds,
+    )
+    execute("DELETE FROM outbox")
+
+
+def test_while_a_delivery_is_pending_another_resend_makes_none(merchant: Caller) -> None:
+    complete_payments(merchant.merchant_id)
+    for _ in range(2):
+        make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
+    [event] = events_of(merchant, "?type=transaction.completed")
+    path = f"/v1/events/{event['id']}/resend"
+
+    answers = [merchant.post(path) for _ in range(5)]
+
+    assert [answer.status_code for answer in answers] == [202] * 5
+    assert all(answer.json == answers[0].json for answer in answers)
+    assert len(answers[0].json["data"]) == 2
+    assert (count("webhook_deliveries"), count("outbox", "topic = 'webhook.due'")) == (2, 2)
+
+
+def test_concurrent_resends_make_one_delivery(merchant: Caller) -> None:
+    complete_payments(merchant.merchant_id)
+    make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
+    [event] = events_of(merchant, "?type=transaction.completed")
+    event_id = UUID(event["id"])
+
+    def resend(_: int) -> Any:
+        with begin() as connection:
+            return delivery_queries.resend(connection, merchant.merchant_id, event_id, None)
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(resend, range(40)))
+
+    assert len({delivery["id"] for deliveries in made for delivery in deliveries}) == 1
+    assert count("webhook_deliveries") == 1
+
+
+def test_a_resend_sends_at_once_what_waits_for_its_next_attempt(merchant: Caller) -> None:
+    make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant.merchant_id)
+    failed_once(delay_seconds=7_200)
+    [event] = events_of(merchant, "?type=transaction.completed")
+
+    [delivery] = merchant.post(f"/v1/events/{event['id']}/resend").json["data"]
+
+    assert (delivery["status"], delivery["attempts"]) == ("pending", 1)
+    assert count("webhook_deliveries") == 1
+    assert count("webhook_deliveries", "next_attempt_at <= now()") == 1
+    assert count("outbox", "topic = 'webhook.due'") == 1
+
+
+def test_a_resend_leaves_a_delivery_alone_that_is_in_hand_and_follows_one_that_ended(merchant: Caller) -> None:
+    make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant.merchant_id)
+    failed_once(delay_seconds=LEASE_SECONDS - 1)
+    [event] = events_of(merchant, "?type=transaction.completed")
+    path = f"/v1/events/{event['id']}/resend"
+
+    [in_hand] = merchant.post(path).json["data"]
+    assert (count("webhook_deliveries", "next_attempt_at <= now()"), count("outbox")) == (0, 0)
+    execute("UPDATE webhook_deliveries SET status = 'succeeded', next_attempt_at = NULL, finished_at = now()")
+    [again] = merchant.post(path).json["data"]
+
+    assert again["id"] != in_hand["id"]
+    assert count("webhook_deliveries") == 2

@@ -13,7 +13,7 @@ from gateway.api import reconciliations
 from gateway.api.discrepancies import Discrepancy, DiscrepancyPage
 from gateway.api.reconciliations import REPORT_COLUMNS, Reconciliation, ReconciliationPage
 from gateway.db import begin
-from gateway.domain import reconciliation
+from gateway.domain import reconciliation, reconciliation_requests
 from gateway.domain.ids import new_id, rfc3339, utc_now
 from gateway.domain.reconciliation import ADVISORY_LOCK, ReconciliationRunning
 from gateway.flows import resumption
@@ -324,3 +324,15 @@ def test_merchants_have_no_part_in_it(merchant: Caller) -> None:
         merchant.post(f"{FOUND}/{new_id()}/resolve", {"resolution": "other"}),
     ):
         expect_problem(answer, 403, "insufficient_scope")
+
+
+def test_a_bounded_number_of_reconciliations_is_unfinished_at_once(
+    operator: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliation_requests, "RUNS_UNFINISHED_MAX", 2)
+    first, _ = ask(operator), ask(operator)
+
+    period = {"from": first["from"], "to": first["to"]}
+    expect_problem(operator.post(RUNS, period), 409, "too_many_jobs")
+    reconcile_as_requested(UUID(first["id"]))
+    ask(operator)

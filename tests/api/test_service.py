@@ -21,6 +21,8 @@ from gateway.db import begin
 from gateway.domain.ids import new_id
 from tests.api.conftest import Caller, expect_problem
 from tests.factories import execute
+from tests.hostile_receivers import ENDLESS_BEFORE_STATUS
+from tests.receivers import answering
 from tests.test_db import engine_on
 
 
@@ -189,6 +191,14 @@ def test_a_management_api_that_is_away_or_silent_delays_nobody(
             assert found["broker_management_up"] == 0
             assert not any(name.startswith("queue_") for name in found)
             assert (ready.status_code, ready.json["broker"]) == (200, "down")
+
+
+def test_a_management_api_that_answers_without_end_delays_nobody(
+    anonymous: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(ENDLESS_BEFORE_STATUS["100 Continue"]) as url:
+        use_management(monkeypatch, url)
+        assert metrics_of(anonymous)["broker_management_up"] == 0
 
 
 def test_without_a_management_api_the_broker_is_unknown(anonymous: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

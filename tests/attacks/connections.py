@@ -54,12 +54,17 @@ class Crowd:
     source: str = ""
     connections: list[socket.socket] = field(default_factory=list)
 
-    def open(self, count: int, sent: bytes) -> list[socket.socket]:
-        """Open `count` more that send this much and no more."""
+    def open(self, count: int, sent: bytes, receive_buffer_bytes: int | None = None) -> list[socket.socket]:
+        """Open `count` more that send this much and no more; the kernel holds so much of what they do not read."""
         opened = []
         for _ in range(count):
-            connection = socket.create_connection((self.host, self.port), CONNECT_SECONDS, (self.source, 0))
+            connection = socket.socket()
             self.connections.append(connection)
+            connection.settimeout(CONNECT_SECONDS)
+            if receive_buffer_bytes is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+            connection.bind((self.source, 0))
+            connection.connect((self.host, self.port))
             opened.append(connection)
             if sent:
                 connection.sendall(sent)

@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER, LEASE_SECONDS
+from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
+from gateway.models.webhooks import LEASE_SECONDS
 from tests.chaos.books import Books
 from tests.chaos.judge import Verdict
 from tests.chaos.receiver import Receiver, digest

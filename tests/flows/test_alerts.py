@@ -20,7 +20,9 @@ from gateway.domain import alerts
 from gateway.domain.alerts import ATTEMPTS_MAX
 from gateway.domain.ids import new_id, rfc3339
 from gateway.flows.alerts import CALLS_AT_ONCE, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
+from gateway.providers.bounded_http import ANSWER_MAX_BYTES
 from tests.factories import count, execute
+from tests.hostile_receivers import ENDLESS_BEFORE_STATUS
 from tests.receivers import LOOPBACK, alerts_sent_to, answering, receiving, served
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -205,3 +207,10 @@ def test_an_alert_that_waits_for_too_long_is_delivered_without_broker_and_relay(
     with receiving(received.append) as url, alerts_sent_to(url):
         deliver_overdue()
     assert [row(old).status, row(new).status] == ["delivered", "pending"]
+
+
+def test_a_receiver_that_never_comes_to_its_answer_is_cut_off_at_its_length() -> None:
+    with answering(ENDLESS_BEFORE_STATUS["100 Continue"]) as url, alerts_sent_to(url):
+        id = raised()
+        assert deliver([id]) == [id]
+    assert row(id).last_error.endswith(f"the answer has more than {ANSWER_MAX_BYTES} bytes")

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.flows import webhooks
+from gateway.flows import webhook_calls, webhooks
 from gateway.flows.webhooks import Courier
+from gateway.outbound import RECEIVED_MAX_BYTES
 from gateway.states import EventType
 from tests.factories import count, make_merchant
+from tests.hostile_receivers import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS
 from tests.receivers import answering
 from tests.support import eventually
 from tests.webhook_receivers import (
@@ -34,8 +36,8 @@ IN_HAND = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
 
 @pytest.fixture
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "CALL_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(webhooks, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(webhook_calls, "CALL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(webhook_calls, "ANSWER_SECONDS", 0.2)
 
 
 def trickle(connection: socket.socket) -> None:
@@ -82,7 +84,7 @@ def test_a_receiver_that_misbehaves_delays_nobody_else(
 
 
 def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "CALL_SECONDS", 1.5)
+    monkeypatch.setattr(webhook_calls, "CALL_SECONDS", 1.5)
     merchant_id = make_merchant()
     with loopback_allowed(), answering(trickle) as url:
         endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
@@ -114,13 +116,13 @@ def test_whatever_a_receiver_says_is_recorded_in_few_words(courier: Courier, ans
         courier.wake([endpoint_id])
         eventually(attempted(endpoint_id, 1), within=8, what="the attempt on record")
     error = deliveries(endpoint_id)[0].last_error
-    assert error is None or (len(error) <= webhooks.ERROR_MAX_LENGTH and error.isprintable())
+    assert error is None or (len(error) <= webhook_calls.ERROR_MAX_LENGTH and error.isprintable())
 
 
 @pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 10_000, "line\nbreak"])
 def test_what_went_wrong_is_told_in_words_that_can_be_stored(words: str) -> None:
-    error = webhooks._cause(ValueError(words))
-    assert len(error) <= webhooks.ERROR_MAX_LENGTH
+    error = webhook_calls.describe(ValueError(words))
+    assert len(error) <= webhook_calls.ERROR_MAX_LENGTH
     assert error.isprintable()
 
 
@@ -158,3 +160,54 @@ def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
         courier.wake([*failing, good_endpoint])
         eventually(lambda: len(good.calls) == 10, within=PROMPT_SECONDS, what="the good deliveries")
         assert count("webhook_deliveries", f"{IN_HAND} AND merchant_id = '{failing_merchant}'") == 5
+
+
+def counting(behave: Callable[[socket.socket], object], calls: list[float]) -> Callable[[socket.socket], None]:
+    """A receiver that notes each call and then behaves so."""
+
+    def handle(connection: socket.socket) -> None:
+        calls.append(time.monotonic())
+        behave(connection)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [*ENDLESS_BEFORE_STATUS.values(), *ENDLESS_AFTER_STATUS.values()],
+    ids=[*ENDLESS_BEFORE_STATUS, *ENDLESS_AFTER_STATUS],
+)
+def test_many_receivers_that_answer_without_end_delay_nobody_else(
+    courier: Courier, behave: Callable[[socket.socket], object]
+) -> None:
+    bad_merchants, good_merchant = [make_merchant() for _ in range(4)], make_merchant()
+    with answering(behave) as bad_url, receiver() as good:
+        bad = [make_endpoint(id, bad_url, COMPLETED)[0] for id in bad_merchants for _ in range(4)]
+        good_endpoint, _ = make_endpoint(good_merchant, good.url)
+        for merchant_id in bad_merchants:
+            complete_payments(merchant_id, 5)
+        complete_payments(good_merchant, 25)
+        courier.wake([*bad, good_endpoint])
+        eventually(lambda: len(good.calls) == 50, within=2 * PROMPT_SECONDS, what="the good deliveries")
+        complete_payments(good_merchant, 25)
+        courier.wake([good_endpoint])
+        eventually(lambda: len(good.calls) == 100, within=2 * PROMPT_SECONDS, what="the next good deliveries")
+
+
+def test_a_receiver_that_sends_more_than_an_answer_is_paused_and_asked_again_later(
+    courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "PAUSE_SECONDS", 1.0)
+    merchant_id = make_merchant()
+    calls: list[float] = []
+    with answering(counting(ENDLESS_BEFORE_STATUS["100 Continue"], calls)) as url:
+        endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
+        complete_payments(merchant_id, 5)
+        courier.wake([endpoint_id])
+        eventually(lambda: any(row.attempts for row in deliveries(endpoint_id)), what="the end of the first call")
+        courier.wake([endpoint_id])
+        eventually(lambda: len(calls) == 2, what="the second call")
+    assert calls[1] - calls[0] >= 1.0
+    [first, *_] = sorted(deliveries(endpoint_id), key=lambda row: -row.attempts)
+    assert (first.status, first.response_status) == ("pending", None)
+    assert first.last_error.endswith(f"more than {RECEIVED_MAX_BYTES} bytes, or comes in too many pieces")

@@ -10,7 +10,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from gateway.db import autocommit, begin
 from gateway.domain import delivery_queries, webhook_deliveries, webhook_endpoints
 from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
-from gateway.flows import webhooks
+from gateway.flows import webhook_calls, webhooks
 from gateway.flows.webhooks import WINDOW_MAX, Courier
 from gateway.states import EndpointStatus, EventType
 from tests.factories import count, execute, make_merchant
@@ -176,7 +176,7 @@ def test_what_a_process_that_died_had_in_hand_becomes_due_again(courier: Courier
             [claim] = webhook_deliveries.claim(connection, {endpoint_id: (5, 1)})
             assert webhook_deliveries.claim(connection, {endpoint_id: (5, 1)}) == []
             assert webhook_deliveries.enqueue_due(connection) == 0
-        assert claim.lease > datetime.now(UTC) + timedelta(seconds=2 * webhooks.CALL_SECONDS)
+        assert claim.lease > datetime.now(UTC) + timedelta(seconds=2 * webhook_calls.CALL_SECONDS)
         execute("DELETE FROM outbox")
         make_due(endpoint_id)  # the lease is over
         assert webhooks.enqueue_due() == 1

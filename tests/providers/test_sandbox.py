@@ -14,6 +14,8 @@ from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, U
 from gateway.providers.sandbox import ANSWER_MAX_BYTES, TOKENS, Sandbox
 from gateway.providers.simulated import REFUND_TOKENS
 from gateway.sandbox.behaviour import PAYMENT_METHODS
+from tests.hostile_receivers import ENDLESS_BEFORE_STATUS
+from tests.receivers import answering
 from tests.sandbox.process import AcquirerProcess, Configure
 
 TIMEOUT_SECONDS = 1
@@ -218,6 +220,13 @@ def test_an_answer_that_drips_is_cut_off_in_time(start: bytes) -> None:
         outcome = Sandbox(url, TIMEOUT_SECONDS).charge(new_charge())
         assert time.monotonic() - started < TIMEOUT_SECONDS
     assert kind(outcome) == "Unknown provider_timeout"
+
+
+@pytest.mark.parametrize("name", ["100 Continue", "shortest 100"])
+def test_an_answer_without_end_is_cut_off_at_its_length(name: str) -> None:
+    with answering(ENDLESS_BEFORE_STATUS[name]) as url:
+        outcome = Sandbox(url, 10 * TIMEOUT_SECONDS).charge(new_charge())
+    assert kind(outcome) == "Unknown connection_lost"
 
 
 STRANGE_ANSWERS = {

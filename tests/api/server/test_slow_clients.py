@@ -118,7 +118,7 @@ def test_readers_that_do_not_read_hold_neither_threads_nor_much_memory(api: ApiP
     worker = next(child for child in psutil.Process(listener(api.port)).children() if child.num_threads() > 4)
     with crowd("127.0.0.1", api.port) as slow:
         before = worker.memory_info().rss
-        readers = slow.open(100, request)
+        readers = slow.open(100, request, receive_buffer_bytes=4096)
         expect_service(api, merchant)
         assert worker.memory_info().rss - before < 100 * 2**20
         assert get(api.port, ASSET).status == 200

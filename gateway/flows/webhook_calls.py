@@ -1,0 +1,97 @@
+"""One call of a merchant's receiver: what is sent, how much of the answer is read, and what it came to."""
+
+import time
+from asyncio import IncompleteReadError, timeout
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+from loguru import logger
+from yarl import URL
+
+from gateway import outbound, signing, vault
+from gateway.config import settings
+from gateway.domain.webhook_deliveries import Claim, Result
+from gateway.outbound import AnswerTooLong
+from gateway.vault import UnreadableSecret
+
+CALL_SECONDS = 15.0
+"""The longest that a receiver may take, from the lookup of its name to its answer's status."""
+ANSWER_SECONDS = 1.0
+ANSWER_MAX_BYTES = 16_384
+"""How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
+ERROR_MAX_LENGTH = 200
+USER_AGENT = "payment-gateway-webhooks/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A call that ended. `is_excessive`: the receiver sent all that one call may receive before any status."""
+
+    result: Result
+    is_excessive: bool = False
+
+
+def session() -> aiohttp.ClientSession:
+    """The client that `call` takes; see `outbound.session`."""
+    return outbound.session(
+        allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
+    )
+
+
+async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
+    """POST one event. The answer's status is what counts; of its body only so much is read as keeps the connection."""
+    status = None
+    is_excessive = False
+    try:
+        status = await _post(session, claim)
+        error = None if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES else f"HTTP {status}"
+    except TimeoutError:
+        error = f"no answer within {CALL_SECONDS:g} s"
+    except UnreadableSecret as exc:
+        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, exc)
+        error = exc.title()
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        error = describe(exc)
+        is_excessive = isinstance(_root_of(exc), AnswerTooLong)
+    except Exception as exc:  # noqa: BLE001  # whatever it is, this delivery failed, and the others go on
+        logger.exception("delivery {} raised", claim.id)
+        error = type(exc).__name__
+    return Attempt(Result(claim, status, error), is_excessive)
+
+
+async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
+    """The status of the answer."""
+    now = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": str(claim.event_id),
+        "webhook-timestamp": str(now),
+        "webhook-signature": signing.sign(
+            [vault.decrypt(secret) for secret in claim.secrets], str(claim.event_id), now, claim.body
+        ),
+    }
+    url = URL(claim.url, encoded=True)
+    async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
+        with suppress(TimeoutError, aiohttp.ClientError, AnswerTooLong, IncompleteReadError):
+            async with timeout(ANSWER_SECONDS):
+                await answer.content.readexactly(ANSWER_MAX_BYTES)  # it mostly ends earlier: that is an IncompleteRead
+    return answer.status
+
+
+def describe(exc: BaseException) -> str:
+    """Describe a failed call in the words of what was raised first: the libraries' own repeat the URL.
+
+    The receiver may have chosen some of them, so they are shortened, and made such as PostgreSQL can store.
+    """
+    root = _root_of(exc)
+    text = f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:ERROR_MAX_LENGTH])
+
+
+def _root_of(exc: BaseException) -> BaseException:
+    root = exc
+    while (earlier := root.__cause__ or root.__context__) is not None:
+        root = earlier
+    return root
