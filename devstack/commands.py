@@ -8,7 +8,7 @@ import psutil
 import psycopg
 import requests
 
-from devstack import checks, health, processes, secretfile, services, stackfile, supervisor, testing, waiting
+from devstack import checks, health, processes, secretfile, services, stackfile, supervisor, testing, unpack, waiting
 from devstack.bootstrap import file_lock
 from devstack.console import DevstackError, complain, say, write
 from devstack.journey import Journey
@@ -188,9 +188,11 @@ def clean() -> None:
 
 
 def distclean() -> None:
-    """Clean, and remove the downloaded RabbitMQ too; .venv is removed by make."""
+    """Clean, and remove the downloaded servers too; .venv is removed by make."""
     clean()
-    shutil.rmtree(layout().cache / "rabbitmq", ignore_errors=True)
+    cache = layout().cache
+    for package in (unpack.RABBITMQ, *unpack.PROGRAMS.values()):
+        shutil.rmtree(unpack.folder(cache, package), ignore_errors=True)
 
 
 def bench() -> int:

@@ -1,9 +1,11 @@
-"""RabbitMQ and Erlang from the Debian or Ubuntu archive, unpacked into a folder: no root, nothing installed."""
+"""Programs from the Debian or Ubuntu archive, unpacked into a folder: no root, nothing installed."""
 
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from devstack.bootstrap import file_lock
@@ -12,34 +14,123 @@ from devstack.waiting import run_step
 
 _LIMIT_SECONDS = 600
 _LOCK_LIMIT_SECONDS = 900
-_WANTED = re.compile(r"^(erlang-(?!base-hipe)[a-z0-9-]+|rabbitmq-server|socat)$")
-"""erlang-base-hipe is an alternative of erlang-base; both cannot be unpacked into one folder."""
-CHOICES = (
-    "either set RABBITMQ_URL (and RABBITMQ_MANAGEMENT_URL) to a broker of yours, or install RabbitMQ 3.10 or newer"
-    " (apt-get install rabbitmq-server, dnf install rabbitmq-server, brew install rabbitmq), or start on Debian or"
-    " Ubuntu, where it is unpacked below DEV_CACHE without being installed"
+_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
+"""Where servers are installed; an ordinary user's PATH does not name these folders."""
+
+
+def _nothing(_root: Path) -> None:
+    """Leave the unpacked files as they are."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the archive, and which of its dependencies are unpacked with it."""
+
+    name: str
+    wanted: str
+    """A regular expression of package names; the libraries of every base system are left out."""
+    size: str
+    remedy: str
+    """What to do where it can be neither found nor fetched."""
+    finish: Callable[[Path], None] = _nothing
+
+
+def _make_relocatable(root: Path) -> None:
+    """Let Erlang find itself from where it stands: Debian's start scripts have /usr/lib/erlang written into them."""
+    found_at_run_time = 'ROOTDIR="$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)"'
+    for name in ("erl", "start"):
+        script = root / "usr" / "lib" / "erlang" / "bin" / name
+        if script.exists():
+            text = script.read_text().replace("ROOTDIR=/usr/lib/erlang", found_at_run_time)
+            mode = script.stat().st_mode
+            script.write_text(text)
+            os.chmod(script, mode)
+
+
+RABBITMQ = Package(
+    "rabbitmq-server",
+    # erlang-base-hipe is an alternative of erlang-base; both cannot be unpacked into one folder.
+    wanted=r"erlang-(?!base-hipe)[a-z0-9-]+|rabbitmq-server|socat",
+    size="40 MB",
+    remedy=(
+        "either set RABBITMQ_URL (and RABBITMQ_MANAGEMENT_URL) to a broker of yours, or install RabbitMQ 3.10 or newer"
+        " (apt-get install rabbitmq-server, dnf install rabbitmq-server, brew install rabbitmq), or start on Debian or"
+        " Ubuntu, where it is unpacked below DEV_CACHE without being installed"
+    ),
+    finish=_make_relocatable,
 )
 
 
-def unpacked(cache: Path, env: dict[str, str]) -> Path:
-    """Return the root folder of the unpacked packages; download them when they are not there yet.
+def _server(name: str, libraries: str) -> Package:
+    return Package(
+        name,
+        wanted=rf"{name}(-core)?|{libraries}|libssl3(t64)?|libsystemd0|libpcre2?-?[a-z0-9-]*|libcrypt1|libpam0g",
+        size="5 MB",
+        remedy=f"install {name} (apt-get install {name})",
+    )
+
+
+PROGRAMS = {
+    package.name: package
+    for package in (
+        _server("nginx", "zlib1g"),
+        _server("haproxy", r"liblua5\.[0-9]-0|libopentracing[a-z0-9-]*"),
+        _server("pgbouncer", r"libc-ares2|libevent-2[a-z0-9.-]*"),
+    )
+}
+"""Servers that production puts in front of the gateway or of PostgreSQL; the tests run the real ones."""
+
+
+def program(cache: Path, env: dict[str, str], name: str) -> Path:
+    """Return the executable of one of `PROGRAMS`: the installed one, else one unpacked below `cache`.
+
+    Raises:
+        DevstackError: it is not installed, and there is no archive to fetch it from.
+    """
+    path = os.pathsep.join((env.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
+    found = shutil.which(name, path=path)
+    return Path(found) if found else with_its_libraries(unpacked(cache, env, PROGRAMS[name]), name)
+
+
+def with_its_libraries(root: Path, name: str) -> Path:
+    """Return a script that starts an unpacked program with the libraries that were unpacked with it."""
+    libraries = ":".join(str(folder) for folder in sorted(root.glob("**/*-linux-gnu*")) if folder.is_dir())
+    script = root / name
+    if not script.exists():
+        fresh = script.with_name(f"{name}.{os.getpid()}")
+        fresh.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries}" exec "{root}/usr/sbin/{name}" "$@"\n')
+        fresh.chmod(0o755)
+        fresh.replace(script)
+    return script
+
+
+def folder(cache: Path, package: Package) -> Path:
+    """Return where a package is unpacked."""
+    return cache / package.name.removesuffix("-server")
+
+
+def unpacked(cache: Path, env: dict[str, str], package: Package = RABBITMQ) -> Path:
+    """Return the root folder of an unpacked package; download it when it is not there yet.
 
     Several stacks share it. It appears under its name in one step when it is complete, so that a start that is
     interrupted leaves nothing that looks finished.
+
+    Raises:
+        DevstackError: there is no archive to fetch it from; the text says what to do instead.
     """
-    root = cache / "rabbitmq"
+    root = folder(cache, package)
     if root.is_dir():
         return root
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise DevstackError(f"no RabbitMQ found and no apt-get to fetch it with: {CHOICES}")
+        raise DevstackError(f"no {package.name} found and no apt-get to fetch it with: {package.remedy}")
     with file_lock(cache / "lock", _LOCK_LIMIT_SECONDS):
         if not root.is_dir():
-            _fetch(cache, root, env)
+            _fetch(cache, root, env, package)
     return root
 
 
-def _fetch(cache: Path, root: Path, env: dict[str, str]) -> None:
-    say(f"fetching RabbitMQ and Erlang (about 40 MB), unpacked into {root}; the system is left alone")
+def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> None:
+    say(f"fetching {package.name} (about {package.size}), unpacked into {root}; the system is left alone")
     work = cache / "work"
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial", "packages", "root"):
@@ -51,15 +142,15 @@ def _fetch(cache: Path, root: Path, env: dict[str, str]) -> None:
         _apt("apt-get update", ["apt-get", *options, "update"], env, log)
     except DevstackError as error:
         say(f"{error}\n    going on with the package lists that there are")
-    packages = _packages(options, env)
-    download = ["sh", "-c", 'cd "$0" && exec apt-get "$@"', str(work / "packages"), *options, "download", *packages]
+    names = _names(options, env, package)
+    download = ["sh", "-c", 'cd "$0" && exec apt-get "$@"', str(work / "packages"), *options, "download", *names]
     try:
         _apt("apt-get download", download, env, log)
     except DevstackError as error:
-        raise DevstackError(f"RabbitMQ could not be downloaded: {error}\n{CHOICES}") from error
-    for package in sorted((work / "packages").glob("*.deb")):
-        _apt("dpkg-deb", ["dpkg-deb", "-x", str(package), str(work / "root")], env, log)
-    _make_relocatable(work / "root")
+        raise DevstackError(f"{package.name} could not be downloaded: {error}\n{package.remedy}") from error
+    for archive in sorted((work / "packages").glob("*.deb")):
+        _apt("dpkg-deb", ["dpkg-deb", "-x", str(archive), str(work / "root")], env, log)
+    package.finish(work / "root")
     (work / "root").replace(root)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -82,26 +173,13 @@ def _apt(what: str, command: list[str], env: dict[str, str], log: Path) -> None:
     run_step(what, command, {**env, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}, log, _LIMIT_SECONDS)
 
 
-def _packages(options: list[str], env: dict[str, str]) -> list[str]:
-    """Return rabbitmq-server and what it needs of Erlang; libraries of the base system are there already."""
+def _names(options: list[str], env: dict[str, str], package: Package) -> list[str]:
+    """Return the names of `package` and of what it needs; libraries of the base system are there already."""
     kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-    command = ["apt-cache", *options[1:], "depends", "--recurse", *(f"--no-{kind}" for kind in kinds)]
-    answer = subprocess.run(
-        [*command, "rabbitmq-server"], check=False, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS
-    )
-    packages = sorted({line for line in answer.stdout.splitlines() if _WANTED.match(line)})
-    if "rabbitmq-server" not in packages:
-        raise DevstackError(f"this machine's package sources have no rabbitmq-server: {CHOICES}\n{answer.stderr}")
-    return packages
-
-
-def _make_relocatable(root: Path) -> None:
-    """Let Erlang find itself from where it stands: Debian's start scripts have /usr/lib/erlang written into them."""
-    found_at_run_time = 'ROOTDIR="$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)"'
-    for name in ("erl", "start"):
-        script = root / "usr" / "lib" / "erlang" / "bin" / name
-        if script.exists():
-            text = script.read_text().replace("ROOTDIR=/usr/lib/erlang", found_at_run_time)
-            mode = script.stat().st_mode
-            script.write_text(text)
-            os.chmod(script, mode)
+    command = ["apt-cache", *options[1:], "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), package.name]
+    answer = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
+    wanted = re.compile(package.wanted)
+    names = sorted({line for line in answer.stdout.splitlines() if wanted.fullmatch(line)})
+    if package.name not in names:
+        raise DevstackError(f"this machine's package sources have no {package.name}: {package.remedy}\n{answer.stderr}")
+    return names

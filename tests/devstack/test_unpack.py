@@ -1,9 +1,15 @@
 """What is done to the unpacked packages."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from devstack import unpack
+from devstack.console import DevstackError
+from devstack.settings import layout
 
 
 def test_erlang_finds_itself_wherever_it_was_unpacked(tmp_path: Path) -> None:
@@ -12,7 +18,31 @@ def test_erlang_finds_itself_wherever_it_was_unpacked(tmp_path: Path) -> None:
     script = folder / "erl"
     script.write_text('#!/bin/sh\nif true\nthen\n    ROOTDIR=/usr/lib/erlang\nfi\necho "$ROOTDIR"\n')
     script.chmod(0o755)
-    unpack._make_relocatable(tmp_path)
+    unpack.RABBITMQ.finish(tmp_path)
     moved = tmp_path.rename(tmp_path.with_name("moved with a space"))
     command = [str(moved / "usr/lib/erlang/bin/erl")]
     assert subprocess.check_output(command, text=True).strip() == str(moved / "usr" / "lib" / "erlang")
+
+
+def test_an_installed_program_is_used(tmp_path: Path) -> None:
+    installed = tmp_path / "nginx"
+    installed.write_text("#!/bin/sh\n")
+    installed.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert unpack.program(tmp_path / "cache", env, "nginx") == installed
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no Debian or Ubuntu archive on this machine")
+@pytest.mark.parametrize("name", unpack.PROGRAMS)
+def test_an_unpacked_program_starts_without_being_installed(name: str) -> None:
+    root = unpack.unpacked(layout().cache, dict(os.environ), unpack.PROGRAMS[name])
+    version = {"nginx": "-v", "haproxy": "-v", "pgbouncer": "--version"}[name]
+    command = [str(unpack.with_its_libraries(root, name)), version]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+    assert name in (answer.stdout + answer.stderr).lower()
+
+
+def test_a_program_that_cannot_be_had_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DevstackError, match="apt-get install haproxy"):
+        unpack.unpacked(tmp_path, {"PATH": str(tmp_path)}, unpack.PROGRAMS["haproxy"])
