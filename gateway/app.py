@@ -33,6 +33,7 @@ from gateway.api import (
 )
 from gateway.api.application import Application
 from gateway.config import settings
+from gateway.flows import clocks
 from gateway.telemetry import configure_logging
 
 PARTS = (
@@ -67,6 +68,7 @@ def create_app() -> Flask:
     configure_logging()
     keys.make_ready()
     vault.make_ready()
+    clocks.watch()
     app = Application(__name__, static_folder=None)
     edge.install(app)
     problems.install(app)

@@ -29,7 +29,9 @@ from yarl import URL
 from gateway import db, outbound, signing, vault
 from gateway.config import settings
 from gateway.domain import webhook_deliveries, webhook_endpoints
+from gateway.domain.ids import utc_now
 from gateway.domain.webhook_deliveries import Claim, Result
+from gateway.reasons import reason_of
 from gateway.states import DeliveryStatus
 from gateway.telemetry import WEBHOOK_DELIVERIES, WEBHOOK_SECONDS
 from gateway.vault import UnreadableSecret
@@ -125,7 +127,7 @@ class Courier:
                     await self._round(session)
                 except Exception as exc:  # noqa: BLE001  # whatever it is: the next round may do better, no round at all never
                     expected = isinstance(exc, db.UNAVAILABLE)
-                    logger.opt(exception=not expected).warning("webhooks wait: {}", exc)
+                    logger.opt(exception=not expected).warning("webhooks wait: {}", reason_of(exc))
                     self._news.set()
                     await asyncio.sleep(DATABASE_PAUSE_SECONDS)
                 await asyncio.sleep(GATHER_SECONDS)
@@ -215,7 +217,7 @@ async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
     """POST one event. The answer's status is what counts; of its body only so much is read as keeps the connection."""
     status = None
     try:
-        now = int(time.time())
+        now = int(utc_now().timestamp())
         headers = {
             "Content-Type": "application/json",
             "webhook-id": str(claim.event_id),
@@ -234,7 +236,7 @@ async def _call(session: aiohttp.ClientSession, claim: Claim) -> Result:
     except TimeoutError:
         error = f"no answer within {CALL_SECONDS:g} s"
     except UnreadableSecret as exc:
-        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, exc)
+        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, reason_of(exc))
         error = exc.title()
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = _cause(exc)
@@ -252,7 +254,7 @@ def _cause(exc: BaseException) -> str:
     root = exc
     while (earlier := root.__cause__ or root.__context__) is not None:
         root = earlier
-    text = f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    text = f"{type(exc).__name__}: {root}" if root is not exc and str(root) else type(exc).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in text[:ERROR_MAX_LENGTH])
 
 
