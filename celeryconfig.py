@@ -5,10 +5,11 @@ https://docs.celeryq.dev/en/stable/userguide/configuration.html
 
 import ssl
 
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
 from kombu import Exchange, Queue
 
 from gateway.config import settings
+from gateway.flows.clocks import scheduling_time
 
 _settings = settings()
 
@@ -70,6 +71,7 @@ imports = (
     "tasks.alerts",
     "tasks.reconciliation",
     "tasks.dead_letter_jobs",
+    "tasks.queue_watch",
     "tasks.monitor",
 )
 
@@ -106,34 +108,36 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 worker_enable_remote_control = True
 
-# --- Beat. It does not catch up after an outage: each job does what a missed one left undone
+# --- Beat. It does not catch up after an outage: each job does what a missed one left undone. It goes by the database's
+# clock, and RabbitMQ measures the time after which a job that nobody took is dropped: with `expires` two hosts would
+# have to agree about the time.
 timezone = _settings.reconciliation_time_zone
 beat_max_loop_interval = 5
 BALANCES_FOLD_SECONDS = 15.0  # what is not folded yet is added up each time that a balance is read
 beat_schedule = {
     "sweep": {
         "task": "operations.sweep",
-        "schedule": float(_settings.sweep_interval_seconds),
-        "options": {"expires": _settings.sweep_interval_seconds},
+        "schedule": schedule(float(_settings.sweep_interval_seconds), nowfun=scheduling_time),
+        "options": {"expiration": _settings.sweep_interval_seconds},
     },
     "fold_balances": {
         "task": "operations.fold_balances",
-        "schedule": BALANCES_FOLD_SECONDS,
-        "options": {"expires": BALANCES_FOLD_SECONDS},
+        "schedule": schedule(BALANCES_FOLD_SECONDS, nowfun=scheduling_time),
+        "options": {"expiration": BALANCES_FOLD_SECONDS},
     },
     "check_invariants": {
         "task": "operations.check_invariants",
-        "schedule": float(_settings.invariants_interval_seconds),
-        "options": {"expires": _settings.invariants_interval_seconds},
+        "schedule": schedule(float(_settings.invariants_interval_seconds), nowfun=scheduling_time),
+        "options": {"expiration": _settings.invariants_interval_seconds},
     },
     "check_balances": {
         "task": "operations.check_balances",
-        "schedule": crontab(minute=30, hour=_settings.reconciliation_hour),
-        "options": {"expires": 3600},
+        "schedule": crontab(minute=30, hour=_settings.reconciliation_hour, nowfun=scheduling_time),
+        "options": {"expiration": 3600},
     },
     "reconcile": {
         "task": "operations.reconcile",
-        "schedule": crontab(minute=0, hour=_settings.reconciliation_hour),
-        "options": {"expires": 3600},
+        "schedule": crontab(minute=0, hour=_settings.reconciliation_hour, nowfun=scheduling_time),
+        "options": {"expiration": 3600},
     },
 }

@@ -36,6 +36,7 @@ from gateway.api.server import sockets
 from gateway.api.server.asgi import Server
 from gateway.api.server.uploads import UploadGate
 from gateway.config import settings
+from gateway.flows import clocks
 from gateway.telemetry import configure_logging
 
 PARTS = (
@@ -71,6 +72,7 @@ def create_app() -> Flask:
     keys.make_ready()
     vault.make_ready()
     device_tokens.make_ready()
+    clocks.watch()
     app = Application(__name__, static_folder=None)
     edge.install(app)
     problems.install(app)

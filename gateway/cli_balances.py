@@ -5,8 +5,8 @@ import sys
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import db
 from gateway.flows import balances
+from gateway.reasons import reason_of
 
 
 @click.command("balances")
@@ -19,7 +19,7 @@ def command() -> None:
     try:
         found = balances.check()
     except SQLAlchemyError as exc:
-        click.echo(f"Error: The balances could not be checked: {db.reason(exc)}", err=True)
+        click.echo(f"Error: The balances could not be checked: {reason_of(exc)}", err=True)
         sys.exit(2)
     for row in found:
         click.echo(f"{row.merchant_id} {row.currency}: kept {row.kept or 'nothing'}, posted {row.posted or 'nothing'}")

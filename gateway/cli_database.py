@@ -7,6 +7,7 @@ from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from gateway import db, sessions
 from gateway.config import settings
+from gateway.reasons import reason_of
 
 ADVISORY_LOCK = 7_205_005
 """Two that alter one role at once would fail."""
@@ -40,7 +41,7 @@ def set_session_defaults() -> None:
         with db.begin_directly() as connection:
             _set(connection)
     except SQLAlchemyError as exc:
-        raise click.ClickException(f"The session defaults could not be set: {db.reason(exc)}") from exc
+        raise click.ClickException(f"The session defaults could not be set: {reason_of(exc)}") from exc
 
 
 def _set(connection: Connection) -> None:
@@ -63,7 +64,7 @@ def _set(connection: Connection) -> None:
             connection.exec_driver_sql(statement)
     except ProgrammingError as exc:
         listed = "\n".join(f"{statement};" for statement in statements)
-        raise click.ClickException(f"{db.reason(exc)}. As a superuser, run:\n{listed}") from exc
+        raise click.ClickException(f"{reason_of(exc)}. As a superuser, run:\n{listed}") from exc
     click.echo(f"The sessions of {role} in {database} now begin with their settings.")
     open_now = connection.scalar(_OPEN, {"role": role})
     if open_now:

@@ -7,10 +7,10 @@ from typing import Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import db
 from gateway.domain.ids import rfc3339
 from gateway.domain.invariants import Report, Result
 from gateway.flows import invariants
+from gateway.reasons import reason_of
 
 SHOWN_MAX = 5
 BROKEN = 1
@@ -42,7 +42,7 @@ def command(*, recent: bool, as_json: bool) -> None:
     try:
         report = invariants.check(full=not recent)
     except SQLAlchemyError as exc:
-        raise NotChecked(f"The invariants could not be checked: {db.reason(exc)}") from exc
+        raise NotChecked(f"The invariants could not be checked: {reason_of(exc)}") from exc
     if as_json:
         click.echo(json.dumps(_represent(report), indent=2))
     else:

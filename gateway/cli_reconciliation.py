@@ -14,6 +14,7 @@ from gateway.domain.reconciliation import LISTED_MAX, Run
 from gateway.errors import GatewayError
 from gateway.flows.reconciliation import reconcile
 from gateway.models.reconciliation import DISCREPANCY_KINDS
+from gateway.reasons import reason_of
 
 LISTED_DEFAULT = 20
 FOUND = 1
@@ -69,7 +70,7 @@ def command(*, period_from: datetime | None, period_to: datetime | None, limit: 
     except GatewayError as exc:
         raise NotCompared(exc.detail) from exc
     except db.UNAVAILABLE as exc:
-        raise NotCompared(f"The database cannot be reached: {db.reason(exc)}") from exc
+        raise NotCompared(f"The database cannot be reached: {reason_of(exc)}") from exc
     if as_json:
         click.echo(json.dumps({**reconciliation.represent(run), "discrepancies": found}, indent=2))
     else:

@@ -9,6 +9,7 @@ import click
 
 from gateway import db
 from gateway.errors import GatewayError, TransientError
+from gateway.reasons import reason_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except GatewayError as exc:
             raise Failure(exc.detail) from exc
         except db.UNAVAILABLE as exc:
-            raise TryLater(f"The database cannot be reached: {db.reason(exc)}") from exc
+            raise TryLater(f"The database cannot be reached: {reason_of(exc)}") from exc
 
     return reporting
 

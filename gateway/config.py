@@ -159,6 +159,12 @@ class Settings(BaseSettings):
         le=DATABASE_TIMEOUT_SECONDS_MAX,
         description="The longest that a statement of the API or of a task may take",
     )
+    clock_offset_max_seconds: int = Field(
+        default=60,
+        ge=5,
+        le=3600,
+        description="An API process whose clock differs by more from PostgreSQL's is not ready",
+    )
     chunk_max: int = Field(default=200, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
     outbox_poll_ms: int = Field(
         default=500, ge=1, le=500, description="How often the outbox is looked into when nothing was notified"

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, TextClause, create_engine, event, tex
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway import sessions
+from gateway.clock import database_clock
 from gateway.config import settings
 from gateway.context import Within
 
@@ -35,6 +36,8 @@ IDLE_CHECK_SECONDS = 2.0
 """A pooled connection that rested longer is tested before use; of the others, only one whose server has said something
 meanwhile: that it shuts down, or has ended the session."""
 IDLE_CHECK_PATIENCE_SECONDS = 1.0
+IDLE_CHECK = "SELECT clock_timestamp()"
+"""It tells the database's time too (gateway.clock), so that this takes no statement of its own."""
 PATIENCE_MARGIN_SECONDS = 1.0
 """PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
 
@@ -142,28 +145,40 @@ def _note_rest(_connection: Any, record: Any) -> None:
 
 
 def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
-    rests_since = record.info.get("rests_since")
-    if rests_since is not None:
-        check_after_rest(connection, rests_since)
+    check_after_rest(connection, record.info.get("rests_since"))
 
 
-def check_after_rest(connection: Any, rests_since: float) -> None:
+def check_after_rest(connection: Any, rests_since: float | None) -> None:
     """Ask a connection that rested whether it is of use; see `IDLE_CHECK_SECONDS` for when that is asked.
+
+    It is also asked, a new connection too, when the database's time is to be measured.
 
     Raises:
         DisconnectionError: its session is over.
         OperationalError: its server hangs, as a new connection's would.
     """
-    if time.monotonic() - rests_since < IDLE_CHECK_SECONDS and not _has_unread_input(connection):
+    rested = rests_since is not None and (
+        time.monotonic() - rests_since >= IDLE_CHECK_SECONDS or _has_unread_input(connection)
+    )
+    if not rested and not database_clock.is_due():
         return
     began = time.monotonic()
     try:
         with patience(IDLE_CHECK_PATIENCE_SECONDS):
-            connection.execute("SELECT 1")
+            measured = database_clock.measure(lambda: connection.execute(IDLE_CHECK).fetchone()[0])
+            if rested and not measured:
+                connection.execute(IDLE_CHECK)
     except Exception as exc:
-        if time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
-            raise OperationalError("SELECT 1", {}, exc) from exc  # a server that hangs would hang again
+        if rests_since is None or time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
+            raise OperationalError(IDLE_CHECK, {}, exc) from exc  # a server that hangs would hang again
         raise DisconnectionError from exc  # it is replaced, and the new one tried
+
+
+def measure_time() -> None:
+    """Measure the database's time now, as taking a connection into use does when that is due."""
+    database_clock.forget()
+    with autocommit():
+        pass
 
 
 def _has_unread_input(connection: Any) -> bool:
@@ -250,14 +265,6 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
                 raise OperationalError("LISTEN", {}, exc) from exc
 
         yield hear
-
-
-def reason(exc: BaseException) -> str:
-    """Say in one line why the database did not do what it was asked: neither SQL nor values of a row."""
-    cause = getattr(exc, "orig", None) or exc
-    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
-    lines = (line.strip() for line in (said or str(cause)).splitlines())  # of a failed connection, one per host
-    return f"{type(cause).__name__}: {'; '.join(line for line in lines if line) or 'no reason given'}"
 
 
 def plan_freely(connection: Connection) -> None:

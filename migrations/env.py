@@ -9,9 +9,10 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from gateway import db, sessions
+from gateway import sessions
 from gateway.config import settings
 from gateway.models import all_tables
+from gateway.reasons import reason_of
 
 LOCK_TIMEOUT = "5s"  # a migration that cannot get its lock fails, rather than queueing every payment behind it
 NO_LIMITS = {
@@ -45,7 +46,7 @@ def _run() -> None:
     try:
         connected = engine.connect()
     except OperationalError as exc:
-        raise CommandError(db.reason(exc)) from exc
+        raise CommandError(reason_of(exc)) from exc
     with connected as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")

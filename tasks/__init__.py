@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from gateway.flows import clocks
 from gateway.telemetry import configure_logging
 
 app = Celery("gateway", task_cls="tasks.base:GatewayTask", set_as_current=True)
@@ -25,3 +26,9 @@ def _keep_out_of_collections(**_: Any) -> None:
     for name in app.loader.default_modules:  # Celery does the same after this signal, too late to freeze them
         app.loader.import_task_module(name)
     gc.freeze()
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def _watch_the_clock(**_: Any) -> None:
+    clocks.watch()

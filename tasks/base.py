@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 
 from amqp.exceptions import AMQPError, MessageNacked
 from celery import Task
+from kombu import Exchange
 from kombu.exceptions import OperationalError
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 from loguru import logger
 
 from gateway import db
@@ -27,9 +29,21 @@ TRANSIENT = (TransientError, *db.UNAVAILABLE, *BROKER_UNAVAILABLE)
 A broker that does not take the next message is one too, and no fault of the payment: its attempts are not used up.
 """
 
+DELAYS = Exchange(level_name(MAX_LEVEL), type="topic")
+"""Where a delayed message enters RabbitMQ's delay queues."""
 WORKER_LOST_DELAY_SECONDS = 5
 ELECTION_SECONDS = 5.0
 REFUSED_PAUSE_SECONDS = 0.2
+
+
+def refused_by_queue(error: BaseException) -> bool:
+    """Whether publishing failed for what may be a matter of one queue: it refused the message, or did not confirm."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, MessageNacked | TimeoutError):
+            return True
+        found = found.__cause__
+    return False
 
 
 def retry_delay(retries: int) -> int:
@@ -71,7 +85,11 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
 
         While a cluster elects a queue's new leader, a second or two, it refuses all messages. Celery repeats at once,
         and waits in between for the next task of a chain only.
+
+        RabbitMQ alone measures a `countdown`. Celery writes the time at which it ends into the message too, by the
+        clock of this host; a worker whose clock is behind would hold the message until then.
         """
+        kwargs = self._delayed_by_broker(kwargs)
         deadline = time.monotonic() + ELECTION_SECONDS
         while True:
             try:
@@ -90,6 +108,15 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
             db.wait_until_available(settings().claim_lease_seconds / 2)
         kwargs |= {"queue": self.queue_name, "countdown": retry_delay(self.request.retries)}
         return super().retry(*args, **kwargs)
+
+    def _delayed_by_broker(self, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` with a countdown turned into a way through RabbitMQ's delay queues, as Celery does it."""
+        countdown = options.get("countdown")
+        if not countdown:
+            return options
+        kept = {name: value for name, value in options.items() if name not in {"countdown", "queue"}}
+        routing_key = calculate_routing_key(int(countdown), self.queue_name)
+        return kept | {"exchange": DELAYS, "routing_key": routing_key}
 
     @property
     def queue_name(self) -> str:

@@ -6,6 +6,7 @@ from uuid import UUID
 from gateway import db
 from gateway.errors import RetriesExhausted
 from gateway.flows.provider_calls import Handled
+from gateway.reasons import reason_of
 from gateway.telemetry import RETRIES, log_context
 from tasks.base import TRANSIENT, GatewayTask, parse_ids, retry_delay
 
@@ -24,7 +25,7 @@ def work_through(task: GatewayTask, ids: object, work: Callable[[list[UUID]], li
         except (*TRANSIENT, RetriesExhausted):
             raise
         except Exception as exc:
-            error = f"{type(exc).__name__}: {exc}"
+            error = reason_of(exc)
             if len(parsed) > 1:
                 task.take_apart(parsed, error)
                 task.end_chain()

@@ -21,8 +21,10 @@ from gateway.domain import dead_letter_intake
 from gateway.domain.dead_letter_intake import DeadMessage
 from gateway.domain.failures import EXPIRED
 from gateway.domain.ids import parse_ids, utc_now
+from gateway.reasons import reason_of
 from gateway.telemetry import DEAD_LETTERS, RESCUED
 from tasks import app
+from tasks.queue_watch import take_probe
 
 logger = get_logger(__name__)
 
@@ -134,7 +136,7 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
         try:
             store_dead([parse(message) for message in batch])
         except db.UNAVAILABLE as exc:
-            logger.warning("%d dead letters wait for the database: %s", len(batch), db.reason(exc))
+            logger.warning("%d dead letters wait for the database: %s", len(batch), reason_of(exc))
             self._batch = batch + self._batch
             self._parent.timer.call_after(DATABASE_PAUSE_SECONDS, self._store)
             return
@@ -147,8 +149,13 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
 def store_dead(messages: list[DeadMessage]) -> None:
     """Store a batch in one commit, and count it."""
     # An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts.
+    # Nor is a probe: the relay sends the next one.
     money = PAYMENT_QUEUES | {REFUND_QUEUE}
-    kept = [message for message in messages if message.reason != EXPIRED or message.queue in money]
+    kept = [
+        message
+        for message in messages
+        if (message.reason != EXPIRED or message.queue in money) and message.task != take_probe.name
+    ]
     with db.begin() as connection:
         stored = dead_letter_intake.store(connection, kept)
     for queue, reason in stored.dead:

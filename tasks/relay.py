@@ -26,11 +26,13 @@ from gateway.config import settings
 from gateway.domain import outbox
 from gateway.domain.outbox import Topic, Waiting
 from gateway.flows import alerts as delivery
-from gateway.flows import upkeep
+from gateway.flows import clocks, upkeep
 from gateway.flows import webhooks as webhook_flow
+from gateway.reasons import doing, reason_of
 from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
-from tasks.base import BROKER_UNAVAILABLE
+from tasks.base import BROKER_UNAVAILABLE, GatewayTask, refused_by_queue
+from tasks.queue_watch import AVOID_SECONDS, AvoidedQueues, QueueWatch
 
 MOST_AT_ONCE = 20 * settings().chunk_max
 CONFIRM_TIMEOUT_SECONDS = 5
@@ -69,28 +71,59 @@ def _lists(rows: Iterable[Waiting], size: int) -> Iterator[tuple[str, list[str]]
             yield topic, chunk
 
 
-def _publish(producer: Producer, rows: Sequence[Waiting]) -> None:
+def queue_of(topic: str) -> str:
+    """The queue that the messages of a topic go to."""
+    task: GatewayTask = WORK_OF[topic]([]).type
+    return task.queue_name
+
+
+def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues) -> None:
     for topic, subjects in _lists(rows, settings().chunk_max):
-        WORK_OF[topic](subjects).apply_async(
-            producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
-        )
+        try:
+            WORK_OF[topic](subjects).apply_async(
+                producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
+            )
+        except BROKER_UNAVAILABLE as exc:
+            queue = queue_of(topic)
+            exc.add_note(f"publishing to {queue}, whose confirm is waited for {CONFIRM_TIMEOUT_SECONDS} s")
+            if refused_by_queue(exc):
+                avoided.avoid(queue, AVOID_SECONDS)
+            raise
         PUBLISHED.labels(topic).inc(len(subjects))
 
 
-def relay_once(producer: Producer, await_news: Callable[[], None] = lambda: None) -> int:
+def relay_once(
+    producer: Producer, await_news: Callable[[], None] = lambda: None, avoided: AvoidedQueues | None = None
+) -> int:
     """Publish what waits after `await_news`, in one batch; the number of rows in it.
+
+    What is for an avoided queue stays in the outbox: a queue that takes nothing does not hold up the others, nor has
+    what was published before it published again and again.
 
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
+    avoided = AvoidedQueues() if avoided is None else avoided
+    refusal: Exception | None = None
     if db.is_pooled():
         await_news()  # a transaction that waits would keep one of the pooler's few sessions from everybody else
-    with db.begin() as connection:
-        outbox.prepare(connection)
-        if not db.is_pooled():
-            await_news()
-        rows = outbox.take(connection, MOST_AT_ONCE)
-        _publish(producer, rows)
+    try:
+        with db.begin() as connection:
+            outbox.prepare(connection)
+            if not db.is_pooled():
+                await_news()
+            queues = avoided.names()
+            left = [topic for topic in Topic if queue_of(topic) in queues] if queues else []
+            rows = outbox.take(connection, MOST_AT_ONCE, left)
+            try:
+                _publish(producer, rows, avoided)
+            except BROKER_UNAVAILABLE as exc:
+                refusal = exc
+                raise
+    except db.UNAVAILABLE:
+        if refusal is not None:  # while the broker did not answer, PostgreSQL has ended the idle session
+            raise refusal from refusal.__cause__
+        raise
     return len(rows)
 
 
@@ -99,29 +132,35 @@ def _pause_after(published: int) -> float:
     return min(GATHER_MAX_SECONDS, max(0, published - 1) * GATHER_PER_ROW_SECONDS)
 
 
-def _workers_are_busy(producer: Producer) -> bool:
+def _workers_are_busy(producer: Producer, avoided: AvoidedQueues) -> bool:
     channel: Any = producer.channel
-    return any(channel.queue_declare(name, passive=True).message_count > READY_MAX for name in FED_QUEUES)
+    return any(_length(channel, name) > READY_MAX for name in FED_QUEUES if name not in avoided.names())
 
 
-def _hold(producer: Producer, stop: threading.Event) -> None:
+def _length(channel: Any, name: str) -> int:
+    with doing(f"asking for the length of {name}, for at most {SOCKET_TIMEOUT_SECONDS} s"):
+        length: int = channel.queue_declare(name, passive=True).message_count
+    return length
+
+
+def _hold(producer: Producer, avoided: AvoidedQueues, stop: threading.Event) -> None:
     """While the workers have enough to do, let the outbox gather: a backlog is better served by longer lists.
 
     The calls of one list run concurrently, so a queue full of lone payments would be worked off at a provider's pace.
     """
     until = time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < until and not stop.is_set() and _workers_are_busy(producer):
+    while time.monotonic() < until and not stop.is_set() and _workers_are_busy(producer, avoided):
         stop.wait(HOLD_POLL_SECONDS)
 
 
-def broker_connection() -> Connection:
+def broker_connection(timeout_seconds: int = SOCKET_TIMEOUT_SECONDS) -> Connection:
     """A connection that cannot hang: confirms, and socket timeouts beside them."""
     connection = app.connection_for_write()
     connection.transport_options = {
         **(connection.transport_options or {}),
         "confirm_publish": True,
-        "read_timeout": SOCKET_TIMEOUT_SECONDS,
-        "write_timeout": SOCKET_TIMEOUT_SECONDS,
+        "read_timeout": timeout_seconds,
+        "write_timeout": timeout_seconds,
     }
     return connection
 
@@ -147,8 +186,9 @@ def alert_of_outage() -> None:
     delivery.deliver_overdue()
 
 
-def run(stop: threading.Event) -> None:
+def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
     """Relay until `stop` is set; an outage of broker or database is waited out."""
+    avoided = AvoidedQueues() if avoided is None else avoided
     outage = Periodic(OUTAGE_LOOK_SECONDS, alert_of_outage)
     webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_flow.enqueue_due)
     while not stop.is_set():
@@ -158,7 +198,7 @@ def run(stop: threading.Event) -> None:
                 app.amqp.Producer(connection, auto_declare=False) as producer,
                 db.listening(outbox.CHANNEL) as hear,
             ):
-                hold = Periodic(LOOK_SECONDS, partial(_hold, producer, stop))
+                hold = Periodic(LOOK_SECONDS, partial(_hold, producer, avoided, stop))
                 published = MOST_AT_ONCE  # there may be more, of which nobody is notified any more
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
@@ -166,16 +206,16 @@ def run(stop: threading.Event) -> None:
                 while not stop.is_set():
                     webhooks_due.look()
                     patience = settings().outbox_poll_ms / 1000 if published < MOST_AT_ONCE else 0
-                    published = relay_once(producer, partial(hear, patience))
+                    published = relay_once(producer, partial(hear, patience), avoided)
                     stop.wait(_pause_after(published))
                     hold.look()
         except BROKER_UNAVAILABLE as exc:
-            logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, exc)
+            logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
             with suppress(*db.UNAVAILABLE):
                 outage.look()
             stop.wait(RETRY_PAUSE_SECONDS)
         except db.UNAVAILABLE as exc:
-            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, db.reason(exc))
+            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
             stop.wait(RETRY_PAUSE_SECONDS)
 
 
@@ -186,7 +226,16 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(stop)
+    clocks.watch()
+    avoided = AvoidedQueues()
+    watch = QueueWatch(broker_connection, avoided)
+    watching = threading.Thread(target=watch.run, args=(stop,), name="queue-watch", daemon=True)
+    watching.start()
+    try:
+        run(stop, avoided)
+    finally:
+        stop.set()
+    watching.join()
     logger.info("relay stopped")
     return 0
 

@@ -18,6 +18,7 @@ from loguru import logger
 
 import celeryconfig
 from gateway.config import settings
+from gateway.reasons import reason_of
 from gateway.telemetry import configure_logging
 from tasks import app
 from tasks.base import BROKER_UNAVAILABLE
@@ -83,7 +84,7 @@ def main() -> int:
         logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
         return 1
     except BROKER_UNAVAILABLE as exc:
-        logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", exc)
+        logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", reason_of(exc))
         return 1
     logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))
     return 0

@@ -4,6 +4,7 @@ from loguru import logger
 
 from gateway import db
 from gateway.flows import alerts, balances, invariants, resumption, upkeep
+from gateway.reasons import reason_of
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 
@@ -30,7 +31,7 @@ def check_invariants(_self: GatewayTask) -> None:
     try:
         invariants.check()
     except db.UNAVAILABLE as exc:
-        logger.warning("the invariants could not be checked: {}", db.reason(exc))
+        logger.warning("the invariants could not be checked: {}", reason_of(exc))
 
 
 @app.task(name="operations.fold_balances", base=GatewayTask, bind=True, max_retries=0)
@@ -39,7 +40,7 @@ def fold_balances(_self: GatewayTask) -> None:
     try:
         balances.fold()
     except db.UNAVAILABLE as exc:
-        logger.warning("the balances could not be folded: {}", db.reason(exc))
+        logger.warning("the balances could not be folded: {}", reason_of(exc))
 
 
 @app.task(

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from gateway import db
 from gateway.db import begin
 
 
@@ -26,7 +27,7 @@ def statements() -> Iterator[list[Statement]]:
     execute = psycopg.Cursor.execute
 
     def note(cursor: Any, sql: Any, parameters: Any = None, **options: Any) -> Any:
-        if sql != "SELECT 1":
+        if sql != db.IDLE_CHECK:
             sent.append(Statement(sql, parameters))
         return execute(cursor, sql, parameters, **options)
 

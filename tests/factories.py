@@ -33,7 +33,9 @@ def accept(
     acceptance = Acceptance.of(merchant_id, new, request_id, key)
     if store(connection, [acceptance]) == [True]:
         return Given(acceptance.answer, replayed=False)
-    return Given(repeat(connection, acceptance), replayed=True)
+    first = repeat(connection, acceptance)
+    assert first is not None, "the time of the acceptance is wrong"
+    return Given(first, replayed=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from gateway import db, sessions
 from gateway.config import settings
 from gateway.domain.ids import new_id
+from gateway.reasons import reason_of
 from tests.factories import end_sessions
 from tests.support import eventually
 
@@ -72,7 +73,7 @@ def test_the_reason_of_a_failed_connection_names_each_host_and_no_password() -> 
     with engine_on("postgresql://nobody:hunter2@127.0.0.1:9,127.0.0.1:11/none"):
         with pytest.raises(OperationalError) as failed:
             db.engine().connect()
-        reason = db.reason(failed.value)
+        reason = reason_of(failed.value)
         assert "port 9 failed: Connection refused" in reason
         assert "port 11 failed: Connection refused" in reason
         assert "hunter2" not in reason
@@ -83,13 +84,13 @@ def test_the_reason_of_a_failed_statement_has_none_of_its_values() -> None:
     statement = text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}')")
     with pytest.raises(IntegrityError) as failed, db.autocommit() as connection:
         connection.execute(statement, {"id": new_id()})
-    assert db.reason(failed.value).startswith("CheckViolation: new row for relation")
-    assert "secret" not in db.reason(failed.value)
+    assert reason_of(failed.value).startswith("CheckViolation: new row for relation")
+    assert "secret" not in reason_of(failed.value)
 
 
 def test_a_reason_is_never_empty() -> None:
     assert (
-        db.reason(OperationalError("SELECT 1", {}, psycopg.OperationalError())) == "OperationalError: no reason given"
+        reason_of(OperationalError("SELECT 1", {}, psycopg.OperationalError())) == "OperationalError: no reason given"
     )
 
 

@@ -21,7 +21,7 @@ from gateway.api import revocations
 from gateway.config import settings
 from gateway.domain import merchants
 from gateway.domain.api_clients import CLIENT_ID_PREFIX
-from gateway.domain.ids import parse_id
+from gateway.domain.ids import parse_id, utc_now
 from gateway.domain.merchants import Identity
 from gateway.errors import AuthenticationRequired, InsufficientScope, InvalidToken
 from gateway.keys import CLOCK_TOLERANCE_SECONDS, key_ring
@@ -36,8 +36,11 @@ VERIFIED_SECONDS = 10.0
 VERIFIED_MAX = 10_000
 """Tokens whose verification is kept; when there are more, all are verified anew."""
 
-ISSUED_AHEAD_SECONDS = 5
-"""How far ahead the clock of the host that issued a token may be."""
+ISSUED_AHEAD = timedelta(seconds=5)
+"""How far the database's time, as another host measured it for a token, may be ahead of what it is here."""
+HOST_CLOCK_LEEWAY_SECONDS = 10 * 365 * 86_400
+"""What the library allows for when it compares a token's times with this host's clock, which decides nothing: they are
+compared with the database's afterwards."""
 
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
 
@@ -67,7 +70,10 @@ and the generation of the keys that verified it."""
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
     """A signed access token for `identity`, with all of its scopes or the given ones."""
     g.signing_key = key_ring().signing()
+    now = utc_now()
     claims = {
+        "iat": now,  # by the database's clock; the library would take this host's
+        "exp": now + timedelta(seconds=settings().access_token_seconds),
         "merchant_id": str(identity.merchant_id) if identity.merchant_id else None,
         "scope": " ".join(identity.scopes if scopes is None else scopes),
     }
@@ -100,7 +106,7 @@ def authenticate(header: str) -> Caller:
 def _keep(digest: bytes, caller: Caller, generation: int) -> None:
     if len(_verified) >= VERIFIED_MAX:
         _verified.clear()
-    lifetime = (caller.expires_at - datetime.now(UTC)).total_seconds()
+    lifetime = (caller.expires_at - utc_now()).total_seconds()
     _verified[digest] = (caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime), generation)
 
 
@@ -140,8 +146,9 @@ def _caller_of(claims: dict[str, Any]) -> Caller:
     complete = all(claims.get(name) for name in _REQUIRED_CLAIMS) and isinstance(claims["scope"], str)
     if not complete or claims.get("type") != "access" or (merchant is not None and merchant_id is None):
         raise InvalidToken
-    expires_at = datetime.fromtimestamp(claims["exp"], UTC)
-    if expires_at <= datetime.now(UTC):  # the leeway is for tokens of a host whose clock is ahead, not for old ones
+    now = utc_now()
+    issued_at, expires_at = (datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp"))
+    if expires_at <= now or issued_at > now + ISSUED_AHEAD:
         raise InvalidToken
     return Caller(
         subject=claims["sub"],
@@ -172,7 +179,7 @@ def install(app: Flask) -> None:
         JWT_ENCODE_AUDIENCE=config.jwt_audience,
         JWT_DECODE_AUDIENCE=config.jwt_audience,
         JWT_ENCODE_NBF=False,
-        JWT_DECODE_LEEWAY=ISSUED_AHEAD_SECONDS,
+        JWT_DECODE_LEEWAY=HOST_CLOCK_LEEWAY_SECONDS,
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
     )
     revocations.known()  # a folder in which it cannot work is told at the start, not by the first request

@@ -4,7 +4,7 @@ A part that does not answer in time is left out, and its `…_up` gauge says so.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from loguru import logger
 from prometheus_client.core import GaugeMetricFamily
@@ -15,9 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway import db
 from gateway.api import broker
 from gateway.api.probes import Probe, ProbeTimeout
-from gateway.domain import backlog, invariants
+from gateway.clock import database_clock
+from gateway.domain import backlog, invariants, queue_states
 from gateway.domain.backlog import Backlog
+from gateway.domain.ids import utc_now
 from gateway.domain.invariants import Latest
+from gateway.domain.queue_states import State
+from gateway.reasons import reason_of
 
 DATABASE_SECONDS = 2
 """The longest that the counting may take."""
@@ -38,12 +42,19 @@ def _read_invariants() -> list[Latest]:
         return invariants.latest(connection)
 
 
+def _read_queue_states() -> list[State]:
+    with db.begin() as connection:
+        connection.execute(_LIMIT)
+        return queue_states.states(connection)
+
+
+_queue_states = Probe(_read_queue_states)
 _backlog = Probe(_read_backlog)
 _invariants = Probe(_read_invariants)
 
 
 def _age(since: datetime | None) -> float:
-    return max(0.0, (datetime.now(UTC) - since).total_seconds()) if since else 0.0
+    return max(0.0, (utc_now() - since).total_seconds()) if since else 0.0
 
 
 def _gauge(name: str, help_text: str, *values: tuple[str, float], label: str) -> GaugeMetricFamily:
@@ -59,6 +70,8 @@ class Momentary(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Measure now."""
         yield from _of_database()
+        yield from _of_clock()
+        yield from _of_queues()
         yield from _of_invariants()
         if broker.is_configured():
             yield from _of_broker()
@@ -68,7 +81,7 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
     try:
         found = _backlog.answer(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("The backlog cannot be counted: {}", db.reason(exc))
+        logger.warning("The backlog cannot be counted: {}", reason_of(exc))
         yield GaugeMetricFamily("database_up", "Whether the database answered", 0)
         return
     yield GaugeMetricFamily("database_up", "Whether the database answered", 1)
@@ -85,12 +98,33 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily("refunds_oldest_pending_seconds", "Age of the oldest of them", _age(refunds.since))
 
 
+def _of_queues() -> Iterator[GaugeMetricFamily]:
+    """What the relay and the workers found of the queues. Nothing when no relay looks at them: 0 would be a claim."""
+    try:
+        found = _queue_states.answer(DATABASE_SECONDS)
+    except (ProbeTimeout, SQLAlchemyError) as exc:
+        logger.warning("The state of the queues cannot be read: {}", type(exc).__name__)
+        return
+    if found:
+        takes = [(state.name, int(state.takes_messages)) for state in found]
+        gives = [(state.name, int(state.gives_messages)) for state in found]
+        yield _gauge("queue_takes_messages", "Whether messages can be published to the queue", *takes, label="queue")
+        yield _gauge("queue_gives_messages", "Whether the messages of the queue are taken", *gives, label="queue")
+
+
+def _of_clock() -> Iterator[GaugeMetricFamily]:
+    """The offset of this host's clock, once the database was asked for its time."""
+    offset = database_clock.offset_seconds()
+    if offset is not None:
+        yield GaugeMetricFamily("clock_offset_seconds", "This host's clock less the database's", offset)
+
+
 def _of_invariants() -> Iterator[GaugeMetricFamily]:
     """What the last check found, wherever it ran. Nothing before the first one: 0 would be a claim."""
     try:
         found = _invariants.answer(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("The last check of the invariants cannot be read: {}", db.reason(exc))
+        logger.warning("The last check of the invariants cannot be read: {}", reason_of(exc))
         return
     if not found:
         return

@@ -3,19 +3,25 @@
 import time
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from alembic.script import ScriptDirectory
 from loguru import logger
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from gateway import db
-from gateway.api import broker, gauges
+from gateway.api import gauges
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel
 from gateway.api.probes import Probe, ProbeTimeout
+from gateway.clock import database_clock, describe
+from gateway.config import settings
+from gateway.domain import queue_states
+from gateway.domain.queue_states import BrokerState, State
 from gateway.errors import DatabaseUnavailable, TransientError
+from gateway.reasons import reason_of
 from gateway.sessions import UnsuitableSession
 from gateway.telemetry import metrics_text
 
@@ -39,14 +45,16 @@ class Ready(AnswerModel):
     status: Literal["ready"]
     database: Literal["up"]
     schema_version: str
-    broker: Literal["up", "down", "unknown"]
+    clock_offset_seconds: Annotated[float, Field(description="This host's clock less the database's", examples=[0.002])]
+    broker: Literal[tuple(str(state) for state in BrokerState)]  # type: ignore[valid-type]  # the enum's values
+    broker_reason: Annotated[str | None, Field(description="What is wrong with which queue", examples=[None])]
 
 
 class NotReady(TransientError):
     """This process cannot serve at the moment."""
 
     code = "not_ready"
-    remedy = "Operators: do what `detail` says, such as `alembic upgrade head`, or start the code that fits the schema."
+    remedy = "Operators: do what `detail` says, such as `alembic upgrade head`, or set the clock of the host."
 
 
 @cache
@@ -73,17 +81,34 @@ def _found_version() -> str | None:
             return None
 
 
+def _read_queue_states() -> list[State]:
+    with db.autocommit() as connection:
+        return queue_states.states(connection)
+
+
 _schema = Probe(_found_version)
-_broker = Probe(broker.queues)
+_queues = Probe(_read_queue_states)
 
 
-def _broker_state(deadline: float) -> Literal["up", "down", "unknown"]:
-    if not broker.is_configured():
-        return "unknown"
+def _broker_state(deadline: float) -> tuple[BrokerState, str | None]:
+    """What the relay and the workers found of the queues, and what is wrong with them."""
     try:
-        return "down" if _broker.answer(max(0.0, deadline - time.monotonic())) is None else "up"
-    except ProbeTimeout:
-        return "down"
+        return queue_states.summary(_queues.answer(max(0.0, deadline - time.monotonic())))
+    except (ProbeTimeout, SQLAlchemyError) as exc:
+        return BrokerState.UNKNOWN, f"The state of the queues cannot be read: {type(exc).__name__}."
+
+
+def _checked_offset() -> float:
+    """The offset of this host's clock.
+
+    Raises:
+        NotReady: it is too large: this host would rotate the signing keys at another time than the others.
+    """
+    offset = database_clock.offset_seconds() or 0.0
+    limit = settings().clock_offset_max_seconds
+    if abs(offset) > limit:
+        raise NotReady(f"{describe(offset)} More than {limit} s is too much.")
+    return offset
 
 
 @routes.get("/health/live", public=True, answers={200: Live})
@@ -94,12 +119,15 @@ def live(call: Call) -> Reply:  # noqa: ARG001
 
 @routes.get("/health/ready", public=True, answers={200: Ready}, errors=(NotReady, DatabaseUnavailable))
 def ready(call: Call) -> Reply:  # noqa: ARG001
-    """Whether the database is there with the schema that this version needs; the broker's state is reported."""
+    """Whether the database is there with the schema that this version needs, and the clock of this host is right.
+
+    The broker's state is only reported: payments are accepted without it.
+    """
     deadline = time.monotonic() + READY_SECONDS
     try:
         found = _schema.answer(READY_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("Not ready: the database does not answer: {}", db.reason(exc))
+        logger.warning("Not ready: the database does not answer: {}", reason_of(exc))
         unsuitable = getattr(exc, "orig", None)
         if isinstance(unsuitable, UnsuitableSession):
             raise NotReady(f"The database connection cannot be used: {unsuitable}") from None
@@ -109,8 +137,17 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
             f"The database has schema version {found or 'none'}, this gateway needs {expected_version()}; "
             "run `alembic upgrade head`."
         )
+    offset = _checked_offset()
+    broker, broker_reason = _broker_state(deadline)
     return Reply(
-        {"status": "ready", "database": "up", "schema_version": found, "broker": _broker_state(deadline)},
+        {
+            "status": "ready",
+            "database": "up",
+            "schema_version": found,
+            "clock_offset_seconds": round(offset, 3),
+            "broker": broker.value,
+            "broker_reason": broker_reason,
+        },
         headers={"Cache-Control": "no-store"},
     )
 

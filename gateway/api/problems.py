@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from gateway.api.application import current_request
 from gateway.api.edge import request_id
-from gateway.db import UNAVAILABLE, reason
+from gateway.db import UNAVAILABLE
 from gateway.errors import (
     BodyTooLarge,
     DatabaseUnavailable,
@@ -22,6 +22,7 @@ from gateway.errors import (
     PermanentError,
     UnsupportedMediaType,
 )
+from gateway.reasons import reason_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
@@ -107,7 +108,7 @@ def _misses_its_merchant(exc: Exception) -> bool:
 
 def _note(exc: Exception, error: GatewayError) -> None:
     if isinstance(error, DatabaseUnavailable) and exc is not error:
-        logger.warning("Database unavailable: {}", reason(exc))
+        logger.warning("Database unavailable: {}", reason_of(exc))
     elif error.status == 500:
         logger.opt(exception=exc).error("Internal error")
 

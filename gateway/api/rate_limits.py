@@ -22,6 +22,7 @@ from gateway.config import settings
 from gateway.domain import rate_limits
 from gateway.domain.rate_limits import Limit
 from gateway.errors import RateLimited
+from gateway.reasons import reason_of
 
 LEASE_SECONDS = 1.0
 """How long leased tokens may be spent."""
@@ -80,7 +81,7 @@ class _Leased:
             with db.autocommit() as connection:
                 leased = rate_limits.lease(connection, self._subject, self._limit, self._block)
         except db.UNAVAILABLE as exc:
-            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, db.reason(exc))
+            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, reason_of(exc))
             self._blind_until = time.monotonic() + BLIND_SECONDS  # the failure may have taken a while
             return
         self._granted = self._tokens = leased.granted

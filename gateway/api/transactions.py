@@ -19,7 +19,7 @@ from gateway.domain import transaction_queries, transactions
 from gateway.domain.idempotency import Answer, Given
 from gateway.domain.transaction_queries import TransactionFilter
 from gateway.domain.transactions import Acceptance, NewTransaction
-from gateway.errors import IdempotencyInProgress, InvalidState, UnknownPaymentMethod
+from gateway.errors import DatabaseUnavailable, IdempotencyInProgress, InvalidState, UnknownPaymentMethod
 from gateway.gathering import Gathering
 from gateway.kept_connection import KeptConnection
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
@@ -35,6 +35,8 @@ METADATA_MAX_KEYS = 50
 METADATA_KEY_MAX_LENGTH = 40
 METADATA_VALUE_MAX_LENGTH = 500
 STORED_TOGETHER_MAX = 50
+STORING_TRIES = 2
+"""The second one is for a payment whose time was wrong; see `transactions.repeat`."""
 
 routes = Routes("Transactions")
 
@@ -152,12 +154,17 @@ _storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyIn
 )
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
-    acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
-    if _storing.do(acceptance):
-        labelled(TRANSACTIONS_CREATED, body.currency).inc()
-        return idempotency.reply(Given(acceptance.answer, replayed=False))
-    with db.autocommit() as connection:
-        return idempotency.reply(Given(transactions.repeat(connection, acceptance), replayed=True))
+    for _ in range(STORING_TRIES):
+        acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
+        if _storing.do(acceptance):
+            labelled(TRANSACTIONS_CREATED, body.currency).inc()
+            return idempotency.reply(Given(acceptance.answer, replayed=False))
+        with db.autocommit() as connection:
+            first = transactions.repeat(connection, acceptance)
+        if first is not None:
+            return idempotency.reply(Given(first, replayed=True))
+        db.measure_time()
+    raise DatabaseUnavailable("The database's time cannot be determined.")
 
 
 @routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})

@@ -21,18 +21,41 @@ IDS_MAX = 20
 """Ids that the details of one alert name; their `count` tells how many there are."""
 
 
-def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> None:
-    """Tell the operators, once this database transaction has committed; the log is told at once."""
+def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> UUID:
+    """Tell the operators, once this database transaction has committed; the log is told at once. Returns its id."""
     alert_id = new_id()
     connection.execute(insert(Alert).values(id=alert_id, severity=severity, message=message, details=details))
     outbox.enqueue(connection, outbox.Topic.ALERT_RAISED, [alert_id])
     logger.log(severity.upper(), "alert: {} {}", message, details)
+    return alert_id
 
 
-def raised_within(connection: Connection, seconds: int, kind: str, times: int = 1) -> bool:
-    """Whether so many alerts whose details name this `kind` were raised lately."""
+def raise_once(
+    connection: Connection, seconds: int, severity: Severity, message: str, details: dict[str, Any]
+) -> UUID | None:
+    """Raise an alert unless one whose details name the same `kind` and `subject` was raised within `seconds`.
+
+    Several processes may find the same thing at once: the others wait for this transaction, and then find its alert.
+    Returns its id, or None.
+    """
+    kind, subject = details["kind"], details.get("subject")
+    connection.execute(_ONE_AT_A_TIME, {"what": f"alert {kind} {subject}"})
+    if raised_within(connection, seconds, kind, subject=subject):
+        return None
+    return raise_alert(connection, severity, message, details)
+
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+
+
+def raised_within(
+    connection: Connection, seconds: int, kind: str, times: int = 1, *, subject: str | None = None
+) -> bool:
+    """Whether so many alerts whose details name this `kind`, and this `subject` if one is given, were raised lately."""
     since = utc_now() - timedelta(seconds=seconds)
     query = select(Alert.id).where(Alert.created_at > since, Alert.details["kind"].astext == kind).limit(times)
+    if subject is not None:
+        query = query.where(Alert.details["subject"].astext == subject)
     return len(connection.scalars(query).all()) >= times
 
 

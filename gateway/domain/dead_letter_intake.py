@@ -17,7 +17,7 @@ from gateway.domain import alerts, rescue
 from gateway.domain.alerts import IDS_MAX
 from gateway.domain.events import TELLING
 from gateway.domain.failures import EXPIRED, cause_of_death
-from gateway.domain.ids import new_id
+from gateway.domain.ids import new_id, utc_now
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import UNFINISHED, EventType
 
@@ -197,6 +197,8 @@ def _give_up(connection: Connection, states: Mapping[UUID, Row[Any]], letters: S
 def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> dict[str, Any]:
     """The dead letter of what the message names by `id`; without a `state` there is no such thing."""
     of_refund = id in message.refund_ids
+    first_failed_at = (state.first_failed_at or state.created_at) if state else message.died_at
+    died_at = min(max(message.died_at, first_failed_at), utc_now())  # the broker's clock may differ from the database's
     return {
         "id": new_id(),
         "message_key": message.message_key,
@@ -214,8 +216,8 @@ def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> di
         "attempts": state.attempts if state else 0,
         "payload": message.payload,
         "headers": message.headers,
-        "first_failed_at": (state.first_failed_at or state.created_at) if state else message.died_at,
-        "dead_lettered_at": message.died_at,
+        "first_failed_at": min(first_failed_at, died_at),
+        "dead_lettered_at": died_at,
     }
 
 

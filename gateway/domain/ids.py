@@ -1,25 +1,57 @@
-"""Ids and times, made in Python so that an answer is known before its statement is sent."""
+"""Ids and times, made in Python so that an answer is known before its statement is sent.
 
+Both are of the database's time: rows are in order whichever host made them, and however wrong its own clock is.
+"""
+
+import secrets
+import threading
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import uuid_utils
-from uuid_utils.compat import uuid7
+
+from gateway import db
+from gateway.clock import database_clock
 
 __all__ = ["new_id", "new_id_text", "parse_id", "parse_ids", "rfc3339", "smallest_id", "time_of", "utc_now"]
 
 _MILLISECONDS_MAX = 2**48 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICKS = 4096
+"""Parts of a millisecond that the 12 bits behind the milliseconds count (RFC 9562, section 6.2, method 3)."""
+_BACK_MAX_TICKS = 1_000 * _TICKS
+"""A second. Ids stay in order while the time is corrected backwards by less; after more they follow the time."""
+_MARKS = 0b0111 << 76 | 0b10 << 62
+"""The version and the variant of a UUIDv7."""
+
+_lock = threading.Lock()
+_last_ticks = 0
 
 
 def new_id() -> UUID:
-    """A UUIDv7 (RFC 9562): ids made later sort later."""
-    return uuid7()
+    """A UUIDv7 (RFC 9562) of the database's time: ids made later by this process sort later.
+
+    Ids of other processes and hosts sort by the time too, as exactly as that is measured: within milliseconds.
+    """
+    global _last_ticks  # noqa: PLW0603  # one sequence per process
+    ticks = _now_ns() * _TICKS // 1_000_000
+    with _lock:
+        if _last_ticks - ticks < _BACK_MAX_TICKS:
+            ticks = max(ticks, _last_ticks + 1)
+        _last_ticks = ticks
+    milliseconds, fraction = divmod(ticks, _TICKS)
+    return UUID(int=milliseconds << 80 | fraction << 64 | _MARKS | secrets.randbits(62))
 
 
 def new_id_text() -> str:
-    """The text of a UUIDv7 that is not needed as anything else: made in a third of the time."""
+    """The text of a UUID that orders nothing, such as a request's: made in a tenth of the time."""
     return str(uuid_utils.uuid7())
+
+
+def _now_ns() -> int:
+    if not database_clock.is_known():
+        db.measure_time()
+    return database_clock.now_ns()
 
 
 def time_of(id: UUID) -> datetime:
@@ -52,8 +84,12 @@ def parse_ids(ids: object, limit: int) -> list[UUID] | None:
 
 
 def utc_now() -> datetime:
-    """Now, in UTC."""
-    return datetime.now(UTC)
+    """Now by the database's clock, in UTC.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: the database is away, and this process has not asked it for its time yet.
+    """
+    return _EPOCH + timedelta(microseconds=_now_ns() // 1000)
 
 
 def rfc3339(at: datetime) -> str:

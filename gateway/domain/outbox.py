@@ -1,6 +1,6 @@
 """The outbox: work that is committed together with its cause, and published afterwards by the relay."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -44,6 +44,13 @@ _TAKE = text("""
     )) RETURNING id, topic, subject_id
 """)
 
+_TAKE_SOME = text("""
+    DELETE FROM outbox WHERE id = ANY (ARRAY(
+        SELECT id FROM outbox WHERE topic <> ALL (CAST(:without AS text[])) ORDER BY id LIMIT :limit
+        FOR UPDATE SKIP LOCKED
+    )) RETURNING id, topic, subject_id
+""")
+
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
     """Have the relay publish `topic` for each subject once this database transaction has committed."""
@@ -57,12 +64,17 @@ def prepare(connection: Connection) -> None:
     rows(connection, _PREPARE, {})
 
 
-def take(connection: Connection, limit: int) -> list[Waiting]:
+def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> list[Waiting]:
     """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits.
+
+    Rows of the topics `without` stay.
 
     A crash of PostgreSQL just after that may bring them back, to be published again, as a crash just before it does.
     """
-    taken = sorted(rows(connection, _TAKE, {"limit": limit}))
+    if without:
+        taken = sorted(rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)}))
+    else:
+        taken = sorted(rows(connection, _TAKE, {"limit": limit}))
     return [Waiting(row.topic, row.subject_id) for row in taken]
 
 

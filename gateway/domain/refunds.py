@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.domain.ids import new_id, time_of
+from gateway.domain.ids import new_id
 from gateway.domain.outbox import Topic
 from gateway.domain.refund_queries import of_row
 from gateway.domain.transactions import ATTEMPT_LIMIT
@@ -34,7 +34,7 @@ _CREATE = text(f"""
         FROM transactions WHERE id = :transaction_id AND merchant_id = :merchant_id FOR UPDATE
     ), reserved AS (
         UPDATE transactions t
-        SET amount_refunding = p.amount_refunding + coalesce(:amount, p.refundable), updated_at = :now
+        SET amount_refunding = p.amount_refunding + coalesce(:amount, p.refundable), updated_at = now()
         FROM paid p
         WHERE t.id = p.id AND p.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
           AND coalesce(:amount, p.refundable) BETWEEN 1 AND p.refundable
@@ -42,7 +42,7 @@ _CREATE = text(f"""
     ), made AS (
         INSERT INTO refunds (id, transaction_id, merchant_id, amount, currency, reason, provider, attempt_limit,
                              request_id, created_at, updated_at)
-        SELECT :id, id, merchant_id, amount, currency, :reason, provider, :attempt_limit, :request_id, :now, :now
+        SELECT :id, id, merchant_id, amount, currency, :reason, provider, :attempt_limit, :request_id, now(), now()
         FROM reserved RETURNING *
     ), enqueued AS (
         INSERT INTO outbox (topic, subject_id) SELECT '{Topic.REFUND_REQUESTED}', id FROM made
@@ -61,16 +61,14 @@ def create(
         InvalidState: it is not settled, so there is nothing to give back.
         AmountExceedsRefundable: more than is left, or nothing is.
     """
-    refund_id = new_id()
     values = {
-        "id": refund_id,
+        "id": new_id(),
         "transaction_id": transaction_id,
         "merchant_id": merchant_id,
         "amount": new.amount,
         "reason": new.reason,
         "attempt_limit": ATTEMPT_LIMIT,
         "request_id": request_id,
-        "now": time_of(refund_id),
     }
     row = connection.execute(_CREATE, values).one_or_none()
     if row is None:

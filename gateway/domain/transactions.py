@@ -15,12 +15,14 @@ from gateway.domain.idempotency import Answer, IdempotencyKey, first_answer, wai
 from gateway.domain.ids import new_id, time_of
 from gateway.domain.outbox import Topic
 from gateway.domain.transaction_queries import COLUMNS, find, of_row, represent
-from gateway.errors import InvalidState
+from gateway.errors import IdempotencyInProgress, InvalidState
 from gateway.states import EventType, TransactionStatus
 
 MAX_RETRIES = 3
 ATTEMPT_LIMIT = 1 + MAX_RETRIES
 """Attempts at one transaction before it is dead-lettered: the first one and its retries."""
+TIME_OFF_MAX_SECONDS = 120
+"""A transaction whose time, made before its statement, differs by more from the database's is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ _STORE = text(f"""
             id uuid, merchant_id uuid, amount bigint, currency text, payment_method text, reference text,
             description text, customer_id text, metadata jsonb, request_id text, created_at timestamptz,
             key text, request_hash text, location text, http_status int, body text)
+        WHERE created_at BETWEEN now() - make_interval(secs => {TIME_OFF_MAX_SECONDS})
+                             AND now() + make_interval(secs => {TIME_OFF_MAX_SECONDS})
     ), record AS (
         INSERT INTO idempotency_records (merchant_id, key, request_hash, transaction_id, location, status, body)
         SELECT merchant_id, key, decode(request_hash, 'hex'), id, location, http_status, body
@@ -82,7 +86,7 @@ _STORE = text(f"""
 
 
 def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[bool]:
-    """Store transactions with their outbox rows; of each whether it is stored, or was before: see `repeat`.
+    """Store transactions with their outbox rows. Of each whether it is stored now; if not, `repeat` tells why.
 
     `connection` may be in autocommit: a single statement does all of the writing.
 
@@ -96,14 +100,21 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     return [acceptance.id in stored for acceptance in acceptances]
 
 
-def repeat(connection: Connection, acceptance: Acceptance) -> Answer:
+def repeat(connection: Connection, acceptance: Acceptance) -> Answer | None:
     """The answer that the first request with the key of `acceptance` got.
+
+    None when there was no such request: the time of `acceptance` is off by more than `TIME_OFF_MAX_SECONDS`, because
+    this process did not run for a while, or the database's clock was set. It is to be made again with the right time.
 
     Raises:
         IdempotencyKeyReused: the key came with a different request then.
     """
-    assert acceptance.key is not None, "without a key each request is a new one"
-    return first_answer(connection, acceptance.merchant_id, acceptance.key)
+    if acceptance.key is None:
+        return None
+    try:
+        return first_answer(connection, acceptance.merchant_id, acceptance.key)
+    except IdempotencyInProgress:  # there is no record
+        return None
 
 
 _STORED = (

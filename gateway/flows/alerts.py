@@ -70,10 +70,10 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
     return [result.id for result in results if result.status == "pending"]
 
 
-def deliver_overdue() -> None:
-    """Deliver what waits for too long, past broker and relay: they may be what the alerts are about."""
+def deliver_overdue(seconds: int = OVERDUE_SECONDS) -> None:
+    """Deliver what waits for longer than `seconds`, past broker and relay: they may be what the alerts are about."""
     with db.autocommit() as connection:
-        ids = alerts.overdue(connection, OVERDUE_SECONDS, OVERDUE_MAX)
+        ids = alerts.overdue(connection, seconds, OVERDUE_MAX)
     if ids:
         deliver(ids)
 
@@ -156,4 +156,4 @@ def _cause(exc: BaseException) -> str:
     root = exc
     while root.__context__ is not None:
         root = root.__context__
-    return f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    return f"{type(exc).__name__}: {root}" if root is not exc and str(root) else type(exc).__name__

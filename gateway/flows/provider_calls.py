@@ -17,6 +17,7 @@ from gateway.domain.attempts import Claim, Claimed, Recorded
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
+from gateway.reasons import reason_of
 from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
@@ -124,7 +125,7 @@ def ask_provider(claim: Claim[Any]) -> Outcome:
     except Exception as exc:  # noqa: BLE001  # an adapter that raises has told nothing about the money
         with _log_context(claim):
             logger.exception("the adapter of {} raised", claim.provider)
-        outcome = Unknown(ADAPTER_ERROR, f"{type(exc).__name__}: {exc}")
+        outcome = Unknown(ADAPTER_ERROR, reason_of(exc))
     labelled(PROVIDER_SECONDS, claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
     return outcome
 

@@ -12,6 +12,7 @@ from gateway.config import settings
 from gateway.domain import reconciliation
 from gateway.domain.reconciliation import ReconciliationRunning, Run
 from gateway.errors import PermanentError
+from gateway.reasons import reason_of
 
 
 class ReconciliationCanceled(PermanentError):
@@ -82,12 +83,12 @@ def _compare(run_id: UUID) -> Run:
 
 def _close(run_id: UUID, exc: Exception) -> None:
     cause = exc.__cause__ if isinstance(exc, ReconciliationCanceled) else exc
-    reason = str(getattr(cause, "orig", None) or exc).partition("\n")[0]
+    reason = str(getattr(cause, "orig", None) or exc).partition("\n")[0] or reason_of(exc)
     try:
         with db.begin() as connection:
             reconciliation.fail(connection, run_id, reason)
     except db.UNAVAILABLE as away:
-        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, db.reason(away))
+        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, reason_of(away))
 
 
 def _log(run: Run) -> None:

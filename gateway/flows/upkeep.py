@@ -5,7 +5,7 @@ from functools import partial
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import alerts, housekeeping, outbox, rate_limits, rescue
+from gateway.domain import alerts, housekeeping, outbox, queue_states, rate_limits, rescue
 from gateway.domain.alerts import IDS_MAX
 from gateway.domain.ids import utc_now
 from gateway.domain.rescue import Kind
@@ -61,10 +61,14 @@ def alert_lagging_outbox() -> None:
     with db.begin() as connection:
         waiting, oldest = outbox.backlog(connection)
         lag = (utc_now() - oldest).total_seconds() if oldest else 0.0
-        if lag > OUTBOX_LAG_ALERT_SECONDS and not alerts.raised_within(connection, ALERT_PAUSE_SECONDS, "outbox_lag"):
-            alerts.raise_alert(
-                connection,
-                "critical",
-                f"{waiting} messages wait in the outbox, the oldest for {lag:.0f} s; check the relay and the broker",
-                {"kind": "outbox_lag", "count": waiting, "oldest_seconds": round(lag)},
-            )
+        if lag <= OUTBOX_LAG_ALERT_SECONDS:
+            return
+        problem = queue_states.publishing_problem(connection)
+        cause = problem or "check the relay and the broker"
+        alerts.raise_once(
+            connection,
+            ALERT_PAUSE_SECONDS,
+            "critical",
+            f"{waiting} messages wait in the outbox, the oldest for {lag:.0f} s; {cause}",
+            {"kind": "outbox_lag", "count": waiting, "oldest_seconds": round(lag), "reason": problem},
+        )

@@ -1,6 +1,5 @@
 """One call of a merchant's receiver: what is sent, how much of the answer is read, and what it came to."""
 
-import time
 from asyncio import IncompleteReadError, timeout
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from yarl import URL
 
 from gateway import outbound, signing, vault
 from gateway.config import settings
+from gateway.domain.ids import utc_now
 from gateway.domain.webhook_deliveries import Claim, Result
 from gateway.outbound import AnswerTooLong
+from gateway.reasons import reason_of
 from gateway.vault import UnreadableSecret
 
 CALL_SECONDS = 15.0
@@ -50,7 +51,7 @@ async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
     except TimeoutError:
         error = f"no answer within {CALL_SECONDS:g} s"
     except UnreadableSecret as exc:
-        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, exc)
+        logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, reason_of(exc))
         error = exc.title()
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = describe(exc)
@@ -63,7 +64,7 @@ async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
 
 async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
     """The status of the answer."""
-    now = int(time.time())
+    now = int(utc_now().timestamp())
     headers = {
         "Content-Type": "application/json",
         "webhook-id": str(claim.event_id),
@@ -86,7 +87,7 @@ def describe(exc: BaseException) -> str:
     The receiver may have chosen some of them, so they are shortened, and made such as PostgreSQL can store.
     """
     root = _root_of(exc)
-    text = f"{type(exc).__name__}: {root}" if root is not exc else type(exc).__name__
+    text = f"{type(exc).__name__}: {root}" if root is not exc and str(root) else type(exc).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in text[:ERROR_MAX_LENGTH])
 
 

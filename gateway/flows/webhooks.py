@@ -30,6 +30,7 @@ from gateway.domain import webhook_deliveries, webhook_endpoints
 from gateway.domain.webhook_deliveries import Claim
 from gateway.flows import webhook_calls
 from gateway.flows.webhook_calls import ANSWER_SECONDS, CALL_SECONDS, Attempt
+from gateway.reasons import reason_of
 from gateway.states import DeliveryStatus
 from gateway.telemetry import WEBHOOK_DELIVERIES, WEBHOOK_SECONDS
 
@@ -117,7 +118,7 @@ class Courier:
                     await self._round(session)
                 except Exception as exc:  # noqa: BLE001  # whatever it is: the next round may do better, no round at all never
                     expected = isinstance(exc, db.UNAVAILABLE)
-                    logger.opt(exception=not expected).warning("webhooks wait: {}", db.reason(exc))
+                    logger.opt(exception=not expected).warning("webhooks wait: {}", reason_of(exc))
                     self._news.set()
                     await asyncio.sleep(DATABASE_PAUSE_SECONDS)
                 await asyncio.sleep(GATHER_SECONDS)

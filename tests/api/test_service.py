@@ -19,6 +19,8 @@ from gateway.app import create_app
 from gateway.config import settings
 from gateway.db import begin
 from gateway.domain.ids import new_id
+from gateway.domain.queue_states import Observation
+from gateway.flows.queue_states import record
 from tests.api.conftest import Caller, expect_problem
 from tests.factories import execute
 from tests.hostile_receivers import ENDLESS_BEFORE_STATUS
@@ -168,13 +170,11 @@ def test_metrics_show_the_queues_of_our_virtual_host(
         while 'queue_depth{queue="api.test"}' not in (found := metrics_of(anonymous)):
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
-        ready = anonymous.get("/health/ready").json
         queue.delete()
 
     assert found["broker_management_up"] == 1
     assert found['queue_depth{queue="api.test"}'] == 0
     assert found['queue_consumers{queue="api.test"}'] == 0
-    assert ready["broker"] == "up"
 
 
 def test_a_management_api_that_is_away_or_silent_delays_nobody(
@@ -190,7 +190,7 @@ def test_a_management_api_that_is_away_or_silent_delays_nobody(
             assert time.monotonic() - started < 4
             assert found["broker_management_up"] == 0
             assert not any(name.startswith("queue_") for name in found)
-            assert (ready.status_code, ready.json["broker"]) == (200, "down")
+            assert (ready.status_code, ready.json["broker"]) == (200, "unknown")
 
 
 def test_a_management_api_that_answers_without_end_delays_nobody(
@@ -201,11 +201,33 @@ def test_a_management_api_that_answers_without_end_delays_nobody(
         assert metrics_of(anonymous)["broker_management_up"] == 0
 
 
-def test_without_a_management_api_the_broker_is_unknown(anonymous: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_brokers_state_is_that_of_its_queues_whatever_its_management_api_says(
+    anonymous: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_management(monkeypatch, None)
 
-    assert anonymous.get("/health/ready").json["broker"] == "unknown"
+    def ready() -> tuple[int, str, str | None]:
+        answer = anonymous.get("/health/ready")
+        health.Ready.model_validate_json(answer.data)
+        return answer.status_code, answer.json["broker"], answer.json["broker_reason"]
+
+    assert ready() == (200, "unknown", "No relay has looked at the queues lately.")
     assert "broker_management_up" not in metrics_of(anonymous)
+    record([Observation("a", None, 1), Observation("b", None, 1)])
+    assert ready() == (200, "up", None)
+    record([Observation("b", "MessageNacked: Message was nacked by broker.")])
+    status, state, reason = ready()
+    assert (status, state) == (200, "degraded")
+    assert "b has taken no messages" in str(reason)
+    assert "MessageNacked" in str(reason)
+    found = metrics_of(anonymous)
+    assert (found['queue_takes_messages{queue="a"}'], found['queue_takes_messages{queue="b"}']) == (1, 0)
+    assert found['queue_gives_messages{queue="a"}'] == 1
+    record([Observation("a", "gone")])
+    assert ready()[:2] == (200, "down")
+    execute("UPDATE queue_states SET checked_at = now() - interval '1 hour'")
+    assert ready()[:2] == (200, "unknown")
+    assert not any(name.startswith("queue_takes") for name in metrics_of(anonymous))
 
 
 def test_every_route_is_in_the_openapi_document(app: Flask, anonymous: Caller) -> None:

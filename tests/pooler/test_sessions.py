@@ -17,6 +17,7 @@ from gateway import db, sessions
 from gateway.app import create_app
 from gateway.domain import outbox
 from gateway.kept_connection import KeptConnection
+from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
 from tests.pooler.conftest import POOL_SIZE, environment
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer
@@ -70,7 +71,7 @@ def refusal(url: str, direct_url: str = "") -> str:
     with engine_on(url, direct_url), pytest.raises(OperationalError) as refused, db.autocommit():
         pass
     assert isinstance(refused.value.orig, sessions.UnsuitableSession), refused.value
-    return db.reason(refused.value)
+    return reason_of(refused.value)
 
 
 @pytest.mark.usefixtures("pooled")
@@ -138,7 +139,7 @@ def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(prog
                 first.execute(text("SELECT 1"))
                 with pytest.raises(OperationalError) as refused:
                     second.execute(text("SELECT 1"))
-            assert "query_wait_timeout" in db.reason(refused.value)
+            assert "query_wait_timeout" in reason_of(refused.value)
             with db.autocommit() as connection:
                 assert connection.execute(text("SELECT 1")).scalar_one() == 1
 
@@ -176,7 +177,7 @@ def test_a_direct_url_that_names_a_pooler_is_refused(pooler: PgBouncer, program:
         for url in (pooler.url, ignorant.url):
             with engine_on(pooler.url, url), pytest.raises(OperationalError) as refused, db.listening("outbox"):
                 pass
-            assert "a connection pooler answers" in db.reason(refused.value)
+            assert "a connection pooler answers" in reason_of(refused.value)
 
 
 def test_sessions_without_settings_are_refused_until_the_role_has_defaults_and_the_pooler_reconnected(
@@ -237,8 +238,8 @@ def test_of_several_poolers_the_first_whose_server_takes_writes_is_used(
         with engine_on(url, environment(second, unprepared)["DATABASE_DIRECT_URL"]):
             with pytest.raises(OperationalError) as refused, db.autocommit():
                 pass
-            assert "read-only" in db.reason(refused.value)
-            assert "port 9" in db.reason(refused.value)
+            assert "read-only" in reason_of(refused.value)
+            assert "port 9" in reason_of(refused.value)
             owner.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
             owner.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user",

@@ -1,0 +1,160 @@
+"""A broker that does not work although it runs: alarms, a queue whose process is down, a node that is frozen.
+
+Its management API says that everything is up. The gateway goes by what is published and taken.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from devstack import rabbitmq
+from devstack.settings import TEST_DIR, TEST_PORT_BASE, layout
+from tests.end_to_end.client import Client
+from tests.end_to_end.conftest import Processes
+from tests.end_to_end.test_outages import assert_all_settled_once
+from tests.support import eventually
+
+Truth = psycopg.Connection[dict[str, Any]]
+QUEUE = "settlement.requested"
+SERVER_OF_QUEUE = (
+    f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"payments">>, queue, <<"{QUEUE}">>)),'
+    " {Name, _} = amqqueue:get_pid(Q), ra:%s_server(quorum_queues, {Name, node()})."
+)
+NOTICED_SECONDS = 60
+ALERTED_SECONDS = 120
+
+
+class Broker:
+    """The stack's RabbitMQ."""
+
+    def __init__(self, stack: dict[str, Any], processes: Processes) -> None:
+        self._stack = stack
+        self._processes = processes
+
+    def control(self, *arguments: str) -> None:
+        own = layout(TEST_DIR, TEST_PORT_BASE)
+        rabbitmq.control(own, self._stack["management"]["password"], dict(os.environ), *arguments)
+
+    def manages(self) -> bool:
+        """Whether the management API answers."""
+        auth = (self._stack["management"]["user"], self._stack["management"]["password"])
+        return requests.get(f"{self._stack['management_url']}/api/queues", auth=auth, timeout=10).ok
+
+    @contextmanager
+    def without_disk(self) -> Iterator[None]:
+        """The disk counts as full within the block."""
+        with self._changed(("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "200MB")):
+            yield
+
+    @contextmanager
+    def without_memory(self) -> Iterator[None]:
+        """The memory counts as used up within the block."""
+        watermark = "set_vm_memory_high_watermark"
+        with self._changed((watermark, "absolute", "1MB"), (watermark, "absolute", "1GB")):
+            yield
+
+    @contextmanager
+    def without_queue(self) -> Iterator[None]:
+        """The process of a queue is down within the block."""
+        with self._changed(("eval", SERVER_OF_QUEUE % "stop"), ("eval", SERVER_OF_QUEUE % "restart")):
+            yield
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The node does not run within the block."""
+        pid = self._processes.leader("rabbitmq")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def _changed(self, there: tuple[str, ...], back: tuple[str, ...]) -> Iterator[None]:
+        self.control(*there)
+        try:
+            yield
+        finally:
+            self.control(*back)
+
+
+@pytest.fixture
+def broker(stack: dict[str, Any], processes: Processes) -> Broker:
+    """The stack's RabbitMQ."""
+    return Broker(stack, processes)
+
+
+def ready(merchant: Client) -> dict[str, Any]:
+    answer = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
+    assert answer.status_code == 200, "the API needs no broker"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def reports_a_problem(merchant: Client, word: str) -> Callable[[], bool]:
+    def reports() -> bool:
+        found = ready(merchant)
+        return found["broker"] in {"down", "degraded"} and word in found["broker_reason"]
+
+    return reports
+
+
+def is_up(merchant: Client) -> Callable[[], bool]:
+    return lambda: bool(ready(merchant)["broker"] == "up")
+
+
+def relay_lines() -> list[str]:
+    log = Path(os.environ["GATEWAY_STACK"]).parent / "logs" / "relay.log"
+    return [json.loads(line)["message"] for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+def assert_every_reason_is_told() -> None:
+    told = [line for line in relay_lines() if "does not take messages" in line]
+    assert all(line.partition(" s: ")[2].strip() for line in told), told
+
+
+@pytest.mark.parametrize("fault", ["without_disk", "without_memory", "frozen"])
+def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
+    merchant: Client, truth: Truth, broker: Broker, fault: str
+) -> None:
+    doing = "connecting" if fault == "frozen" else "at most 2 s"
+    eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
+    with getattr(broker, fault)():
+        ids = [merchant.pay()["id"] for _ in range(5)]
+        eventually(reports_a_problem(merchant, doing), within=NOTICED_SECONDS, what="the report")
+        assert fault == "frozen" or broker.manages()
+    assert_all_settled_once(merchant, truth, ids, within=90)
+    eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
+    assert_every_reason_is_told()
+
+
+def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_settle_when_it_is_back(
+    merchant: Client, truth: Truth, broker: Broker
+) -> None:
+    eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
+    query = """
+        SELECT count(*) AS number FROM alerts WHERE message LIKE %s AND details->>'kind' = 'queue_takes_nothing'
+    """
+    with broker.without_queue():
+        ids = [merchant.pay()["id"] for _ in range(5)]
+        eventually(reports_a_problem(merchant, QUEUE), within=NOTICED_SECONDS, what="the report")
+        assert ready(merchant)["broker"] == "degraded"
+        assert broker.manages()
+
+        def alerts() -> int:
+            number: int = (truth.execute(query, [f"%{QUEUE} has taken no messages for%"]).fetchone() or {})["number"]
+            return number
+
+        eventually(alerts, within=ALERTED_SECONDS, what="the alert")
+        assert alerts() == 1
+    assert_all_settled_once(merchant, truth, ids, within=90)
+    eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
+    assert_every_reason_is_told()

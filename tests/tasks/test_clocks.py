@@ -1,0 +1,96 @@
+"""The pipeline on hosts whose clocks are wrong: delays and schedules are not theirs to measure."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+
+import celeryconfig
+from gateway.db import begin
+from gateway.domain import outbox
+from gateway.domain.ids import new_id, utc_now
+from gateway.domain.outbox import Topic
+from tasks import app, reconciliation, transactions, upkeep
+from tests.support import eventually
+from tests.tasks.test_relay import relay_once
+from tests.wrong_clocks import environment_with_clock
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, celeryconfig
+entries = celeryconfig.beat_schedule.values()
+print(json.dumps([entry["schedule"].now().isoformat() for entry in entries]))
+"""
+
+
+@pytest.mark.parametrize("offset", ["+1d", "-1d"])
+def test_beat_goes_by_the_databases_clock(offset: str) -> None:
+    environment = os.environ | environment_with_clock(offset) | {"RECONCILIATION_TIME_ZONE": "Asia/Tokyo"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    times = json.loads(done.stdout)
+    assert len(times) == len(celeryconfig.beat_schedule)
+    for text in times:
+        shown = datetime.fromisoformat(text)
+        assert abs(shown - utc_now()) < timedelta(seconds=30)
+        assert shown.utcoffset() == timedelta(hours=9), "crontab compares the hours of the schedule's time zone"
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        upkeep.sweep,
+        upkeep.fold_balances,
+        upkeep.check_invariants,
+        upkeep.check_balances,
+        reconciliation.reconcile,
+    )
+}
+
+
+def raw(broker: Connection, queue: str) -> Any:
+    return app.amqp.queues[queue](broker.default_channel).get()
+
+
+@pytest.mark.parametrize("entry", celeryconfig.beat_schedule.values(), ids=list(celeryconfig.beat_schedule))
+def test_a_scheduled_job_expires_by_the_brokers_clock_alone(broker: Connection, entry: dict[str, Any]) -> None:
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        JOBS[entry["task"]].apply_async(producer=producer, **entry["options"])
+    message = raw(broker, "operations")
+    message.ack()
+    assert message.headers["expires"] is None
+    assert int(message.properties["expiration"]) == entry["options"]["expiration"] * 1000
+
+
+def test_a_delayed_message_carries_no_time_of_its_senders_clock(broker: Connection) -> None:
+    began = utc_now()
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        transactions.accepted([str(new_id())]).apply_async(producer=producer, countdown=1)
+    message = eventually(lambda: raw(broker, "transaction.created"), what="the delayed message")
+    message.ack()
+    assert utc_now() - began >= timedelta(seconds=1)
+    assert message.headers["eta"] is None
+
+
+def test_nothing_that_the_relay_publishes_carries_a_time(broker: Connection) -> None:
+    with begin() as connection:
+        for topic in Topic:
+            outbox.enqueue(connection, topic, [new_id()])
+    assert relay_once(broker) == len(Topic)
+    for name in celeryconfig.WORK_QUEUE_NAMES:
+        while (message := raw(broker, name)) is not None:
+            message.ack()
+            assert (message.headers["eta"], message.headers["expires"]) == (None, None)

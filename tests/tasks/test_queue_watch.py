@@ -1,0 +1,304 @@
+"""Queues that do not work although the broker and its management API answer: who finds out, and what goes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from amqp.exceptions import MessageNacked, NotFound
+from kombu import Connection, Consumer
+from kombu.exceptions import OperationalError
+
+import celeryconfig
+from gateway.config import settings
+from gateway.db import begin
+from gateway.domain import outbox, queue_states
+from gateway.domain.dead_letter_intake import DeadMessage
+from gateway.domain.ids import new_id, utc_now
+from gateway.domain.outbox import Topic
+from gateway.domain.queue_states import BrokerState, State
+from gateway.flows import queue_states as flow
+from gateway.flows import upkeep
+from gateway.reasons import REASON_MAX_LENGTH, doing, reason_of
+from tasks import app, monitor, queue_watch, relay, topology
+from tasks.base import BROKER_UNAVAILABLE
+from tasks.queue_watch import AvoidedQueues, QueueWatch
+from tests.factories import count, execute
+from tests.receivers import alerts_sent_to, receiving
+from tests.support import eventually
+from tests.tasks.test_relay import received
+
+pytestmark = pytest.mark.usefixtures("database")
+
+FULL = "settlement.requested"
+OTHERS = [name for name in celeryconfig.WORK_QUEUE_NAMES if name != FULL]
+
+
+@pytest.fixture
+def management(stack: dict[str, Any]) -> Iterator[requests.Session]:
+    """RabbitMQ's management API; the policies that a test made are gone afterwards."""
+    with requests.Session() as session:
+        session.auth = (stack["management"]["user"], stack["management"]["password"])
+        yield session
+
+
+@contextmanager
+def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL) -> Iterator[None]:
+    """Within the block a queue holds a message and refuses every other (basic.nack)."""
+    vhost = urlsplit(settings().rabbitmq_url).path.removeprefix("/")
+    policy = f"{stack['management_url']}/api/policies/{vhost}/full"
+
+    def limit(length: int) -> None:
+        body = {"pattern": f"^{queue}$", "definition": {"max-length": length}, "apply-to": "queues", "priority": 9}
+        management.put(policy, json=body, timeout=10).raise_for_status()
+
+    limit(0)
+    try:
+        eventually(lambda: not takes_one(queue), what="a full queue")
+        yield
+    finally:
+        limit(1_000)  # without any limit RabbitMQ would not tell the delay queues that there is room again
+        eventually(lambda: takes_one(queue, purge=True), what="a queue that takes messages")
+        management.delete(policy, timeout=10).raise_for_status()
+
+
+def takes_one(name: str, *, purge: bool = False) -> bool:
+    """Whether a queue takes a message; it is emptied before and after that on demand."""
+    with relay.broker_connection() as connection, connection.Producer() as producer:
+        queue = app.amqp.queues[name](connection.default_channel)
+        try:
+            if purge:
+                queue.purge()
+            producer.publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key=name)
+            if purge:
+                queue.purge()
+        except MessageNacked:
+            return False
+        return True
+
+
+@pytest.fixture
+def avoided() -> AvoidedQueues:
+    return AvoidedQueues()
+
+
+@pytest.fixture
+def watch(broker: Connection, avoided: AvoidedQueues) -> Iterator[QueueWatch]:  # noqa: ARG001  # the queues are empty
+    made = QueueWatch(relay.broker_connection, avoided)
+    yield made
+    made.close()
+
+
+def states() -> dict[str, State]:
+    with begin() as connection:
+        return {state.name: state for state in queue_states.states(connection)}
+
+
+def broker_state() -> tuple[BrokerState, str | None]:
+    return queue_states.summary(list(states().values()))
+
+
+def enqueue_one_of_each() -> None:
+    with begin() as connection:
+        for topic in Topic:
+            outbox.enqueue(connection, topic, [new_id()])
+
+
+def test_before_any_relay_looked_nothing_is_claimed() -> None:
+    assert broker_state()[0] is BrokerState.UNKNOWN
+
+
+def test_queues_that_take_messages_are_found_up_and_get_one_probe_each(broker: Connection, watch: QueueWatch) -> None:
+    for _ in range(3):
+        assert [found.reason for found in watch.look()] == [None] * len(celeryconfig.WORK_QUEUE_NAMES)
+    assert broker_state() == (BrokerState.UP, None)
+    for name in celeryconfig.WORK_QUEUE_NAMES:
+        assert [args for args, *_ in received(broker, name)] == [[name]]
+
+
+def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are_used(
+    watch: QueueWatch, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
+) -> None:
+    with full(management, stack):
+        avoided.avoid(FULL, 60)  # the relay did, when the queue refused its message
+        found = {observation.name: observation.reason for observation in watch.look()}
+        assert "MessageNacked" in str(found[FULL])
+        assert f"waiting for {FULL} to confirm" in str(found[FULL])
+        assert [found[name] for name in OTHERS] == [None] * len(OTHERS)
+        assert avoided.names() == {FULL}
+        state, reason = broker_state()
+        assert state is BrokerState.DEGRADED
+        assert FULL in str(reason)
+    watch.look()
+    assert avoided.names() == set()
+    assert broker_state() == (BrokerState.UP, None)
+
+
+def test_a_queue_that_refuses_messages_holds_up_no_other_and_nothing_is_published_twice(
+    broker: Connection, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
+) -> None:
+    avoided.avoid(FULL, 60)
+    with full(management, stack), app.amqp.Producer(broker, auto_declare=False) as producer:
+        enqueue_one_of_each()
+        others = len(Topic) - 1
+        assert relay.relay_once(producer, avoided=avoided) == others
+        assert relay.relay_once(producer, avoided=avoided) == 0
+        assert count("outbox", f"topic = '{Topic.SETTLEMENT_REQUESTED}'") == count("outbox") == 1
+    avoided.use(FULL)
+    with app.amqp.Producer(broker, auto_declare=False) as producer:
+        assert relay.relay_once(producer, avoided=avoided) == 1
+    assert len(received(broker, FULL)) == 1
+    assert len(received(broker, "transaction.created")) == 1
+
+
+def test_the_relay_itself_leaves_a_queue_alone_that_has_refused_its_messages(
+    broker: Connection, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
+) -> None:
+    with begin() as connection:
+        outbox.enqueue(connection, Topic.SETTLEMENT_REQUESTED, [new_id()])
+    with (
+        full(management, stack),
+        app.amqp.Producer(broker, auto_declare=False) as producer,
+        pytest.raises(BROKER_UNAVAILABLE) as caught,
+    ):
+        relay.relay_once(producer, avoided=avoided)
+    assert avoided.names() == {FULL}
+    assert f"publishing to {FULL}" in reason_of(caught.value)
+    assert "MessageNacked" in reason_of(caught.value)
+
+
+def test_a_queue_that_does_not_exist_is_found(broker: Connection, watch: QueueWatch) -> None:
+    channel: Any = broker.default_channel
+    channel.queue_delete("webhook.delivery")
+    try:
+        found = {observation.name: observation.reason for observation in watch.look()}
+        assert "NOT_FOUND" in str(found["webhook.delivery"])
+        assert found[FULL] is None
+    finally:
+        topology.declare()
+
+
+def test_a_broker_that_cannot_be_reached_is_down_and_no_queue_is_blamed(avoided: AvoidedQueues) -> None:
+    def nowhere(_: int) -> Connection:
+        return Connection("amqp://127.0.0.1:9//", transport_options={})
+
+    found = QueueWatch(nowhere, avoided).look()
+    assert all("cannot be reached" in str(observation.reason) for observation in found)
+    assert broker_state()[0] is BrokerState.DOWN
+    assert avoided.names() == set()
+
+
+def test_one_alert_tells_of_a_queue_that_takes_nothing_for_a_while_and_is_delivered_past_it(
+    watch: QueueWatch,
+    avoided: AvoidedQueues,
+    management: requests.Session,
+    stack: dict[str, Any],
+) -> None:
+    with full(management, stack, "operations"), receiving(lambda _: None) as url, alerts_sent_to(url):
+        avoided.avoid("operations", 60)
+        watch.look()
+        assert count("alerts") == 0, "a leader may just be elected"
+        execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute' WHERE reason IS NOT NULL")
+        watch.look()
+        watch.look()
+        kind = "queue_takes_nothing"
+        assert count("alerts") == count("alerts", f"details->>'kind' = '{kind}' AND severity = 'critical'") == 1
+        assert count("alerts", "message LIKE '%operations has taken no messages%MessageNacked%'") == 1
+        execute("UPDATE alerts SET created_at = now() - interval '10 seconds'")
+        watch.look()
+        assert count("alerts", "status = 'delivered'") == 1
+
+
+def test_one_alert_tells_of_a_broker_of_which_no_queue_takes_anything(avoided: AvoidedQueues) -> None:
+    nowhere = QueueWatch(lambda _: Connection("amqp://127.0.0.1:9//"), avoided)
+    nowhere.look()
+    execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute'")
+    nowhere.look()
+    nowhere.look()
+    assert count("alerts") == count("alerts", "details->>'subject' = 'all queues'") == 1
+
+
+def test_a_queue_whose_messages_nobody_takes_is_alerted_although_it_has_a_consumer(
+    broker: Connection, watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Consumer(broker.default_channel, [app.amqp.queues[FULL]], on_message=lambda _: None, auto_declare=False):
+        watch.look()
+        watch.look()
+    assert states()[FULL].consumers == 1
+    monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)
+    for name in OTHERS:
+        queue_watch.take_probe(name)
+    execute("UPDATE queue_states SET waiting_since = now() - interval '2 minutes' WHERE name = :name", name=FULL)
+    watch.look()
+    assert not states()[FULL].gives_messages
+    assert broker_state()[0] is BrokerState.DEGRADED
+    assert count("alerts") == count("alerts", "details->>'kind' = 'queue_gives_nothing'") == 1
+    assert count("alerts", f"message LIKE 'nothing was taken from {FULL} for%; it has 1 consumers'") == 1
+    queue_watch.take_probe(FULL)
+    watch.look()
+    assert broker_state() == (BrokerState.UP, None)
+
+
+def test_work_shows_that_a_queue_gives_messages_as_a_probe_does(
+    watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)
+    watch.look()
+    execute("UPDATE queue_states SET waiting_since = waiting_since - interval '2 minutes'")
+    app.tasks["payments.announce"].apply(args=([str(new_id())],))
+    assert states()["settlement.completed"].gives_messages
+    assert not states()["webhook.delivery"].gives_messages
+
+
+def test_a_probe_notes_no_queue_that_does_not_exist() -> None:
+    for name in ("no.such.queue", 7, None):
+        queue_watch.take_probe(name)
+    assert count("queue_states") == 0
+
+
+@pytest.mark.parametrize("queue", [FULL, "operations", "refund.requested"])
+def test_a_probe_that_nobody_took_is_no_dead_letter(queue: str) -> None:
+    message = DeadMessage("key", queue, "expired", "queues.take_probe", f'[["{queue}"], {{}}, {{}}]', {}, utc_now())
+    monitor.store_dead([message])
+    assert (count("dead_letters"), count("alerts")) == (0, 0)
+
+
+def test_the_alert_of_a_lagging_outbox_says_why() -> None:
+    enqueue_one_of_each()
+    execute("UPDATE outbox SET created_at = now() - interval '2 minutes'")
+    flow.record([queue_states.Observation(FULL, "MessageNacked: Message was nacked by broker.")])
+    upkeep.alert_lagging_outbox()
+    assert count("alerts", f"message LIKE '%wait in the outbox%{FULL}%MessageNacked%'") == 1
+    assert count("alerts", "details->>'reason' LIKE '%MessageNacked%'") == 1
+
+
+def caused_by(cause: Exception) -> OperationalError:
+    """What kombu makes of an error of the broker that says nothing."""
+    error = OperationalError(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (caused_by(MessageNacked()), "OperationalError: MessageNacked: Message was nacked by broker."),
+        (MessageNacked(), "MessageNacked: Message was nacked by broker."),
+        (NotFound("no queue 'x'", (50, 10), "Queue.declare", 404), "NotFound: Queue.declare: (404) no queue 'x'"),
+        (TimeoutError(), "TimeoutError: Timeout expired."),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (type("Bare", (Exception,), {"__doc__": None})(), "Bare"),
+    ],
+    ids=str,
+)
+def test_a_reason_is_never_empty(error: Exception, told: str) -> None:
+    assert reason_of(error) == told
+
+
+def test_a_reason_tells_what_was_being_done_and_is_bounded() -> None:
+    with pytest.raises(TimeoutError) as caught, doing("waiting for the confirm of a message"):
+        raise TimeoutError
+    assert reason_of(caught.value) == "TimeoutError: Timeout expired. (waiting for the confirm of a message)"
+    assert len(reason_of(ValueError("x" * 10_000))) == REASON_MAX_LENGTH
