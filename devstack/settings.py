@@ -26,6 +26,7 @@ _FILES = (
     "stack.json",
     "env",
     "made-by-make-test",
+    "servers.lock",
     "acquirer.sqlite",
     "acquirer.sqlite-wal",
     "acquirer.sqlite-shm",

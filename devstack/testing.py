@@ -28,6 +28,8 @@ from devstack.supervisor import Stack
 _SUITE_LIMIT_SECONDS = 40 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
 _TICK_SECONDS = 0.2
+_TEST_PROCESSES = 2
+"""More of them would compete with the stack's own processes for two processors."""
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
@@ -61,7 +63,8 @@ CHAOS_DEFAULTS = {"SEED": "", "PAYMENTS": "2000", "FAULTS": "20"}
 def test(arguments: list[str]) -> int:
     """Run pytest with these arguments beside a fresh stack; return its exit status."""
     own = layout(TEST_DIR, TEST_PORT_BASE)
-    return _beside_fresh_stack(own, SETTINGS, {}, ["-m", "pytest", *arguments])
+    command = ["-m", "pytest", "-n", str(_TEST_PROCESSES), "--dist", "loadgroup", *arguments]
+    return _beside_fresh_stack(own, SETTINGS, {}, command)
 
 
 def chaos() -> int:

@@ -3,8 +3,13 @@
 Tests run against the PostgreSQL and the RabbitMQ of a running stack (`make test` brings one up and names its
 stack.json in GATEWAY_STACK). Those of `end_to_end/` drive the stack itself. All others get a database and a vhost
 of their own on the same servers, so that the stack's relay and workers never see their rows.
+
+pytest-xdist runs them in several processes, each with a database and a vhost of its own. The tests of `end_to_end/`
+share one stack, so they run one after the other in one process. A test that takes a server away from everybody has the
+mark `stops_a_server` and runs alone.
 """
 
+import fcntl
 import json
 import os
 import tempfile
@@ -17,8 +22,9 @@ import psycopg
 import pytest
 import requests
 
-NAME = os.environ.get("GATEWAY_TEST_NAME", "unit")
+NAME = "_".join([os.environ.get("GATEWAY_TEST_NAME", "unit"), *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])
 """Database and vhost; another name lets two runs share the servers."""
+STACK_TESTS = Path(__file__).parent / "end_to_end"
 MANAGEMENT_TIMEOUT_SECONDS = 10
 _NOT_FOR_TESTS = (
     "BROKER_URL",
@@ -74,12 +80,31 @@ def _use_own_database_and_vhost() -> None:
 _use_own_database_and_vhost()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Give the fresh database its schema."""
+    if config.getoption("numprocesses", None):
+        return  # this process only distributes the tests
     from alembic import command
     from alembic.config import Config
 
     command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a module in one process, and all that drive the stack: they take longest, so they start."""
+    items.sort(key=lambda item: STACK_TESTS not in item.path.parents)
+    for item in items:
+        group = "stack" if STACK_TESTS in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test that stops a server wait for the others to end, and the others for it."""
+    alone = request.node.get_closest_marker("stops_a_server") is not None
+    with (Path(os.environ["GATEWAY_STACK"]).parent / "servers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture(scope="session")

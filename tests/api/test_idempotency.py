@@ -1,6 +1,5 @@
 """Idempotency keys (api.md, Idempotency)."""
 
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -84,7 +83,9 @@ def test_without_a_key_every_post_is_a_payment(merchant: Caller) -> None:
     assert merchant.pay().json["id"] != merchant.pay().json["id"]
 
 
-@pytest.mark.parametrize("value", ["k", "k" * 255, "a b", "~!@#", str(uuid.uuid4()), "2026-01-31T12:00:00.123456Z"])
+@pytest.mark.parametrize(
+    "value", ["k", "k" * 255, "a b", "~!@#", "ade769d4-2ae4-4bbb-9e25-bbfed702627d", "2026-01-31T12:00:00.123456Z"]
+)
 def test_any_printable_ascii_key_is_taken(merchant: Caller, value: str) -> None:
     assert merchant.pay(key(value)).status_code == 201
     assert merchant.pay(key(value)).headers["Idempotency-Replayed"] == "true"
