@@ -89,9 +89,8 @@ def test_the_reason_of_a_failed_statement_has_none_of_its_values() -> None:
 
 
 def test_a_reason_is_never_empty() -> None:
-    assert (
-        reason_of(OperationalError("SELECT 1", {}, psycopg.OperationalError())) == "OperationalError: no reason given"
-    )
+    reason = reason_of(OperationalError("SELECT 1", {}, psycopg.OperationalError()))
+    assert reason == "OperationalError: An error related to the database's operation."
 
 
 def test_a_session_that_does_not_take_its_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
