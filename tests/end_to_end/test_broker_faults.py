@@ -121,6 +121,7 @@ def assert_every_reason_is_told() -> None:
     assert all(line.partition(" s: ")[2].strip() for line in told), told
 
 
+@pytest.mark.stops_a_server
 @pytest.mark.parametrize("fault", ["without_disk", "without_memory", "frozen"])
 def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
     merchant: Client, truth: Truth, broker: Broker, fault: str
