@@ -50,7 +50,8 @@ def _check_migrations(caller: dict[str, str]) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="gateway-check-") as folder:
         own = _temporary(Path(folder))
         with supervisor.supervised(own), services.running(own, Plan(None, _NO_BROKER, None), caller):
-            env = caller | {"DATABASE_URL": postgres.url(own), "RABBITMQ_URL": _NO_BROKER, "BROKER_URL": _NO_BROKER}
+            env = caller | {"RABBITMQ_URL": _NO_BROKER, "BROKER_URL": _NO_BROKER}
+            env["DATABASE_URL"] = postgres.url(own, postgres.OWNER)
             for step in steps:
                 if not _passes([*alembic, *step], env):
                     return ["alembic " + " ".join(step)]  # the next ones would fail for the same reason

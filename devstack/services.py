@@ -24,13 +24,18 @@ class Endpoints:
     """Where the two servers are; a management URL carries its credentials and is None for a foreign broker."""
 
     database_url: str
+    """Of the gateway's role."""
+    owner_url: str
+    """Of the role that owns the tables, for migrations."""
+    admin_url: str
+    """Of the role that makes databases, for tests."""
     broker_url: str
     management_url: str | None
     password: str
     """The password of the stack's own broker."""
 
     def variables(self) -> dict[str, str]:
-        """Return them as the gateway reads them."""
+        """Return them as the gateway reads them; no role of it gets the URLs of the owner and of the superuser."""
         found = {"DATABASE_URL": self.database_url, "RABBITMQ_URL": self.broker_url, "BROKER_URL": self.broker_url}
         return found | ({"RABBITMQ_MANAGEMENT_URL": self.management_url} if self.management_url else {})
 
@@ -82,6 +87,8 @@ def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[En
         yield (
             Endpoints(
                 database_url=plan.database_url or postgres.url(stack),
+                owner_url=plan.database_url or postgres.url(stack, postgres.OWNER),
+                admin_url=plan.database_url or postgres.url(stack, postgres.SUPERUSER),
                 broker_url=plan.broker_url or broker.url(stack, password),
                 management_url=plan.management_url if plan.broker_url else broker.management_url(stack, password),
                 password=password,

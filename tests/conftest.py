@@ -58,9 +58,10 @@ def _use_own_database_and_vhost() -> None:
     )
     for name in ("BROKER_URL", "PROMETHEUS_MULTIPROC_DIR", "ALERT_WEBHOOK_URL", "WEBHOOK_ALLOW_LOOPBACK"):
         os.environ.pop(name, None)
-    with psycopg.connect(server, autocommit=True) as connection:
+    admin = stack["database_admin_url"].replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {NAME}")
+        connection.execute(f'CREATE DATABASE {NAME} OWNER "{urlsplit(server).username}"')
     _make_vhost(stack)
 
 
