@@ -198,14 +198,17 @@ def _set_superuser_password(
     stack: Layout, home: ServerHome, programs: Path, env: dict[str, str], account: int | None
 ) -> None:
     """Set the superuser's password without a server that anybody could connect to in the meantime."""
-    command = [str(programs / "postgres"), "--single", "-D", str(home.data), "postgres"]
-    statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{_password(stack, SUPERUSER)}'\n"
+    no_statistics = ["-c", "shared_preload_libraries="]  # they would keep the statement
+    command = [str(programs / "postgres"), "--single", "-D", str(home.data), *no_statistics, "postgres"]
+    password = _password(stack, SUPERUSER)
+    statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"
     done = subprocess.run(
         home.command(command, by=account),
         check=False, cwd="/", env=env, input=statement, capture_output=True, text=True, timeout=_START_LIMIT_SECONDS,
     )  # fmt: skip
     if done.returncode or "ERROR" in done.stderr:
-        raise DevstackError(f"PostgreSQL's password could not be set in {home.data}:\n{done.stderr}")
+        reason = done.stderr.replace(password, "…")
+        raise DevstackError(f"PostgreSQL's password could not be set in {home.data}:\n{reason}")
 
 
 def _refuse_other_version(home: ServerHome, programs: Path) -> None:

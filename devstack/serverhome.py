@@ -86,7 +86,7 @@ def prepare(stack: Layout, name: str, older_owner: int) -> ServerHome:
     link = stack.home / name
     if os.geteuid() != 0:
         if link.is_symlink():
-            raise DevstackError(f"the data in {stack.home} was made by root: start as root, or remove it: `make clean`")
+            raise DevstackError(f"the data in {stack.home} was made by root: start as root, or let root `make clean`")
         return ServerHome(stack.home, link, None)
     if link.is_dir() and not link.is_symlink() and link.stat().st_uid != older_owner:
         raise DevstackError(f"{link} belongs to another user: start as that user, or remove the data: `make clean`")
@@ -128,6 +128,11 @@ def _linked(stack: Layout, name: str) -> ServerHome | None:
 def _make(stack: Layout, name: str) -> ServerHome:
     """Make a folder with a uid that nobody uses; remove the one of a DEV_DIR at this path that is gone."""
     link = stack.home / name
+    if link.is_symlink() and link.exists():
+        data = os.readlink(link)
+        raise DevstackError(
+            f"{link} leads to {data}, which is not in DEV_SERVER_DIR: set that to the folder of this data"
+        )
     for place in _places(stack):
         if _record(place)["server"] == name:
             say(f"removing {place}, which belonged to an earlier {stack.home}")
@@ -265,6 +270,8 @@ def is_readable(folder: Path) -> bool:
         if Path(parent).stat().st_mode & 0o005 != 0o005:
             return False
         for name in files:
+            if not Path(parent, name).exists():  # a link that leads nowhere
+                continue
             mode = Path(parent, name).stat().st_mode
             if not mode & 0o004 or (mode & 0o100 and not mode & 0o001):
                 return False

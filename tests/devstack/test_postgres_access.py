@@ -200,3 +200,15 @@ def test_programs_that_the_server_s_user_cannot_reach_are_copied(tmp_path: Path)
     finally:
         stack.end()
         assert stack.command("clean").returncode == 0
+
+
+@only_as_root
+def test_a_start_with_another_folder_for_servers_does_not_forget_the_data(stack: Started) -> None:
+    stack.end()
+    elsewhere = Path(tempfile.mkdtemp())
+    elsewhere.chmod(0o711)
+    again = Started(stack.layout.home, DEV_SERVER_DIR=str(elsewhere))
+    assert again.process.wait(60) == 1
+    assert "DEV_SERVER_DIR" in again.log.read_text()
+    assert stack.layout.postgres_data.resolve().is_dir()
+    elsewhere.rmdir()
