@@ -120,7 +120,6 @@ def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str,
         needed |= {
             "RabbitMQ": stack.ports.amqp,
             "RabbitMQ's management": stack.ports.management,
-            "RabbitMQ's Prometheus endpoint": stack.ports.prometheus,
             "Erlang's distribution": stack.ports.distribution,
             "Erlang's port mapper": stack.ports.epmd,
         }

@@ -56,6 +56,7 @@ class Ports:
     postgresql: int
     amqp: int
     prometheus: int
+    """Nothing listens there; the ports after it keep their numbers."""
     distribution: int
     epmd: int
     receiver: int
