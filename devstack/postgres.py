@@ -252,7 +252,9 @@ def make_database(stack: Layout, name: str) -> None:
     with connect(stack, name) as connection:
         if preloaded and "pg_stat_statements" in preloaded[0]:
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        connection.execute(f"REASSIGN OWNED BY {USER} TO {OWNER}")  # an older version had one role for both
+        owned = "SELECT 1 FROM pg_database WHERE datname = current_database() AND datdba = %s::regrole"
+        if connection.execute(owned, [USER]).fetchone():  # an older version had one role for both
+            connection.execute(f"REASSIGN OWNED BY {USER} TO {OWNER}")
         connection.execute(f"GRANT USAGE ON SCHEMA public TO {USER}")
         connection.execute(f"GRANT {rows} ON ALL TABLES IN SCHEMA public TO {USER}")
         connection.execute(
