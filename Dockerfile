@@ -1,12 +1,13 @@
 # One image for every role: `docker run IMAGE api`, `… IMAGE worker-settle`, or any command, as in `… IMAGE alembic upgrade head`.
 # Settings come from the environment; docker-compose.yml shows which.
-ARG PYTHON=python:3.11-slim-bookworm
+# The digest is of the index of all architectures: the same bytes everywhere, whatever the tag points to later.
+ARG PYTHON=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON} AS build
 WORKDIR /app
 RUN python -m venv /venv
-COPY requirements.txt constraints.txt ./
-RUN /venv/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
+COPY requirements.lock ./
+RUN /venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock
 COPY gateway gateway
 COPY tasks tasks
 COPY celeryconfig.py ./

@@ -2,6 +2,9 @@
 PYTHON ?= python3
 DEVSTACK := exec $(PYTHON) -m devstack
 
+LOCK := .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos cluster bench check docs stop wait clean distclean services install lock
 
@@ -12,8 +15,9 @@ help: ## list the targets and the variables
 	'  LOGS=0           do not show what the roles write (it is in DEV_DIR/logs)' \
 	'  DEV_DIR          folder of all that a stack writes (.dev; .dev-test for make test)' \
 	'  DEV_PORT_BASE    first port (15870; 16870 for make test); in this order: API, Flower, RabbitMQ management,' \
-	'                   PostgreSQL, AMQP, RabbitMQ Prometheus, Erlang distribution, Erlang port mapper, test alerts' \
+	'                   PostgreSQL, AMQP, unused, Erlang distribution, Erlang port mapper, test alerts, test acquirer' \
 	'  DEV_CACHE        folder of the unpacked RabbitMQ, shared by all stacks (.dev-cache)' \
+	'  DEV_SERVER_DIR   folder of the data of servers that root starts (/var/lib/payment-gateway-devstack)' \
 	'  DEV_RESTART=1    start a role again when it ends, instead of stopping everything' \
 	'  DATABASE_URL     a PostgreSQL of yours instead of the embedded one (TEST_DATABASE_URL for make test)' \
 	'  RABBITMQ_URL     a RabbitMQ of yours, with RABBITMQ_MANAGEMENT_URL (TEST_RABBITMQ_URL for make test)' \
@@ -64,6 +68,6 @@ services: ## start only PostgreSQL and RabbitMQ; their URLs are in DEV_DIR/env
 install: ## only make .venv
 	@$(DEVSTACK) install
 
-lock: install ## write constraints.txt anew from the requirements
-	@{ sed -n '/^#/p' constraints.txt; .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header requirements-dev.txt; } > constraints.new
-	@mv constraints.new constraints.txt
+lock: install ## write the lock files from the requirements; UPGRADE=1 takes the newest versions
+	@$(LOCK) requirements.txt -o requirements.lock
+	@$(LOCK) requirements-dev.txt -c requirements.lock -o requirements-dev.lock

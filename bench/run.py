@@ -8,7 +8,7 @@ from bench.phases import Figures
 from bench.report import GROWN, Result
 from bench.running import PaymentsLost, running
 from bench.sides import Servers, Side
-from devstack import supervisor
+from devstack import serverhome, supervisor
 from devstack.console import complain, say
 from devstack.settings import BENCH_DIR, BENCH_PORT_BASE, environment, layout
 
@@ -72,7 +72,7 @@ def main() -> int:
     wanted = amounts()
     result = Result(asdict(wanted))
     with supervisor.supervised(own):
-        own.forget()
+        serverhome.forget(own)
         own.prepare()
         with sides.servers(own, caller) as servers:
             try:

@@ -64,12 +64,11 @@ class Servers:
 
     def database(self, name: str) -> str:
         """What psycopg connects by."""
-        return f"postgresql://{postgres.USER}@127.0.0.1:{self.layout.ports.postgresql}/{name}"
+        return postgres.url(self.layout, database=name).replace("+psycopg", "")
 
     def administer(self, statement: str, name: str = "postgres") -> None:
         """Run a statement as PostgreSQL's superuser, outside of a database transaction."""
-        url = f"postgresql://{postgres.SUPERUSER}@127.0.0.1:{self.layout.ports.postgresql}/{name}"
-        with psycopg.connect(url, autocommit=True) as connection:
+        with postgres.connect(self.layout, name) as connection:
             connection.execute(statement.encode())
 
     def come_to_rest(self) -> None:
@@ -138,7 +137,7 @@ def _step(on: Servers, what: str, command: list[str], env: Mapping[str, str]) ->
 def gateway(on: Servers) -> Side:
     """The gateway with every role of the Procfile, Flower, beat and metrics included."""
     env = supervisor.role_environment(on.layout, on.caller, on.endpoints) | GATEWAY_SETTINGS
-    _step(on, "migrations", [sys.executable, "-m", "alembic", "upgrade", "head"], env)
+    supervisor.migrate(on.layout, Plan(None, None, None), on.endpoints, env)
     _step(on, "topology", [sys.executable, "-m", "tasks.topology"], env)
     queues = ("transaction.created", "settlement.requested")
     return Side("gateway", procfile.roles(), env, on.database(postgres.DATABASE), on.endpoints.broker_url, queues)
@@ -147,7 +146,7 @@ def gateway(on: Servers) -> Side:
 def forget_payments(on: Servers) -> None:
     """Give the gateway an empty database; no role of it may run."""
     on.administer(f"DROP DATABASE {postgres.DATABASE} WITH (FORCE)")
-    on.administer(f"CREATE DATABASE {postgres.DATABASE} OWNER {postgres.USER}")
+    postgres.make_database(on.layout, postgres.DATABASE)
 
 
 def baseline(on: Servers) -> Side:

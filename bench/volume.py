@@ -60,7 +60,7 @@ OPERATOR_READS = {
 
 def superuser_url(servers: Servers) -> str:
     """The gateway's database, as PostgreSQL's superuser."""
-    return f"postgresql://{postgres.SUPERUSER}@127.0.0.1:{servers.layout.ports.postgresql}/{postgres.DATABASE}"
+    return postgres.url(servers.layout, postgres.SUPERUSER).replace("+psycopg", "")
 
 
 def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,7 @@ from devstack.console import DevstackError, say
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("VENV") or ROOT / ".venv").absolute()
-CONSTRAINTS, REQUIREMENTS = ROOT / "constraints.txt", ROOT / "requirements-dev.txt"
-_INPUTS = (ROOT / "requirements.txt", REQUIREMENTS, CONSTRAINTS)
+LOCK = ROOT / "requirements-dev.lock"
 _INSTALL_LIMIT_SECONDS = 900
 _LOCK_LIMIT_SECONDS = 900
 
@@ -56,7 +56,7 @@ def file_lock(path: Path, limit_seconds: float) -> Iterator[None]:
 
 def _fingerprint() -> str:
     """What the environment was made from, and where: a changed pin or a copied folder installs anew."""
-    parts = [str(VENV).encode(), b"compiled", *(path.read_bytes() for path in _INPUTS)]
+    parts = [str(VENV).encode(), b"compiled", LOCK.read_bytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -76,7 +76,7 @@ def _install() -> None:
     if not os.access(bin_folder / "python", os.X_OK) or not (uv or (bin_folder / "pip").exists()):
         _make_venv(uv)
     python = str(bin_folder / "python")
-    wanted = ["-q", "-c", str(CONSTRAINTS), "-r", str(REQUIREMENTS)]
+    wanted = ["-q", "--require-hashes", "-r", str(LOCK)]
     uv = uv or _fetch_uv(python)
     # uv reads neither pip's configuration nor PIP_*: behind a mirror only pip may reach the packages.
     # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every role would compile it at every start.
@@ -99,9 +99,19 @@ def _make_venv(uv: str | None) -> None:
 
 def _fetch_uv(python: str) -> str | None:
     """Install uv into the environment itself; None where the index has no wheel for this machine."""
-    arguments = ["-q", "--disable-pip-version-check", "--only-binary", ":all:", "-c", str(CONSTRAINTS), "uv"]
+    alone = VENV / "uv.lock"
+    alone.write_text(locked("uv"))
+    arguments = ["-q", "--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes", "-r", str(alone)]
     found = _run([python, "-m", "pip", "install", *arguments])
     return str(VENV / "bin" / "uv") if found else None
+
+
+def locked(package: str) -> str:
+    """Return the lines of one package in the lock file: its version and the hashes of its files."""
+    found = re.search(rf"^{re.escape(package)}==.*(?:\n    .*)*", LOCK.read_text(), re.MULTILINE)
+    if found is None:
+        raise DevstackError(f"{LOCK} does not name {package}; write it anew with `make lock`")
+    return found[0] + "\n"
 
 
 def _run(command: list[str]) -> bool:

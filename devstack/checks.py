@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from devstack import postgres, services, supervisor
+from devstack import postgres, serverhome, services, supervisor
 from devstack.bootstrap import ROOT
 from devstack.console import complain, say
 from devstack.services import Plan
@@ -49,12 +49,15 @@ def _check_migrations(caller: dict[str, str]) -> list[str]:
     steps = [["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]]
     with tempfile.TemporaryDirectory(prefix="gateway-check-") as folder:
         own = _temporary(Path(folder))
-        with supervisor.supervised(own), services.running(own, Plan(None, _NO_BROKER, None), caller):
-            env = caller | {"DATABASE_URL": postgres.url(own), "DATABASE_DIRECT_URL": ""}
-            env |= {"RABBITMQ_URL": _NO_BROKER, "BROKER_URL": _NO_BROKER}
-            for step in steps:
-                if not _passes([*alembic, *step], env):
-                    return ["alembic " + " ".join(step)]  # the next ones would fail for the same reason
+        try:
+            with supervisor.supervised(own), services.running(own, Plan(None, _NO_BROKER, None), caller):
+                env = caller | {"RABBITMQ_URL": _NO_BROKER, "BROKER_URL": _NO_BROKER, "DATABASE_DIRECT_URL": ""}
+                env["DATABASE_URL"] = postgres.url(own, postgres.OWNER)
+                for step in steps:
+                    if not _passes([*alembic, *step], env):
+                        return ["alembic " + " ".join(step)]  # the next ones would fail for the same reason
+        finally:
+            serverhome.forget(own)
     return []
 
 

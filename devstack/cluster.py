@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import requests
 
-from devstack import rabbitmq, secretfile
+from devstack import rabbitmq
 from devstack.console import say
 from devstack.processes import Unit
 from devstack.settings import Layout
@@ -15,7 +15,7 @@ NODES = ("rabbitmq1", "rabbitmq2", "rabbitmq3")
 """Names of the units, and of the nodes before their ``@localhost``."""
 _JOIN_LIMIT_SECONDS = 120
 _REQUEST_LIMIT_SECONDS = 5
-_PORTS = ("amqp", "management", "prometheus", "distribution")
+_PORTS = ("amqp", "management", "distribution")
 _CONFIGURATION = """
 cluster_formation.peer_discovery_backend = classic_config
 {peers}
@@ -49,12 +49,6 @@ def needed_ports(stack: Layout) -> dict[str, int]:
 
 def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
     """Start Erlang's port mapper and the nodes, and return at once."""
-    home = stack.rabbitmq_data / "home"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cookie = home / ".erlang.cookie"
-    if not cookie.exists():  # nodes that start together would each make one
-        cookie.touch(mode=0o600)
-        cookie.write_text(secretfile.password(stack.secrets_file, "erlang"))
     peers = [f"cluster_formation.classic_config.nodes.{n} = {name}@localhost" for n, name in enumerate(NODES, 1)]
     further = _CONFIGURATION.format(peers="\n".join(peers))
     mapper = rabbitmq.start_port_mapper(stack, password, env)

@@ -8,7 +8,19 @@ import psutil
 import psycopg
 import requests
 
-from devstack import checks, health, processes, secretfile, services, stackfile, supervisor, testing, unpack, waiting
+from devstack import (
+    checks,
+    health,
+    processes,
+    secretfile,
+    serverhome,
+    services,
+    stackfile,
+    supervisor,
+    testing,
+    unpack,
+    waiting,
+)
 from devstack.bootstrap import file_lock
 from devstack.console import DevstackError, complain, say, write
 from devstack.journey import Journey
@@ -56,7 +68,7 @@ def serve() -> None:
         services.refuse_taken_ports(services.needed_ports(own, plan, {}))
         with services.running(own, plan, caller) as (endpoints, units):
             services.wait_for_broker(own, endpoints, units)
-            stackfile.write_env(own, endpoints.variables())
+            stackfile.write_env(own, endpoints)
             write(own.env_file.read_text().rstrip())
             say(f"ready; in another terminal: . {own.env_file}")
             try:
@@ -183,7 +195,9 @@ def clean() -> None:
     if own.home.is_dir():
         stop()
         with file_lock(own.lock_file, limit_seconds=5):
-            own.forget()
+            serverhome.forget(own)
+    else:
+        serverhome.forget(own)
     say(f"{own.home} is forgotten")
 
 

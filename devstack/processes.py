@@ -162,7 +162,7 @@ def belongs(stack: Layout, process: psutil.Process) -> bool:
         if process.environ().get(MARKER) == str(stack.home):
             return True
     with contextlib.suppress(psutil.Error):
-        return str(stack.postgres_data) in process.cmdline()
+        return os.path.realpath(stack.postgres_data) in process.cmdline()
     return False
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import requests
 
+from devstack import secretfile
 from devstack.console import DevstackError, say
 from devstack.processes import Managed, Stopping, Unit, spawn
 from devstack.settings import Layout
@@ -28,12 +29,12 @@ _INSTALLED = (
 )
 _FOREIGN = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
 """Variables of the caller's own RabbitMQ, Erlang or service manager, which must not reach this one."""
+_PLUGINS = "[rabbitmq_management].\n"
+"""Not rabbitmq_prometheus: before RabbitMQ 4 its port answers everybody. The gateway's /metrics has the queues."""
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{ports.amqp}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {ports.management}
-prometheus.tcp.ip = 127.0.0.1
-prometheus.tcp.port = {ports.prometheus}
 default_user = {user}
 default_pass = {password}
 default_vhost = {vhost}
@@ -165,15 +166,18 @@ def _environment(
 ) -> dict[str, str]:
     """Write RabbitMQ's configuration and return the variables that keep all of its files below the data folder."""
     data = stack.rabbitmq_data
-    (data / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
-    (data / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n")
+    home = data / "home"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Whoever knows the cookie controls the node. Erlang would make one from the clock.
+    secretfile.write_private(home / ".erlang.cookie", secretfile.password(stack.secrets_file, "erlang"))
+    (data / "enabled_plugins").write_text(_PLUGINS)
     configuration = data / f"{node}.conf"
     configuration.touch(mode=0o600)
     text = _CONFIGURATION.format(ports=stack.ports, user=USER, password=password, vhost=VHOST, node=node)
     configuration.write_text(text + further)
     own = {name: value for name, value in env.items() if not name.startswith(_FOREIGN)}
     own |= {
-        "HOME": str(data / "home"),  # the Erlang cookie lies there
+        "HOME": str(home),  # the Erlang cookie lies there
         "ERL_EPMD_PORT": str(stack.ports.epmd),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         # Each stack has a port mapper of its own, so the name need not be unique, and the data, which lies in

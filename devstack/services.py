@@ -24,6 +24,11 @@ class Endpoints:
     """Where the two servers are; a management URL carries its credentials and is None for a foreign broker."""
 
     database_url: str
+    """Of the gateway's role."""
+    owner_url: str
+    """Of the role that owns the tables, for migrations."""
+    admin_url: str
+    """Of the role that makes databases, for tests."""
     broker_url: str
     management_url: str | None
     password: str
@@ -31,7 +36,7 @@ class Endpoints:
     database_direct_url: str | None = None
 
     def variables(self) -> dict[str, str]:
-        """Return them as the gateway reads them."""
+        """Return them as the gateway reads them; no role of it gets the URLs of the owner and of the superuser."""
         found = {"DATABASE_URL": self.database_url, "RABBITMQ_URL": self.broker_url, "BROKER_URL": self.broker_url}
         found["DATABASE_DIRECT_URL"] = self.database_direct_url or ""
         return found | ({"RABBITMQ_MANAGEMENT_URL": self.management_url} if self.management_url else {})
@@ -91,6 +96,8 @@ def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[En
         yield (
             Endpoints(
                 database_url=plan.database_url or postgres.url(stack),
+                owner_url=plan.database_url or postgres.url(stack, postgres.OWNER),
+                admin_url=plan.database_url or postgres.url(stack, postgres.SUPERUSER),
                 broker_url=plan.broker_url or broker.url(stack, password),
                 management_url=plan.management_url if plan.broker_url else broker.management_url(stack, password),
                 password=password,
@@ -123,7 +130,6 @@ def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str,
         needed |= {
             "RabbitMQ": stack.ports.amqp,
             "RabbitMQ's management": stack.ports.management,
-            "RabbitMQ's Prometheus endpoint": stack.ports.prometheus,
             "Erlang's distribution": stack.ports.distribution,
             "Erlang's port mapper": stack.ports.epmd,
         }

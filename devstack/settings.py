@@ -18,8 +18,22 @@ CLUSTER_DIR, CLUSTER_PORT_BASE = ".dev-cluster", 13870
 BENCH_DIR, BENCH_PORT_BASE = ".dev-bench", 12870
 MARKER = "DEVSTACK_DIR"
 """Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
-_FOLDERS = ("postgres", "postgres.new", "rabbitmq", "keys", "metrics", "beat", "hold", "bench", "logs", "pids")
+POSTGRES_ACCESS = "postgres-hba.conf"
+_FOLDERS = (
+    "postgres",
+    "postgres.new",
+    "postgres.old",
+    "rabbitmq",
+    "keys",
+    "metrics",
+    "beat",
+    "hold",
+    "bench",
+    "logs",
+    "pids",
+)
 _FILES = (
+    POSTGRES_ACCESS,
     "secrets.json",
     "merchant.json",
     "operator.json",
@@ -43,6 +57,7 @@ class Ports:
     postgresql: int
     amqp: int
     prometheus: int
+    """Nothing listens there; the ports after it keep their numbers."""
     distribution: int
     epmd: int
     receiver: int
@@ -118,7 +133,10 @@ class Layout:
         The lock file stays, for the caller holds it.
         """
         for name in _FOLDERS:
-            shutil.rmtree(self.home / name, ignore_errors=True)
+            path = self.home / name
+            if path.is_symlink():  # to a server's folder, which serverhome.forget removes
+                path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
         for name in _FILES:
             (self.home / name).unlink(missing_ok=True)
 

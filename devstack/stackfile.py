@@ -42,6 +42,7 @@ def contents(
     return {
         "api_url": api_url(stack),
         "database_url": endpoints.database_url,
+        "database_admin_url": endpoints.admin_url,
         "broker_url": endpoints.broker_url,
         "management_url": f"{management.scheme}://{management.netloc.rpartition('@')[2]}"
         if management.netloc
@@ -61,7 +62,8 @@ def write(stack: Layout, found: dict[str, Any]) -> None:
     secretfile.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")
 
 
-def write_env(stack: Layout, variables: dict[str, str]) -> None:
+def write_env(stack: Layout, endpoints: Endpoints, further: dict[str, str] | None = None) -> None:
     """Write what a shell sources to reach the servers; the passwords in it are for this user only."""
+    variables = endpoints.variables() | {"DATABASE_OWNER_URL": endpoints.owner_url} | (further or {})
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     secretfile.write_private(stack.env_file, "\n".join(lines) + "\n")

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from devstack import accounts, health, processes, procfile, secretfile, services, stackfile, waiting
+from devstack import accounts, health, postgres, processes, procfile, secretfile, services, stackfile, waiting
 from devstack.bootstrap import ROOT, file_lock
 from devstack.console import DevstackError, say
 from devstack.processes import Unit
@@ -132,7 +132,7 @@ def running(
         env = role_environment(layout, caller, endpoints)
         units: list[Unit] = []
         try:
-            _step(layout, "migrations", [sys.executable, "-m", "alembic", "upgrade", "head"], env)
+            migrate(layout, plan, endpoints, env)
             if endpoints.database_direct_url:
                 defaults = ["flask", "--app", "gateway.app", "database", "set-session-defaults"]
                 _step(layout, "session-defaults", [sys.executable, "-m", *defaults], env)
@@ -146,12 +146,20 @@ def running(
             operator = accounts.operator(layout, where.api_url, env)
             stack = Stack(layout, endpoints, env, [*servers, *units], merchant, operator)
             stack.publish()
-            stackfile.write_env(layout, endpoints.variables() | {"KEYS_DIR": env["KEYS_DIR"]})
+            stackfile.write_env(layout, endpoints, {"KEYS_DIR": env["KEYS_DIR"]})
             yield stack
         finally:
             for file in (layout.stack_file, layout.env_file):
                 file.unlink(missing_ok=True)
             _stop_roles(layout, units)
+
+
+def migrate(layout: Layout, plan: Plan, endpoints: Endpoints, env: dict[str, str]) -> None:
+    """Bring the schema up to date as its owner. In the stack's own PostgreSQL the gateway's role owns no table."""
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    _step(layout, "migrations", command, env | {"DATABASE_URL": endpoints.owner_url})
+    if not plan.database_url:
+        postgres.protect_records(layout)
 
 
 def _compile() -> None:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from devstack import services, stackfile, supervisor, waiting
+from devstack import serverhome, services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
 from devstack.console import DevstackError, say
 from devstack.settings import (
@@ -100,7 +100,7 @@ def _beside_fresh_stack(
     caller |= told | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
     _take_possession(own)
     with supervisor.supervised(own):
-        own.forget()
+        serverhome.forget(own)
         own.prepare()
         (own.home / _OWNED).touch()
         with supervisor.running(own, caller, plan, further_roles) as stack:

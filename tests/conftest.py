@@ -71,9 +71,10 @@ def _use_own_database_and_vhost() -> None:
     )
     for name in _NOT_FOR_TESTS:
         os.environ.pop(name, None)
-    with psycopg.connect(server, autocommit=True) as connection:
+    admin = stack["database_admin_url"].replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {NAME}")
+        connection.execute(f'CREATE DATABASE {NAME} OWNER "{urlsplit(server).username}"')
     _make_vhost(stack)
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
@@ -23,9 +22,3 @@ def eventually(probe: Callable[[], T], *, within: float = 15.0, what: str = "the
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {within} s; last answer: {answer!r}")
         time.sleep(POLL_SECONDS)
-
-
-def with_password(url: str, password: str) -> str:
-    """The URL of the same PostgreSQL, which asks for none, with a password."""
-    parts = urlsplit(url.replace("postgresql+psycopg://", "postgresql://"))
-    return parts._replace(netloc=f"{parts.username}:{password}@{parts.hostname}:{parts.port}").geturl()

@@ -1,5 +1,6 @@
 """docker-compose.yml and the image's entrypoint run what the Procfile says, and pass on every setting."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,19 @@ def test_compose_puts_the_proxy_in_front_of_the_api(services: dict[str, Any]) ->
     assert "./ops/nginx.conf:/etc/nginx/nginx.conf:ro" in services["proxy"]["volumes"]
     port = services["proxy"]["ports"][0].rpartition(":")[2]
     assert f"listen {port};" in (ROOT / "ops" / "nginx.conf").read_text()
+
+
+def test_every_image_is_pinned_by_its_digest(services: dict[str, Any]) -> None:
+    foreign = {service["image"] for service in services.values() if "build" not in service}
+    [base] = re.findall(r"^ARG PYTHON=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(foreign) == 3
+    for image in (*foreign, base):
+        assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", image), image
+
+
+def test_rabbitmq_of_compose_has_no_port_that_answers_without_a_password(services: dict[str, Any]) -> None:
+    [plugins] = [volume for volume in services["rabbitmq"]["volumes"] if "/etc/rabbitmq/enabled_plugins" in volume]
+    assert (ROOT / plugins.partition(":")[0]).read_text() == "[rabbitmq_management].\n"
 
 
 def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.downgrades import refuse_to_lose
+
 revision: str = "0002"
 down_revision: str | None = "0001"
 branch_labels: str | Sequence[str] | None = None
@@ -288,6 +290,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose("refunds", "events", "webhook_endpoints")
     op.drop_constraint("failed", "transactions", type_="check")
     op.execute(_NOT_YET_FAILED)
     op.create_check_constraint("failed", "transactions", "(status = 'failed') = (failure_category IS NOT NULL)")

@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.downgrades import refuse_to_lose
+
 revision: str = "0003"
 down_revision: str | None = "0002"
 branch_labels: str | Sequence[str] | None = None
@@ -155,6 +157,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    refuse_to_lose(
+        "statements",
+        "dead_letter_jobs",
+        rows={"discrepancies": f"resolved_at IS NOT NULL OR kind IN ({_NEW_KINDS})"},
+    )
     op.drop_table("reconciliation_findings")
     op.drop_table("statement_lines")
     op.drop_table("statements")

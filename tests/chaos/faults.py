@@ -132,9 +132,14 @@ def _memory_alarm(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> No
     watermark("1MB")
 
 
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()
+"""
+
+
 def _terminate_backends(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
     with suppress(psycopg.Error), stack.database() as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        connection.execute(_END_SESSIONS)
 
 
 def _take_all_connections(stack: ChaosStack, _rng: random.Random, undo: ExitStack) -> None:

@@ -83,6 +83,7 @@ def test_the_api_accepts_no_more_connections_than_it_may_open_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: int, caller: dict[str, str], connections: str | None
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (256, files))
-    own = Layout(tmp_path, tmp_path, Ports.counted_from(20000))
-    found = supervisor.role_environment(own, caller, Endpoints("postgresql://x", "amqp://x", None, "secret"))
+    own, url = Layout(tmp_path, tmp_path, Ports.counted_from(20000)), "postgresql://x"
+    endpoints = Endpoints(url, url, url, "amqp://x", None, "secret")
+    found = supervisor.role_environment(own, caller, endpoints)
     assert found.get("API_CONNECTIONS") == connections

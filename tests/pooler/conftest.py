@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -35,27 +36,27 @@ def environment(pooler: PgBouncer, direct: URL) -> dict[str, str]:
 
 
 @contextmanager
-def database(name: str) -> Iterator[URL]:
-    """An empty database: defaults of a role in it are gone with it."""
+def database(name: str, admin_url: str) -> Iterator[URL]:
+    """An empty database of the gateway's role: defaults of a role in it are gone with it."""
     server = make_url(settings().database_url).set(drivername="postgresql")
-    with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
+    with psycopg.connect(admin_url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f'CREATE DATABASE {name} OWNER "{server.username}"')
         yield server.set(database=name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
-def direct(program: Path) -> Iterator[URL]:  # noqa: ARG001  # skips before the database is made
+def direct(program: Path, stack: dict[str, Any]) -> Iterator[URL]:  # noqa: ARG001  # skips before it is made
     """The database of these tests."""
-    with database(f"{NAME}_pooled") as url:
+    with database(f"{NAME}_pooled", stack["database_admin_url"]) as url:
         yield url
 
 
 @pytest.fixture
-def unprepared(program: Path) -> Iterator[URL]:  # noqa: ARG001
+def unprepared(program: Path, stack: dict[str, Any]) -> Iterator[URL]:  # noqa: ARG001
     """A database in which the role has no session defaults."""
-    with database(f"{NAME}_unprepared") as url:
+    with database(f"{NAME}_unprepared", stack["database_admin_url"]) as url:
         yield url
 
 

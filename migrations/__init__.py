@@ -1,0 +1,1 @@
+"""The schema: how it came about, and how it changes."""

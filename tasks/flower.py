@@ -1,0 +1,54 @@
+"""Flower, with `/metrics` behind the same password as its pages: `python -m tasks.flower --port=5555`.
+
+Flower itself answers `/metrics` to everybody (https://github.com/mher/flower/issues/1342). Its options and variables
+(`FLOWER_…`) are those of `celery -A tasks flower`, which works too, with open metrics.
+"""
+
+import atexit
+import contextlib
+import logging
+import signal
+import sys
+
+from flower import command
+from flower.app import Flower
+from flower.urls import settings
+from flower.views.monitor import Metrics
+from tornado.options import options
+from tornado.web import authenticated
+
+from tasks import app
+
+_logger = logging.getLogger("flower")
+
+
+class ProtectedMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
+    """Flower's metrics for those who may see its pages."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer as Flower does."""
+        await super().get()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until SIGTERM."""
+    command.apply_env_options()
+    command.apply_options(sys.argv[0], arguments)
+    command.extract_settings()
+    command.setup_logging()
+    if not (options.basic_auth or options.auth):
+        _logger.warning("Flower shows everything to everybody: set FLOWER_BASIC_AUTH=user:password")
+    served = Flower(capp=app, options=options, **settings)
+    prefix = (options.url_prefix or "").strip("/")
+    # Handlers that are added are asked before those that an application was made with.
+    served.add_handlers(r".*", [(f"/{prefix}/metrics" if prefix else "/metrics", ProtectedMetrics)])
+    atexit.register(served.stop)
+    signal.signal(signal.SIGTERM, command.sigterm_handler)
+    command.print_banner(app, "ssl_options" in settings, served.start_http_server())
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        served.start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

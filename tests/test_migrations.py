@@ -1,0 +1,82 @@
+"""A downgrade goes all the way back on an empty schema, and refuses to throw away what cannot be made again."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from gateway.db import engine
+from tests.factories import make_merchant
+from tests.refunds import paid, refunded
+
+ALEMBIC = Path(__file__).parent.parent / "alembic.ini"
+NO_EVENTS = "DELETE FROM webhook_deliveries; DELETE FROM events"
+JOB = """
+    INSERT INTO dead_letter_jobs (id, action, filter, dry_run, max_per_second, status, count, requested_by, request_id)
+    VALUES (gen_random_uuid(), 'replay', '{}', false, 1, 'running', 0, 'operator@example.com', 'req-test')
+"""
+
+
+@pytest.fixture
+def connection(database: None) -> Iterator[Connection]:  # noqa: ARG001  # what the test commits is gone afterwards
+    """A connection whose transaction is rolled back: PostgreSQL undoes changes of the schema too."""
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        connection.begin()
+        yield connection
+        connection.rollback()
+
+
+def downgrade(connection: Connection, to: str) -> None:
+    config = Config(str(ALEMBIC))
+    config.attributes["connection"] = connection
+    command.downgrade(config, to)
+
+
+def version(connection: Connection) -> str | None:
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
+
+
+def test_an_empty_schema_can_be_taken_away(connection: Connection) -> None:
+    downgrade(connection, "base")
+    assert version(connection) is None
+
+
+def test_below_the_first_release_a_downgrade_refuses_while_there_is_money(connection: Connection) -> None:
+    paid()
+    connection.execute(text(NO_EVENTS))
+    downgrade(connection, "0001")
+    with pytest.raises(RuntimeError, match=r"ledger_entries \(\d+\), settlements \(1\), transactions \(1\)"):
+        downgrade(connection, "base")
+    assert version(connection) == "0001"
+    assert connection.execute(text("SELECT count(*) FROM ledger_entries")).scalar_one() > 0
+
+
+def test_below_the_first_release_a_downgrade_refuses_while_there_are_merchants(connection: Connection) -> None:
+    make_merchant()
+    with pytest.raises(RuntimeError, match=r"merchants \(1\)"):
+        downgrade(connection, "base")
+
+
+def test_a_downgrade_refuses_to_lose_refunds(connection: Connection) -> None:
+    refunded(paid(), 100)
+    connection.execute(text(NO_EVENTS))
+    with pytest.raises(RuntimeError, match=re.escape("refunds (1)")):
+        downgrade(connection, "0001")
+    assert version(connection) == "0002"
+
+
+def test_a_downgrade_refuses_to_lose_events_that_merchants_wait_for(connection: Connection) -> None:
+    paid()
+    with pytest.raises(RuntimeError, match=r"events \(\d+\)"):
+        downgrade(connection, "0001")
+
+
+def test_a_downgrade_refuses_to_lose_what_operators_did(connection: Connection) -> None:
+    connection.execute(text(JOB))
+    with pytest.raises(RuntimeError, match=re.escape("dead_letter_jobs (1)")):
+        downgrade(connection, "0002")
