@@ -2,8 +2,9 @@
 
 PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_MS. It takes rows, publishes them with
 confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
-Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. Every
-WEBHOOKS_DUE_SECONDS it enqueues the webhooks that are due.
+Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. In a
+backlog merchants take turns, and what one of them has beyond a list goes to the bulk queues (docs/fairness.md). Every
+WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from celery.canvas import Signature
 from kombu import Connection, Producer
@@ -50,6 +54,13 @@ GATHER_MAX_SECONDS = 0.2
 """The pause in which the next list gathers: the longer, the more came at once. A lone payment's follower never waits;
 above 200 payments a second, where lists pay, the pause grows to its maximum."""
 
+BULK_WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
+    Topic.TRANSACTION_CREATED: partial(transactions.accepted, bulk=True),
+    Topic.SETTLEMENT_REQUESTED: partial(transactions.to_settle, bulk=True),
+    Topic.REFUND_REQUESTED: refunds.to_refund_in_bulk,
+}
+"""The same work by the bulk queues, where one merchant's backlog delays nobody else."""
+
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
     Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
@@ -62,33 +73,62 @@ WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
 """The task that does each topic's work on a list of subjects."""
 
 
-def _lists(rows: Iterable[Waiting], size: int) -> Iterator[tuple[str, list[str]]]:
-    for topic, same in groupby(sorted(rows, key=lambda row: row.topic), key=lambda row: row.topic):
-        subjects = (str(row.subject_id) for row in same)
-        while chunk := list(islice(subjects, size)):
-            yield topic, chunk
+Lane = tuple[str, bool, UUID | None]
+"""A topic, whether its work is bulk, and whose bulk it is."""
+
+
+@dataclass(slots=True)
+class Turns:
+    """Where the relay is in its rounds of the merchants."""
+
+    backlog: bool = True
+    """Whether the last batch left rows behind, so that the next one takes turns. At first there may be some."""
+    next_turn: UUID = outbox.FIRST_TURN
+
+
+def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
+    """The subjects of a batch by the lists that they may share: the first `size` of each merchant, and its others."""
+    lanes: defaultdict[Lane, list[str]] = defaultdict(list)
+    taken: Counter[tuple[str, UUID]] = Counter()
+    for row in rows:
+        lane: Lane = (row.topic, False, None)
+        if row.merchant_id is not None and row.topic in BULK_WORK_OF:
+            taken[row.topic, row.merchant_id] += 1
+            if taken[row.topic, row.merchant_id] > size:
+                lane = (row.topic, True, row.merchant_id)
+        lanes[lane].append(str(row.subject_id))
+    return lanes
 
 
 def _publish(producer: Producer, rows: Sequence[Waiting]) -> None:
-    for topic, subjects in _lists(rows, settings().chunk_max):
-        WORK_OF[topic](subjects).apply_async(
-            producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
-        )
-        PUBLISHED.labels(topic).inc(len(subjects))
+    size = settings().chunk_max
+    lanes = _lanes(rows, size)
+    for topic, bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):  # bulk comes last
+        waiting = iter(lanes[topic, bulk, merchant_id])
+        while subjects := list(islice(waiting, size)):
+            (BULK_WORK_OF if bulk else WORK_OF)[topic](subjects).apply_async(
+                producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
+            )
+            PUBLISHED.labels(topic).inc(len(subjects))
 
 
-def relay_once(producer: Producer, await_news: Callable[[], None] = lambda: None) -> int:
-    """Publish what waits after `await_news`, in one batch; the number of rows in it.
+def relay_once(producer: Producer, await_news: Callable[[], None] = lambda: None, turns: Turns | None = None) -> int:
+    """Publish what waits after `await_news`, in one batch; the number of rows in it. `turns` is kept up to date.
 
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
+    turns = turns or Turns()
     with db.begin() as connection:
         outbox.prepare(connection)
         await_news()
-        rows = outbox.take(connection, MOST_AT_ONCE)
-        _publish(producer, rows)
-    return len(rows)
+        if turns.backlog:
+            taken = outbox.take_in_turns(connection, MOST_AT_ONCE, turns.next_turn)
+        else:
+            taken = outbox.take(connection, MOST_AT_ONCE)
+        _publish(producer, taken.rows)
+    turns.backlog, turns.next_turn = taken.more, taken.next_turn
+    return len(taken.rows)
 
 
 def _pause_after(published: int) -> float:
@@ -156,14 +196,14 @@ def run(stop: threading.Event) -> None:
                 db.listening(outbox.CHANNEL) as hear,
             ):
                 hold = Periodic(LOOK_SECONDS, partial(_hold, producer, stop))
-                published = MOST_AT_ONCE  # there may be more, of which nobody is notified any more
+                turns = Turns()  # there may be a backlog, of which nobody is notified any more
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.look()
-                    patience = settings().outbox_poll_ms / 1000 if published < MOST_AT_ONCE else 0
-                    published = relay_once(producer, partial(hear, patience))
+                    patience = 0 if turns.backlog else settings().outbox_poll_ms / 1000
+                    published = relay_once(producer, partial(hear, patience), turns)
                     stop.wait(_pause_after(published))
                     hold.look()
         except BROKER_UNAVAILABLE as exc:

@@ -103,5 +103,5 @@ def resend(
         "endpoint_id": endpoint_id,
     }
     rows = connection.execute(_RESEND, values).all()
-    outbox.enqueue(connection, Topic.WEBHOOK_DUE, [row.endpoint_id for row in rows])
+    outbox.enqueue_of(connection, Topic.WEBHOOK_DUE, [(row.endpoint_id, merchant_id) for row in rows])
     return [_of_row(row) for row in rows]

@@ -136,7 +136,7 @@ def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_i
     accept_payment(make_merchant())
     rounds = 3
     with begin() as connection, statements() as sent:
-        assert len(outbox.take(connection, 1)) == 1
+        assert len(outbox.take(connection, 1).rows) == 1
         began = time.monotonic()
         with relaying():
             eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
@@ -148,7 +148,7 @@ def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_i
 def test_what_a_relay_that_died_had_taken_is_found_by_another_though_nobody_notifies_it(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     with begin() as connection, statements() as sent:
-        assert len(outbox.take(connection, 1)) == 1
+        assert len(outbox.take(connection, 1).rows) == 1
         with relaying():
             eventually(lambda: len(takings(sent)) >= 3, what="looks that find nothing to take")
             connection.rollback()  # what PostgreSQL does for a relay that died
@@ -163,7 +163,7 @@ def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
         hear(30)
         assert time.monotonic() - began < 15, "nothing was heard"
         with begin() as connection:
-            assert [row.subject_id for row in outbox.take(connection, 10)] == [id]
+            assert [row.subject_id for row in outbox.take(connection, 10).rows] == [id]
 
 
 def test_a_settlement_that_no_webhook_tells_of_wakes_no_relay() -> None:
