@@ -140,7 +140,7 @@ class Endpoint:
             rate_limits.admit_address(asked.remote_addr)
         caller = None if self.public else access.authenticate(asked.environ.get("HTTP_AUTHORIZATION", ""))
         if caller is not None and not self.signs_in:
-            rate_limits.admit_caller(caller.subject)
+            rate_limits.admit_caller(caller.subject, caller.merchant_id)
         if caller is not None and self.scope is not None:
             access.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}

@@ -46,6 +46,8 @@ class Room:
     free: int
     of_others: int
     of_merchants: Mapping[UUID, int]
+    note_seconds: float = 60.0
+    """It is noted this often, at most, of what finds no room that it does not stand still."""
 
     def holds(self, number: int) -> bool:
         """Whether so many may be claimed, whosever they are."""
@@ -94,12 +96,10 @@ _FITTING = """, fitting AS MATERIALIZED (
             UPDATE {subjects} s SET rescued_at = now()
             FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
             WHERE s.id = w.id
-              AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => {touch_seconds})
+              AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :note_seconds)
         )"""
 """CTEs that choose what fits into the room, one of each merchant after the other, and note that the rest does not stand
 still: it is put back, however long that goes on."""
-TOUCH_SECONDS = 30
-"""What finds no room is noted at most this often, so that the sweep passes it over."""
 
 
 def claim_statements(
@@ -110,7 +110,7 @@ def claim_statements(
     Their rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
     """
     is_open = f"status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))"
-    fitting = _FITTING.format(open=is_open, subjects=subjects, touch_seconds=TOUCH_SECONDS)
+    fitting = _FITTING.format(open=is_open, subjects=subjects)
     parts = {"source": source, "columns": columns, "attempts": attempts, "key": key, "open": is_open}
     return ClaimStatements(
         all=_claim_statement(**parts, fitting="", fits="true"),
@@ -175,6 +175,7 @@ def claim(
             "rooms": list(room.of_merchants.values()),
             "room_of_others": room.of_others,
             "room": room.free,
+            "note_seconds": room.note_seconds,
         }
     wanted = {row.id: row for row in rows(connection, statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])

@@ -30,6 +30,8 @@ CALM_SECONDS = 0.5
 """How long a message waits for its calls while the process has no others in hand: what a usual provider needs."""
 ANSWER_MARGIN_SECONDS = 1
 ROOM_SECONDS = 0.1
+NOTES = 4
+"""So often within `stuck_after_seconds` it is noted that what finds no room does not stand still."""
 CLOSE_MARGIN_SECONDS = 10
 
 ClaimT = TypeVar("ClaimT", bound=Claim[Any])
@@ -116,7 +118,7 @@ def _late_answers() -> LateAnswers:
 
 def room() -> Room:
     """How many calls may start now."""
-    return _pool().room()
+    return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
 
 
 def wait_for_room() -> None:

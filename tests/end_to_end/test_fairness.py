@@ -1,0 +1,86 @@
+"""One merchant's backlog delays no other merchant, and is not lost when a worker dies (docs/fairness.md)."""
+
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.end_to_end.client import Client, register
+from tests.end_to_end.conftest import Processes
+from tests.support import eventually
+
+Truth = psycopg.Connection[dict[str, Any]]
+
+BACKLOG = 2_000
+MOST_OF_IT = 800
+POSTERS = 8
+MIX = ("tok_slow", "tok_error_always", "tok_slow", "tok_timeout_not_charged", "tok_decline_fraud")
+
+
+def post(merchant: Client, tokens: Sequence[str], number: int) -> list[str]:
+    """Payments, by turns with each of the tokens."""
+
+    def one(index: int) -> str:
+        id: str = merchant.pay(tokens[index % len(tokens)])["id"]
+        return id
+
+    with ThreadPoolExecutor(POSTERS) as threads:
+        return list(threads.map(one, range(number)))
+
+
+def unfinished(truth: Truth, ids: list[str]) -> int:
+    query = "SELECT count(*) AS n FROM transactions WHERE id = ANY(%s::uuid[]) AND status IN ('pending', 'processing')"
+    row = truth.execute(query, [ids]).fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+@pytest.mark.parametrize("tokens", [("tok_slow",), MIX], ids=["slow", "mix"])
+def test_a_merchant_is_served_while_most_of_anothers_backlog_waits(
+    merchant: Client, truth: Truth, processes: Processes, tokens: tuple[str, ...]
+) -> None:
+    other = register(merchant.api_url, f"{os.urandom(8).hex()}@example.com")
+    with processes.down("worker-settle", signal.SIGTERM):  # so that the backlog is there before the other's payments
+        backlog = post(merchant, tokens, BACKLOG)
+    eventually(lambda: unfinished(truth, backlog) < BACKLOG - 50, within=60, what="the beginning of the backlog")
+    for _ in range(5):
+        id = other.pay()["id"]
+        eventually(lambda id=id: other.transaction(id)["status"] == "completed", within=30)  # type: ignore[misc]
+    assert unfinished(truth, backlog) >= MOST_OF_IT
+    eventually(lambda: unfinished(truth, backlog) == 0, within=120, what="the end of the backlog")
+
+
+def children(leader: int) -> list[int]:
+    """The processes of a worker's pool."""
+    return [int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split()]
+
+
+def test_slow_calls_whose_process_is_killed_are_settled_once(
+    merchant: Client, truth: Truth, processes: Processes
+) -> None:
+    in_hand = "SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
+    with processes.down("worker-settle", signal.SIGTERM):
+        ids = post(merchant, ("tok_slow",), 300)
+
+    def all_in_hand() -> bool:
+        row = truth.execute(in_hand, [ids]).fetchone()
+        return row is not None and row["n"] >= len(ids)
+
+    eventually(all_in_hand, within=60, what="all calls in hand")
+    for pid in children(processes.leader("worker-settle")):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: unfinished(truth, ids) == 0, within=90, what="the end of all")
+    query = "SELECT count(*) AS n FROM settlements WHERE transaction_id = ANY(%s::uuid[])"
+    row = truth.execute(query, [ids]).fetchone()
+    lost = truth.execute(
+        "SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND code = 'worker_lost'", [ids]
+    ).fetchone()
+    assert row is not None
+    assert lost is not None
+    assert row["n"] == len(ids)
+    assert lost["n"] > 0, "the workers died with calls in hand"
