@@ -19,6 +19,7 @@ Truth = psycopg.Connection[dict[str, Any]]
 BACKLOG = 2_000
 MOST_OF_IT = 800
 POSTERS = 8
+IN_HAND = 300
 MIX = ("tok_slow", "tok_error_always", "tok_slow", "tok_timeout_not_charged", "tok_decline_fraud")
 
 
@@ -60,27 +61,45 @@ def children(leader: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split()]
 
 
+def slow_calls_in_hand(merchant: Client, truth: Truth, processes: Processes) -> list[str]:
+    """Payments of which each has a call in hand."""
+    with processes.down("worker-settle", signal.SIGTERM):
+        ids = post(merchant, ("tok_slow",), IN_HAND)
+    eventually(lambda: attempts(truth, ids, "outcome IS NULL") == IN_HAND, within=60, what="all calls in hand")
+    return ids
+
+
+def attempts(truth: Truth, ids: list[str], where: str) -> int:
+    query = f"SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND {where}"  # noqa: S608
+    row = truth.execute(query.encode(), [ids]).fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+def settlements(truth: Truth, ids: list[str]) -> int:
+    row = truth.execute(
+        "SELECT count(*) AS n FROM settlements WHERE transaction_id = ANY(%s::uuid[])", [ids]
+    ).fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
 def test_slow_calls_whose_process_is_killed_are_settled_once(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
-    in_hand = "SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
-    with processes.down("worker-settle", signal.SIGTERM):
-        ids = post(merchant, ("tok_slow",), 300)
-
-    def all_in_hand() -> bool:
-        row = truth.execute(in_hand, [ids]).fetchone()
-        return row is not None and row["n"] >= len(ids)
-
-    eventually(all_in_hand, within=60, what="all calls in hand")
+    ids = slow_calls_in_hand(merchant, truth, processes)
     for pid in children(processes.leader("worker-settle")):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: unfinished(truth, ids) == 0, within=90, what="the end of all")
-    query = "SELECT count(*) AS n FROM settlements WHERE transaction_id = ANY(%s::uuid[])"
-    row = truth.execute(query, [ids]).fetchone()
-    lost = truth.execute(
-        "SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND code = 'worker_lost'", [ids]
-    ).fetchone()
-    assert row is not None
-    assert lost is not None
-    assert row["n"] == len(ids)
-    assert lost["n"] > 0, "the workers died with calls in hand"
+    assert settlements(truth, ids) == IN_HAND
+    assert attempts(truth, ids, "code = 'worker_lost'") > 0, "the processes died with calls in hand"
+
+
+def test_a_worker_that_is_told_to_stop_finishes_its_slow_calls(
+    merchant: Client, truth: Truth, processes: Processes
+) -> None:
+    ids = slow_calls_in_hand(merchant, truth, processes)
+    with processes.down("worker-settle", signal.SIGTERM):
+        eventually(lambda: unfinished(truth, ids) == 0, within=30, what="the end of all, with no worker after it")
+    assert settlements(truth, ids) == IN_HAND
+    assert attempts(truth, ids, "code = 'worker_lost'") == 0
