@@ -63,8 +63,6 @@ def send_on(task: GatewayTask, ids: list[UUID], result: Handled, recover: Gatewa
         seconds = settings().claim_lease_seconds + RECOVERY_MARGIN_SECONDS
         recover.apply_async(([str(id) for id in result.in_hand],), countdown=seconds)
     if result.waiting:
-        if len(result.waiting) == len(ids) and _is_bulk(task):
-            wait_for_room()
         task.send_on(result.waiting, retries=retries)
     if result.retry:
         RETRIES.labels(task.name).inc(len(result.retry))
@@ -127,9 +125,11 @@ def recover_unfinished(
             again([str(id)]).apply_async()
 
 
-def _is_bulk(task: GatewayTask) -> bool:
-    """Whether this message came by a bulk queue; a delay puts more in front of the queue's name."""
-    return str((task.request.delivery_info or {}).get("routing_key")).endswith(BULK_SUFFIX)
+def await_room(task: GatewayTask, ids: list[UUID]) -> None:
+    """Wait a moment for room for the calls of a message that came by a bulk queue, where it would be put back."""
+    routing_key = str((task.request.delivery_info or {}).get("routing_key"))  # a delay puts more in front of it
+    if routing_key.endswith(BULK_SUFFIX):
+        wait_for_room(len(ids))
 
 
 def reject_dead(task: GatewayTask, ids: list[UUID], dead: list[UUID]) -> None:

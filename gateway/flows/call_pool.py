@@ -29,13 +29,18 @@ class CallPool:
 
     def __init__(self, threads: int) -> None:
         self._size = threads + -(-threads // SHARE)
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
         self._calls: dict[Future[Any], UUID] = {}
         self._in_hand: Counter[UUID] = Counter()
         self._executor = self._new_executor()
 
     def _new_executor(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._size, thread_name_prefix="provider")
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the threads are taken."""
+        return self.in_hand > self._size // 2
 
     @property
     def in_hand(self) -> int:
@@ -66,10 +71,11 @@ class CallPool:
             future.cancel()  # one that still waits for a thread must not move money after its lease
             self._release(future)
 
-    def wait_for_room(self, seconds: float) -> None:
-        """Return when a call has ended, or after so many seconds."""
+    def wait_for_room(self, calls: int, seconds: float) -> None:
+        """Return when there is room for so many calls, or for an eighth of all, or after so many seconds."""
+        enough = min(calls, max(1, self._size // SHARE))
         with self._changed:
-            self._changed.wait(seconds)
+            self._changed.wait_for(lambda: self.room().holds(enough), seconds)
 
     def _release(self, future: "Future[Any]") -> None:
         with self._changed:

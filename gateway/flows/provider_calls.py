@@ -26,6 +26,8 @@ from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequ
 
 FIRST_WAVE_SECONDS = 0.1
 """Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
+CROWDED_WAVE_SECONDS = 0.03
+"""The same while most threads are taken: the next message is to have those that become free."""
 CALM_SECONDS = 0.5
 """How long a message waits for its calls while the process has no others in hand: what a usual provider needs."""
 ANSWER_MARGIN_SECONDS = 1
@@ -121,9 +123,9 @@ def room() -> Room:
     return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
 
 
-def wait_for_room() -> None:
-    """Wait a moment for a call in hand to end, before a message that found no room is put back."""
-    _pool().wait_for_room(ROOM_SECONDS)
+def wait_for_room(calls: int) -> None:
+    """Wait a moment for room for so many calls, so that a full process does not put messages back again and again."""
+    _pool().wait_for_room(calls, ROOM_SECONDS)
 
 
 def close() -> None:
@@ -143,9 +145,10 @@ def carry_out(claimed: Claimed[ClaimT], recording: Recording[ClaimT], follow: Ca
     if not claimed.claims:
         return handled
     calm = _pool().in_hand == 0
+    first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
     began = time.monotonic()
     calls = {_pool().start(claim.merchant_id, partial(ask_provider, claim)): claim for claim in claimed.claims}
-    waiting = _record_answered(calls, FIRST_WAVE_SECONDS, recording, handled)
+    waiting = _record_answered(calls, first_wave_seconds, recording, handled)
     if waiting and calm and follow is not None:
         waiting = _record_answered(waiting, CALM_SECONDS - FIRST_WAVE_SECONDS, recording, handled)
     if not waiting:

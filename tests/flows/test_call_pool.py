@@ -74,3 +74,22 @@ def test_calls_that_never_return_take_no_thread_from_those_after_them(hanging: t
     pool.abandon(silent)
     assert pool.in_hand == 0
     assert pool.start(merchant_id, lambda: 7).result(timeout=10) == 7
+
+
+def test_who_waits_for_room_gets_it_as_soon_as_calls_end() -> None:
+    pool, merchant_id, end = CallPool(THREADS), new_id(), threading.Event()
+    for _ in range(THREADS):
+        pool.start(merchant_id, end.wait)
+    waiting = threading.Thread(target=pool.wait_for_room, args=(THREADS, 30.0))
+    waiting.start()
+    assert waiting.is_alive()
+    end.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_who_waits_for_room_does_not_wait_longer_than_it_wants(hanging: threading.Event) -> None:
+    pool = CallPool(THREADS)
+    fill(pool, new_id(), hanging)
+    pool.wait_for_room(1, 0.01)
+    assert not pool.room().holds(1)
