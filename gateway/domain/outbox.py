@@ -62,7 +62,8 @@ _TAKE = text("""
     )) RETURNING id, topic, subject_id, merchant_id
 """)
 # The merchants are found by one look into the index each, and so are their rows, however many wait. Rows of no merchant
-# have one turn together. A merchant whose share is used up has left rows behind.
+# have one turn together. A merchant whose share is used up has left rows behind. The orders name the merchant, so that
+# only the index by merchants has them: by the other one, PostgreSQL might look for a merchant's rows among all.
 _TAKE_IN_TURNS = text("""
     WITH RECURSIVE waiting AS (
         (SELECT merchant_id, 1 AS nth FROM outbox WHERE merchant_id >= :next_turn ORDER BY merchant_id LIMIT 1)
@@ -85,7 +86,7 @@ _TAKE_IN_TURNS = text("""
             ORDER BY outbox.merchant_id, id LIMIT t.share FOR UPDATE SKIP LOCKED
         ) o
     ), of_nobody AS MATERIALIZED (
-        SELECT id FROM outbox WHERE merchant_id IS NULL ORDER BY id
+        SELECT id FROM outbox WHERE merchant_id IS NULL ORDER BY merchant_id, id
         LIMIT (SELECT coalesce(min(share), :limit) FROM turn) FOR UPDATE SKIP LOCKED
     ), taken AS (
         DELETE FROM outbox WHERE id = ANY (ARRAY(SELECT id FROM picked UNION ALL SELECT id FROM of_nobody))

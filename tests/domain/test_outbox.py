@@ -56,9 +56,12 @@ def test_a_row_behind_another_merchants_backlog_is_in_the_next_batch(heavy: UUID
     assert by_merchant(take()) == {heavy: LIMIT}, "alone again, it gets all"
 
 
-def test_a_batch_reads_its_own_rows_however_many_wait(heavy: UUID) -> None:
+@pytest.mark.parametrize("analyzed", [False, True], ids=["unknown", "known"])
+def test_a_batch_reads_its_own_rows_however_many_wait(heavy: UUID, analyzed: bool) -> None:
     for _ in range(10):
         enqueue(make_merchant(), 1)
+    if analyzed:
+        execute("ANALYZE outbox")
     with statements() as sent:
         assert len(take().rows) > 10
     [statement] = [statement for statement in sent if "DELETE FROM outbox" in statement.sql]
