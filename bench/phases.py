@@ -14,7 +14,7 @@ LATENCY_RATE = 20.0
 Figures = dict[str, Any]
 
 _SETTLED_BETWEEN = "SELECT count(*) FROM settlements WHERE settled_at BETWEEN to_timestamp(%s) AND to_timestamp(%s)"
-_LAST_SETTLED = "SELECT extract(epoch FROM max(settled_at))::float8 FROM settlements"
+LAST_SETTLED = "SELECT extract(epoch FROM max(settled_at))::float8 FROM settlements"
 MILLISECONDS = """
     SELECT extract(epoch FROM pg_xact_commit_timestamp(s.xmin) - t.created_at)::float8 * 1000
     FROM transactions t JOIN settlements s ON s.transaction_id = t.id WHERE t.id = ANY(%s::uuid[])
@@ -104,4 +104,4 @@ def _drained(on: Running, name: str, payments: int) -> tuple[Seen, float]:
         on.wait_until_published()
         began = time.time()
     on.settle_all(seen)
-    return seen, float(on.value(_LAST_SETTLED)) - began
+    return seen, float(on.value(LAST_SETTLED)) - began

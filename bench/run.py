@@ -43,7 +43,7 @@ FULL = Amounts(
     provider=3_000,
     provider_baseline=400,
     reconcile=1_000_000,
-    backlog_of_another=4_000,
+    backlog_of_another=3_000,
     beside_it_seconds=10,
 )
 QUICK = Amounts(
@@ -55,7 +55,7 @@ QUICK = Amounts(
     provider=1_000,
     provider_baseline=120,
     reconcile=100_000,
-    backlog_of_another=2_000,
+    backlog_of_another=1_600,
     beside_it_seconds=5,
 )
 

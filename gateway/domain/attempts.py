@@ -53,6 +53,14 @@ class Room:
         """Whether so many may be claimed, whosever they are."""
         return number <= min(self.free, self.of_others, *self.of_merchants.values())
 
+    def split(self, ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
+        """Those of a list that are worth looking at now, and the others: more than `free` find no room anyway.
+
+        Two at least: what is claimed alone is claimed under other conditions.
+        """
+        worth = len(ids) if self.holds(len(ids)) else max(2, self.free)
+        return ids[:worth], ids[worth:]
+
 
 @dataclass(slots=True)
 class Claimed(Generic[ClaimT]):

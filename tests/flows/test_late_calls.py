@@ -9,6 +9,7 @@ from gateway.config import settings
 from gateway.db import autocommit
 from gateway.domain import recovery, refunding, settlements
 from gateway.domain.attempts import Room
+from gateway.domain.ids import new_id
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Handled
 from gateway.flows.settlement import settle
@@ -108,6 +109,14 @@ def test_in_a_mixed_list_each_merchant_has_its_own_room_and_the_last_thread_is_n
     taken, waiting = claimed([*of_full, *of_other, *of_third], room)
     assert taken == {of_other[0], of_other[1], of_third[0]}
     assert waiting == {*of_full, of_other[2]}
+
+
+def test_of_a_list_only_what_may_find_room_is_looked_at_and_never_a_single_one() -> None:
+    ids = [new_id() for _ in range(5)]
+    assert Room(free=5, of_others=5, of_merchants={}).split(ids) == (ids, [])
+    assert Room(free=3, of_others=3, of_merchants={}).split(ids) == (ids[:3], ids[3:])
+    assert Room(free=0, of_others=0, of_merchants={}).split(ids) == (ids[:2], ids[2:])
+    assert Room(free=0, of_others=0, of_merchants={}).split(ids[:1]) == (ids[:1], [])
 
 
 def test_a_refund_that_finds_no_room_waits() -> None:
