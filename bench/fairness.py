@@ -32,6 +32,7 @@ def measure(on: Running, payments: int, seconds: float) -> Figures:
     figures: Figures = {"A alone, payments that take the provider 2 s: settled/s": len(seen.ids) / took}
     for token, (times, what) in BACKLOGS.items():
         waiting = on.post(f"backlog-{token}", clients=phases.CLIENTS, payments=times * payments, payment_method=token)
+        before = on.value(_UNFINISHED, waiting.ids)
         beside = other.post(
             f"beside-{token}",
             clients=phases.CLIENTS,
@@ -46,7 +47,8 @@ def measure(on: Running, payments: int, seconds: float) -> Figures:
         figures |= {
             f"B beside A's {len(waiting.ids)} that {what}: p50, ms": p50,
             f"B beside A's {len(waiting.ids)} that {what}: p99, ms": p99,
-            f"  of these still waiting after B's last one ({token})": left,
+            f"  of these waiting at B's first one ({token})": before,
+            f"  of these waiting after B's last one ({token})": left,
         }
         say(f"B settled after {p50:.0f} ms, p99 {p99:.0f} ms, while A's payments {what}; {left} of these left")
     return figures

@@ -1,7 +1,7 @@
 """What tasks on lists of ids share: one id's failure changes nothing for its neighbours (pipeline.md)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,7 +15,7 @@ from gateway.config import settings
 from gateway.domain.recovery import Unfinished
 from gateway.errors import RetriesExhausted
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import Follow, Handled, wait_for_room
+from gateway.flows.provider_calls import Follow, Handled, split_by_room
 from gateway.telemetry import RETRIES, log_context
 from tasks.base import BROKER_UNAVAILABLE, TRANSIENT, GatewayTask, parse_ids, publish_onward, retry_delay
 
@@ -125,11 +125,17 @@ def recover_unfinished(
             again([str(id)]).apply_async()
 
 
-def await_room(task: GatewayTask, ids: list[UUID]) -> None:
-    """Wait a moment for room for the calls of a message that came by a bulk queue, where it would be put back."""
+def work_as_room_allows(task: GatewayTask, ids: list[UUID], work: Callable[[Sequence[UUID]], Handled]) -> Handled:
+    """Do `work` on a list; on one that came by a bulk queue, only on as much of it as there may be room for.
+
+    What is left comes first when the list is put back. A list of a main queue may be of several merchants, so it is
+    looked at whole: each of them may have room of its own.
+    """
     routing_key = str((task.request.delivery_info or {}).get("routing_key"))  # a delay puts more in front of it
-    if routing_key.endswith(BULK_SUFFIX):
-        wait_for_room(len(ids))
+    now, later = split_by_room(ids) if routing_key.endswith(BULK_SUFFIX) else (ids, [])
+    result = work(now)
+    result.waiting[:0] = later
+    return result
 
 
 def reject_dead(task: GatewayTask, ids: list[UUID], dead: list[UUID]) -> None:

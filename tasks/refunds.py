@@ -10,7 +10,7 @@ from gateway.errors import RetriesExhausted
 from gateway.flows import recovery, refunds
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
-from tasks.lists import await_room, follow_up, recover_unfinished, send_on, work_through
+from tasks.lists import follow_up, recover_unfinished, send_on, work_as_room_allows, work_through
 
 
 class RefundTask(GatewayTask):
@@ -33,8 +33,8 @@ def refund(self: RefundTask, ids: object) -> None:
     """Give back and record each id; those that failed for now travel on alone, after a delay, with one retry more."""
 
     def work(parsed: list[UUID]) -> list[UUID]:
-        await_room(self, parsed)
-        result = refunds.refund(parsed, str(self.request.id), partial(follow_up, self))
+        refund_these = partial(refunds.refund, task_id=str(self.request.id), follow=partial(follow_up, self))
+        result = work_as_room_allows(self, parsed, refund_these)
         send_on(self, parsed, result, recover_refunds)
         return result.completed
 

@@ -12,7 +12,7 @@ from gateway.flows import recovery, routing, settlement
 from gateway.telemetry import log_context
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask, parse_ids
-from tasks.lists import await_room, follow_up, recover_unfinished, reject_dead, send_on, work_through
+from tasks.lists import follow_up, recover_unfinished, reject_dead, send_on, work_as_room_allows, work_through
 
 TAKE_APART_AT_RETRY = 2
 """A list that failed as a whole this often is taken apart, while its parts still have retries left."""
@@ -56,8 +56,8 @@ def settle(self: GatewayTask, ids: object) -> list[str] | None:
     """Charge and record each id; those that failed for now travel on alone, after a delay, with one retry more."""
 
     def work(parsed: list[UUID]) -> list[UUID]:
-        await_room(self, parsed)
-        result = settlement.settle(parsed, str(self.request.id), partial(follow_up, self))
+        settle_these = partial(settlement.settle, task_id=str(self.request.id), follow=partial(follow_up, self))
+        result = work_as_room_allows(self, parsed, settle_these)
         send_on(self, parsed, result, recover)
         return result.completed
 

@@ -123,9 +123,13 @@ def room() -> Room:
     return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
 
 
-def wait_for_room(calls: int) -> None:
-    """Wait a moment for room for so many calls, so that a full process does not put messages back again and again."""
-    _pool().wait_for_room(calls, ROOM_SECONDS)
+def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
+    """Those of a list that are worth looking at now, and the others.
+
+    This waits a moment for room, so that a full process does not put messages back again and again.
+    """
+    _pool().wait_for_room(len(ids), ROOM_SECONDS)
+    return room().split(ids)
 
 
 def close() -> None:

@@ -15,11 +15,8 @@ from gateway.telemetry import REFUNDS
 
 def refund(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
     """Give back each of `ids` that may be, and record the outcomes; see `carry_out` for `follow`."""
-    room = provider_calls.room()
-    now, later = room.split(ids)
     with db.autocommit() as connection:
-        claimed = refunding.claim(connection, now, task_id, settings().claim_lease_seconds, room)
-    claimed.waiting[:0] = later  # they come first when the list is put back, whosever they are
+        claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
     return carry_out(claimed, _RECORDING, follow)
 
 

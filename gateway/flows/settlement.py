@@ -15,11 +15,8 @@ from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
 
 def settle(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
     """Charge each of `ids` that may be charged, and record the outcomes; see `carry_out` for `follow`."""
-    room = provider_calls.room()
-    now, later = room.split(ids)
     with db.autocommit() as connection:
-        claimed = settlements.claim(connection, now, task_id, settings().claim_lease_seconds, room)
-    claimed.waiting[:0] = later  # they come first when the list is put back, whosever they are
+        claimed = settlements.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
     return carry_out(claimed, _RECORDING, follow)
 
 

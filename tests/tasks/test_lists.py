@@ -1,6 +1,7 @@
 """What becomes of a message's ids that are not done: real queues, real PostgreSQL."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from kombu import Connection
 from gateway.config import settings
 from gateway.db import autocommit
 from gateway.domain import settlements
+from gateway.domain.ids import new_id
 from gateway.flows.provider_calls import Handled
 from tasks import app, lists, transactions
 from tests.factories import expire_lease, make_merchant, route_payments, status_of
@@ -79,3 +81,20 @@ def test_calls_in_hand_are_looked_for_once_their_leases_are_over(broker: Connect
     assert got(broker, BULK) == ("payments.settle", [dead], 0)
     assert length(broker, BULK) == 0, "the one in a worker's hands comes back when its lease is over"
     assert status_of(done) == "processing"
+
+
+@pytest.mark.parametrize("queue", [MAIN, BULK])
+def test_a_list_of_a_main_queue_is_looked_at_whole_and_of_a_bulk_queue_as_room_allows(
+    settling: Any, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [new_id() for _ in range(5)]
+    monkeypatch.setattr(lists, "split_by_room", lambda ids: (ids[:2], ids[2:]))
+    settling.request.delivery_info = {"routing_key": f"0.0.1.{queue}"}
+    seen: list[UUID] = []
+
+    def work(now: Sequence[UUID]) -> Handled:
+        seen.extend(now)
+        return Handled(waiting=[ids[0]])
+
+    result = lists.work_as_room_allows(settling, ids, work)
+    assert (seen, result.waiting) == ((ids, ids[:1]) if queue == MAIN else (ids[:2], [*ids[2:], ids[0]]))
