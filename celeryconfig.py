@@ -20,7 +20,7 @@ UNROUTED = Exchange("payments.unrouted", type="fanout", durable=True)
 QUORUM = {"x-queue-type": "quorum"}
 DELIVERY_LIMIT = 20
 
-WORK_QUEUE_NAMES = (
+MAIN_QUEUE_NAMES = (
     "transaction.created",
     "settlement.requested",
     "settlement.completed",
@@ -28,6 +28,13 @@ WORK_QUEUE_NAMES = (
     "webhook.delivery",
     "operations",
 )
+BULK_SUFFIX = ".bulk"
+BULK_QUEUE_NAMES = tuple(
+    f"{name}{BULK_SUFFIX}" for name in ("transaction.created", "settlement.requested", "refund.requested")
+)
+"""Queues for what must not delay the others: the backlog of one merchant, and whatever is tried again. See
+docs/fairness.md."""
+WORK_QUEUE_NAMES = MAIN_QUEUE_NAMES + BULK_QUEUE_NAMES
 WORK_QUEUES = tuple(
     Queue(
         name,
@@ -37,7 +44,7 @@ WORK_QUEUES = tuple(
             **QUORUM,
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-dead-letter-exchange": DEAD_LETTERS.name,
-            "x-dead-letter-routing-key": f"dlq.{name}",
+            "x-dead-letter-routing-key": f"dlq.{name.removesuffix(BULK_SUFFIX)}",
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         },
@@ -45,7 +52,7 @@ WORK_QUEUES = tuple(
     for name in WORK_QUEUE_NAMES
 )
 DEAD_LETTER_QUEUES = tuple(
-    Queue(f"dlq.{name}", DEAD_LETTERS, routing_key=f"dlq.{name}", queue_arguments=QUORUM) for name in WORK_QUEUE_NAMES
+    Queue(f"dlq.{name}", DEAD_LETTERS, routing_key=f"dlq.{name}", queue_arguments=QUORUM) for name in MAIN_QUEUE_NAMES
 )
 UNROUTED_QUEUE = Queue("unrouted", UNROUTED, queue_arguments=QUORUM)
 
@@ -60,6 +67,8 @@ task_routes = {
     "payments.settle": {"queue": "settlement.requested"},
     "payments.announce": {"queue": "settlement.completed"},
     "payments.refund": {"queue": "refund.requested"},
+    "payments.recover": {"queue": "settlement.requested.bulk"},
+    "payments.recover_refunds": {"queue": "refund.requested.bulk"},
     "webhooks.*": {"queue": "webhook.delivery"},
     "operations.*": {"queue": "operations"},
 }

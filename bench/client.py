@@ -29,6 +29,7 @@ class Order:
     payments: int | None = None
     seconds: float | None = None
     rate: float | None = None
+    payment_method: str = "tok_approve"
 
 
 @dataclass(slots=True)
@@ -87,7 +88,10 @@ class Load:
         self._poll = select.epoll()
         for number in self._by_file:
             self._poll.register(number, select.EPOLLIN)
-        body = f'{{"amount": 12550, "currency": "USD", "payment_method": "tok_approve", "reference": "{order.name}'
+        body = (
+            f'{{"amount": 12550, "currency": "USD", "payment_method": "{order.payment_method}",'
+            f' "reference": "{order.name}'
+        )
         length = len(body) + NUMBER_WIDTH + len('"}')
         self._head = (
             f"POST /v1/transactions HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nAuthorization: Bearer {order.token}\r\n"

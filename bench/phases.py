@@ -14,8 +14,8 @@ LATENCY_RATE = 20.0
 Figures = dict[str, Any]
 
 _SETTLED_BETWEEN = "SELECT count(*) FROM settlements WHERE settled_at BETWEEN to_timestamp(%s) AND to_timestamp(%s)"
-_LAST_SETTLED = "SELECT extract(epoch FROM max(settled_at))::float8 FROM settlements"
-_MILLISECONDS = """
+LAST_SETTLED = "SELECT extract(epoch FROM max(settled_at))::float8 FROM settlements"
+MILLISECONDS = """
     SELECT extract(epoch FROM pg_xact_commit_timestamp(s.xmin) - t.created_at)::float8 * 1000
     FROM transactions t JOIN settlements s ON s.transaction_id = t.id WHERE t.id = ANY(%s::uuid[])
 """
@@ -67,7 +67,7 @@ def latency(on: Running, seconds: float) -> Figures:
     """Post 20 a second, and compare when each was accepted and when its settlement was committed."""
     seen = on.post("latency", clients=CLIENTS, payments=int(LATENCY_RATE * seconds), rate=LATENCY_RATE)
     on.settle_all(seen)
-    milliseconds = on.column(_MILLISECONDS, seen.ids)
+    milliseconds = on.column(MILLISECONDS, seen.ids)
     figures = {
         "settle_p50_ms": statistics.median(milliseconds),
         "settle_p99_ms": percentile(milliseconds, 0.99),
@@ -104,4 +104,4 @@ def _drained(on: Running, name: str, payments: int) -> tuple[Seen, float]:
         on.wait_until_published()
         began = time.time()
     on.settle_all(seen)
-    return seen, float(on.value(_LAST_SETTLED)) - began
+    return seen, float(on.value(LAST_SETTLED)) - began

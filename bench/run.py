@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, dataclass, replace
 
-from bench import fill, phases, sides, volume
+from bench import fairness, fill, phases, sides, volume
 from bench.phases import Figures
 from bench.report import GROWN, Result
 from bench.running import PaymentsLost, running
@@ -29,6 +29,8 @@ class Amounts:
     provider: int
     provider_baseline: int
     reconcile: int
+    backlog_of_another: int
+    beside_it_seconds: float
     growth: int = 0
 
 
@@ -41,6 +43,8 @@ FULL = Amounts(
     provider=3_000,
     provider_baseline=400,
     reconcile=1_000_000,
+    backlog_of_another=3_000,
+    beside_it_seconds=10,
 )
 QUICK = Amounts(
     rounds=1,
@@ -51,6 +55,8 @@ QUICK = Amounts(
     provider=1_000,
     provider_baseline=120,
     reconcile=100_000,
+    backlog_of_another=1_600,
+    beside_it_seconds=5,
 )
 
 
@@ -77,6 +83,7 @@ def main() -> int:
         with sides.servers(own, caller) as servers:
             try:
                 _compare(servers, wanted, result)
+                _be_fair(servers, wanted, result)
                 _grow(servers, wanted, result)
             except PaymentsLost as lost:
                 complain(str(lost))
@@ -101,6 +108,14 @@ def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
                 measured[side.name] |= part(servers, side, f"{number}", wanted)
         for side in pair:
             result.rounds[side.name].append(measured[side.name])
+
+
+def _be_fair(servers: Servers, wanted: Amounts, result: Result) -> None:
+    """Only of the gateway: what one merchant's backlog does to another merchant."""
+    with running(sides.gateway(servers), servers, "fair") as on:
+        phases.warm_up(on, WARM_UP)
+        figures = fairness.measure(on, wanted.backlog_of_another, wanted.beside_it_seconds)
+    result.further["two merchants"] = figures
 
 
 def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:

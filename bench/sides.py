@@ -28,7 +28,12 @@ SHARED_BUFFERS = "2GB"
 _STEP_SECONDS = 120
 _HTTP_SECONDS = 10
 
-GATEWAY_SETTINGS = {"LOG_LEVEL": "INFO", "LOG_FORMAT": "json", "RATE_LIMIT_PER_SECOND": "1000000"}
+GATEWAY_SETTINGS = {
+    "LOG_LEVEL": "INFO",
+    "LOG_FORMAT": "json",
+    "RATE_LIMIT_PER_SECOND": "1000000",
+    "MERCHANT_RATE_LIMIT_PER_SECOND": "1000000",
+}
 """What the gateway is told beside its defaults: as in production, but one client may send all there is."""
 
 _GRANIAN = (
@@ -139,7 +144,12 @@ def gateway(on: Servers) -> Side:
     env = supervisor.role_environment(on.layout, on.caller, on.endpoints) | GATEWAY_SETTINGS
     supervisor.migrate(on.layout, Plan(None, None, None), on.endpoints, env)
     _step(on, "topology", [sys.executable, "-m", "tasks.topology"], env)
-    queues = ("transaction.created", "settlement.requested")
+    queues = (
+        "transaction.created",
+        "transaction.created.bulk",
+        "settlement.requested",
+        "settlement.requested.bulk",
+    )
     return Side("gateway", procfile.roles(), env, on.database(postgres.DATABASE), on.endpoints.broker_url, queues)
 
 

@@ -185,10 +185,21 @@ class Settings(BaseSettings):
         "payment that went there is open, even when PROVIDERS lists sandbox no longer",
     )
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
-    provider_threads: int = Field(default=200, ge=1, le=200, description="Provider calls at once per worker process")
+    provider_threads: int = Field(
+        default=200, ge=1, le=200, description="Provider calls of one merchant at once per worker process"
+    )
 
     rate_limit_per_second: int = Field(
         default=1000, ge=0, le=1_000_000, description="Requests of one API client, all processes together; 0: no limit"
+    )
+    merchant_rate_limit_per_second: int = Field(
+        default=2000, ge=0, le=1_000_000, description="Requests of all API clients of one merchant; 0: no limit"
+    )
+    merchant_unfinished_max: int = Field(
+        default=100_000,
+        ge=0,
+        le=10_000_000,
+        description="Payments of one merchant that may wait for an outcome; 0: no limit",
     )
     auth_rate_limit_per_second: int = Field(
         default=10, ge=0, le=1_000_000, description="Requests to /auth/* and /oauth/token from one address; 0: no limit"

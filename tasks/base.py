@@ -8,11 +8,13 @@ from uuid import UUID, uuid4
 
 from amqp.exceptions import AMQPError, MessageNacked
 from celery import Task
+from celery.canvas import Signature
 from kombu import Exchange
 from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 from loguru import logger
 
+from celeryconfig import BULK_QUEUE_NAMES, BULK_SUFFIX
 from gateway import db
 from gateway.config import CHUNK_LIMIT, settings
 from gateway.domain import ids as ids_module
@@ -68,6 +70,13 @@ def parse_ids(ids: object) -> list[UUID]:
     return parsed
 
 
+def publish_onward(onward: Signature, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
+    """Have `ids` travel on, in a message of their own, from the message that `GatewayTask.onward` was made of."""
+    options: dict[str, Any] = {"countdown": countdown} if countdown else {}
+    step = onward.clone(args=([str(id) for id in ids],))
+    step.apply_async(retries=retries, task_id=str(uuid4()), **options)
+
+
 class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     """A task that never loses its message: unroutable ones raise, retries wait whole seconds."""
 
@@ -106,16 +115,16 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         """
         if isinstance(kwargs.get("exc"), db.UNAVAILABLE):
             db.wait_until_available(settings().claim_lease_seconds / 2)
-        kwargs |= {"queue": self.queue_name, "countdown": retry_delay(self.request.retries)}
+        kwargs |= {"queue": self.onward_queue, "countdown": retry_delay(self.request.retries)}
         return super().retry(*args, **kwargs)
 
     def _delayed_by_broker(self, options: dict[str, Any]) -> dict[str, Any]:
-        """`options` with a countdown turned into a way through RabbitMQ's delay queues, as Celery does it."""
+        """Return `options` with a countdown turned into a way through RabbitMQ's delay queues, as Celery does it."""
         countdown = options.get("countdown")
         if not countdown:
             return options
         kept = {name: value for name, value in options.items() if name not in {"countdown", "queue"}}
-        routing_key = calculate_routing_key(int(countdown), self.queue_name)
+        routing_key = calculate_routing_key(int(countdown), options.get("queue") or self.queue_name)
         return kept | {"exchange": DELAYS, "routing_key": routing_key}
 
     @property
@@ -124,12 +133,24 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         queue: str = self.app.amqp.router.route({}, self.name)["queue"].name
         return queue
 
+    @property
+    def came_in_bulk(self) -> bool:
+        """Whether the message in hand came by a bulk queue. A delay puts more in front of its routing key."""
+        return str((self.request.delivery_info or {}).get("routing_key")).endswith(BULK_SUFFIX)
+
+    @property
+    def onward_queue(self) -> str:
+        """The queue of what travels on, which must not delay first tries: the bulk queue, if there is one."""
+        bulk = f"{self.queue_name.removesuffix(BULK_SUFFIX)}{BULK_SUFFIX}"
+        return bulk if bulk in BULK_QUEUE_NAMES else self.queue_name
+
     def send_on(self, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
         """Have `ids` travel on in a message of their own, with the rest of the chain, under a task id of their own."""
-        options: dict[str, Any] = {"countdown": countdown} if countdown else {}
-        self.signature_from_request(
-            args=([str(id) for id in ids],), queue=self.queue_name, retries=retries, task_id=str(uuid4()), **options
-        ).apply_async()
+        publish_onward(self.onward(), ids, retries=retries, countdown=countdown)
+
+    def onward(self) -> Signature:
+        """What `publish_onward` needs to have ids of this message travel on, even when its task has ended."""
+        return self.signature_from_request(args=(), queue=self.onward_queue)
 
     def take_apart(self, ids: Sequence[UUID], why: str) -> None:
         """Have each of `ids` travel alone, so that the one that harms the others is found."""

@@ -1,14 +1,28 @@
 """What tasks on lists of ids share: one id's failure changes nothing for its neighbours (pipeline.md)."""
 
-from collections.abc import Callable
-from uuid import UUID
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from celery import signals
+from celery.canvas import Signature, signature
+from loguru import logger
 
 from gateway import db
+from gateway.config import settings
+from gateway.domain.recovery import Unfinished
 from gateway.errors import RetriesExhausted
-from gateway.flows.provider_calls import Handled
+from gateway.flows import provider_calls
+from gateway.flows.provider_calls import Follow, Handled, split_by_room
 from gateway.reasons import reason_of
 from gateway.telemetry import RETRIES, log_context
-from tasks.base import TRANSIENT, GatewayTask, parse_ids, retry_delay
+from tasks.base import BROKER_UNAVAILABLE, TRANSIENT, GatewayTask, parse_ids, publish_onward, retry_delay
+
+RECOVERY_MARGIN_SECONDS = 1
+PUBLISH_SECONDS = 30.0
+"""How long it is tried to publish what follows a late answer; a process that ends waits for this too."""
+PUBLISH_PAUSE_SECONDS = 1.0
 
 
 def work_through(task: GatewayTask, ids: object, work: Callable[[list[UUID]], list[UUID]]) -> list[str] | None:
@@ -39,9 +53,17 @@ def work_through(task: GatewayTask, ids: object, work: Callable[[list[UUID]], li
     return [str(id) for id in done]
 
 
-def send_on(task: GatewayTask, ids: list[UUID], result: Handled) -> None:
-    """Have those of `ids` that are not done travel on: later, alone, or to the dead letters."""
+def send_on(task: GatewayTask, ids: list[UUID], result: Handled, recover: GatewayTask) -> None:
+    """Have those of `ids` that are not done travel on: later, alone, or to the dead letters.
+
+    `recover` looks for those in hand when their leases are over, in case this process does not live to finish them.
+    """
     retries = task.request.retries
+    if result.in_hand:
+        seconds = settings().claim_lease_seconds + RECOVERY_MARGIN_SECONDS
+        recover.apply_async(([str(id) for id in result.in_hand],), countdown=seconds)
+    if result.waiting:
+        task.send_on(result.waiting, retries=retries)
     if result.retry:
         RETRIES.labels(task.name).inc(len(result.retry))
         task.send_on(result.retry, retries=retries + 1, countdown=retry_delay(retries))
@@ -52,6 +74,69 @@ def send_on(task: GatewayTask, ids: list[UUID], result: Handled) -> None:
     reject_dead(task, ids, result.dead)
 
 
+def follow_up(task: GatewayTask) -> Follow:
+    """What is done with the results of this message's calls that come after it has been handled, by another thread."""
+    onward, retries = task.onward(), int(task.request.retries)
+    chain: list[Any] = list(task.request.chain or [None])
+    *rest, following = chain
+
+    def publish(result: Handled) -> None:
+        if result.completed and following is not None:
+            ids = [str(id) for id in result.completed]
+            step = signature(following, app=task.app)
+            _patiently(lambda: step.apply_async((ids,), chain=rest, task_id=str(uuid4())))
+        if result.retry:
+            RETRIES.labels(task.name).inc(len(result.retry))
+            countdown = retry_delay(retries)
+            _patiently(lambda: publish_onward(onward, result.retry, retries=retries + 1, countdown=countdown))
+        if result.dead:
+            _patiently(lambda: publish_onward(onward, result.dead, retries=task.max_retries))
+
+    return publish
+
+
+def _patiently(publish: Callable[[], object]) -> None:
+    """Publish, again and again while the broker does not take it; the sweep finds what was not published at last."""
+    deadline = time.monotonic() + PUBLISH_SECONDS
+    while True:
+        try:
+            publish()
+        except BROKER_UNAVAILABLE as exc:
+            if time.monotonic() >= deadline:
+                raise
+            logger.warning("what follows a late answer waits for the broker: {}", reason_of(exc))
+            time.sleep(PUBLISH_PAUSE_SECONDS)
+        else:
+            return
+
+
+def recover_unfinished(
+    task: GatewayTask, ids: object, find: Callable[[list[UUID]], Unfinished], again: Callable[[list[str]], Signature]
+) -> None:
+    """Have each of `ids` whose worker died tried `again`, alone; come back to those that are in a worker's hands."""
+    parsed = parse_ids(ids)
+    with log_context(task_id=task.request.id):
+        found = find(parsed)
+        if found.leased:
+            task.send_on(found.leased, retries=task.request.retries, countdown=found.lease_seconds)
+        if found.interrupted:
+            logger.warning("the worker of {} calls in hand died; each is tried alone", len(found.interrupted))
+        for id in found.interrupted:
+            again([str(id)]).apply_async()
+
+
+def work_as_room_allows(task: GatewayTask, ids: list[UUID], work: Callable[[Sequence[UUID]], Handled]) -> Handled:
+    """Do `work` on a list; on one that came by a bulk queue, only on as much of it as there may be room for.
+
+    What is left comes first when the list is put back. A list of a main queue may be of several merchants, so it is
+    looked at whole: each of them may have room of its own.
+    """
+    now, later = split_by_room(ids) if task.came_in_bulk else (ids, [])
+    result = work(now)
+    result.waiting[:0] = later
+    return result
+
+
 def reject_dead(task: GatewayTask, ids: list[UUID], dead: list[UUID]) -> None:
     """Let the broker dead-letter `dead`: this message when it holds nothing else, or else one of their own."""
     if not dead:
@@ -59,3 +144,8 @@ def reject_dead(task: GatewayTask, ids: list[UUID], dead: list[UUID]) -> None:
     if len(dead) == len(ids):
         raise RetriesExhausted(f"no attempt is left for {', '.join(map(str, dead))}")
     task.send_on(dead, retries=task.max_retries)
+
+
+@signals.worker_process_shutdown.connect
+def _finish_calls(**_: Any) -> None:
+    provider_calls.close()

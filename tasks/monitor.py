@@ -66,13 +66,17 @@ def parse(message: Message) -> DeadMessage:
 
 
 def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
-    """Queue, reason and time of the death that brought the message here: the newest that is not a mere delay."""
+    """Queue, reason and time of the death that brought the message here: the newest that is not a mere delay.
+
+    A bulk queue goes by the name of the queue that it relieves: both have the same dead letters.
+    """
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:
         if isinstance(death, dict) and not str(death.get("queue")).startswith("celery_delayed_"):
             at = death.get("time")
             when = at.replace(tzinfo=UTC) if isinstance(at, datetime) else utc_now()
-            return str(death.get("queue")), str(death.get("reason")), when
+            queue = str(death.get("queue")).removesuffix(celeryconfig.BULK_SUFFIX)
+            return queue, str(death.get("reason")), when
     name = str((message.delivery_info or {}).get("routing_key") or "unknown")
     return name.removeprefix("dlq."), "unroutable" if not name.startswith("dlq.") else "published", utc_now()
 

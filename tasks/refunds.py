@@ -1,13 +1,16 @@
 """Refunds on the queue `refund.requested`: lists of refund ids, handled as payments are (tasks.transactions)."""
 
+from functools import partial
 from uuid import UUID
+
+from celery.canvas import Signature
 
 from gateway.domain import refunding
 from gateway.errors import RetriesExhausted
-from gateway.flows import refunds
+from gateway.flows import recovery, refunds
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
-from tasks.lists import send_on, work_through
+from tasks.lists import follow_up, recover_unfinished, send_on, work_as_room_allows, work_through
 
 
 class RefundTask(GatewayTask):
@@ -30,8 +33,20 @@ def refund(self: RefundTask, ids: object) -> None:
     """Give back and record each id; those that failed for now travel on alone, after a delay, with one retry more."""
 
     def work(parsed: list[UUID]) -> list[UUID]:
-        result = refunds.refund(parsed, str(self.request.id))
-        send_on(self, parsed, result)
+        refund_these = partial(refunds.refund, task_id=str(self.request.id), follow=partial(follow_up, self))
+        result = work_as_room_allows(self, parsed, refund_these)
+        send_on(self, parsed, result, recover_refunds)
         return result.completed
 
     work_through(self, ids, work)
+
+
+@app.task(name="payments.recover_refunds", base=RefundTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
+def recover_refunds(self: RefundTask, ids: object) -> None:
+    """Carry out those whose calls went on in the background of a process that died."""
+    recover_unfinished(self, ids, recovery.unfinished_refunds, to_refund_in_bulk)
+
+
+def to_refund_in_bulk(ids: list[str]) -> Signature:
+    """The work that refunds need which must not delay others."""
+    return refund.s(ids).set(queue=refund.onward_queue)

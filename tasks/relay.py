@@ -2,8 +2,9 @@
 
 PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_MS. It takes rows, publishes them with
 confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
-Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. Every
-WEBHOOKS_DUE_SECONDS it enqueues the webhooks that are due.
+Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. In a
+backlog merchants take turns, and what one of them has beyond a list goes to the bulk queues (docs/fairness.md). Every
+WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
 """
 
 import argparse
@@ -11,20 +12,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import groupby, islice
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from celery.canvas import Signature
 from kombu import Connection, Producer
 from loguru import logger
+from sqlalchemy import Connection as DatabaseConnection
 
+from celeryconfig import BULK_SUFFIX
 from gateway import db
 from gateway.config import settings
 from gateway.domain import outbox
-from gateway.domain.outbox import Topic, Waiting
+from gateway.domain.outbox import Taken, Topic, Waiting
 from gateway.flows import alerts as delivery
 from gateway.flows import clocks, upkeep
 from gateway.flows import webhooks as webhook_flow
@@ -52,6 +58,13 @@ GATHER_MAX_SECONDS = 0.2
 """The pause in which the next list gathers: the longer, the more came at once. A lone payment's follower never waits;
 above 200 payments a second, where lists pay, the pause grows to its maximum."""
 
+BULK_WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
+    Topic.TRANSACTION_CREATED: partial(transactions.accepted, bulk=True),
+    Topic.SETTLEMENT_REQUESTED: partial(transactions.to_settle, bulk=True),
+    Topic.REFUND_REQUESTED: refunds.to_refund_in_bulk,
+}
+"""The same work by the bulk queues, where one merchant's backlog delays nobody else."""
+
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
     Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
@@ -64,13 +77,34 @@ WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
 """The task that does each topic's work on a list of subjects."""
 
 
-def _lists(rows: Iterable[Waiting], size: int) -> Iterator[tuple[str, list[str]]]:
-    for topic, same in groupby(sorted(rows, key=lambda row: row.topic), key=lambda row: row.topic):
-        subjects = (str(row.subject_id) for row in same)
-        while chunk := list(islice(subjects, size)):
-            yield topic, chunk
+Lane = tuple[str, bool, UUID | None]
+"""A topic, whether its work is bulk, and whose bulk it is."""
 
 
+@dataclass(slots=True)
+class Turns:
+    """Where the relay is in its rounds of the merchants."""
+
+    backlog: bool = True
+    """Whether the last batch left rows behind, so that the next one takes turns. At first there may be some."""
+    next_turn: UUID = outbox.FIRST_TURN
+
+
+def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
+    """The subjects of a batch by the lists that they may share: the first `size` of each merchant, and its others."""
+    lanes: defaultdict[Lane, list[str]] = defaultdict(list)
+    taken: Counter[tuple[str, UUID]] = Counter()
+    for row in rows:
+        lane: Lane = (row.topic, False, None)
+        if row.merchant_id is not None and row.topic in BULK_WORK_OF:
+            taken[row.topic, row.merchant_id] += 1
+            if taken[row.topic, row.merchant_id] > size:
+                lane = (row.topic, True, row.merchant_id)
+        lanes[lane].append(str(row.subject_id))
+    return lanes
+
+
+@cache
 def queue_of(topic: str) -> str:
     """The queue that the messages of a topic go to."""
     task: GatewayTask = WORK_OF[topic]([]).type
@@ -78,24 +112,35 @@ def queue_of(topic: str) -> str:
 
 
 def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues) -> None:
-    for topic, subjects in _lists(rows, settings().chunk_max):
-        try:
-            WORK_OF[topic](subjects).apply_async(
-                producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
-            )
-        except BROKER_UNAVAILABLE as exc:
-            queue = queue_of(topic)
-            exc.add_note(f"publishing to {queue}, whose confirm is waited for {CONFIRM_TIMEOUT_SECONDS} s")
-            if refused_by_queue(exc):
-                avoided.avoid(queue, AVOID_SECONDS)
-            raise
-        PUBLISHED.labels(topic).inc(len(subjects))
+    """Publish the lists of a batch; what is bulk comes last, and by the main queue while the bulk queue is avoided."""
+    size, left_alone = settings().chunk_max, avoided.names()
+    lanes = _lanes(rows, size)
+    for topic, is_bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):
+        queue = queue_of(topic)
+        work = WORK_OF[topic]
+        if is_bulk and queue + BULK_SUFFIX not in left_alone:
+            queue, work = queue + BULK_SUFFIX, BULK_WORK_OF[topic]
+        waiting = iter(lanes[topic, is_bulk, merchant_id])
+        while subjects := list(islice(waiting, size)):
+            try:
+                work(subjects).apply_async(
+                    producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
+                )
+            except BROKER_UNAVAILABLE as exc:
+                exc.add_note(f"publishing to {queue}, whose confirm is waited for {CONFIRM_TIMEOUT_SECONDS} s")
+                if refused_by_queue(exc):
+                    avoided.avoid(queue, AVOID_SECONDS)
+                raise
+            PUBLISHED.labels(topic).inc(len(subjects))
 
 
 def relay_once(
-    producer: Producer, await_news: Callable[[], None] = lambda: None, avoided: AvoidedQueues | None = None
+    producer: Producer,
+    await_news: Callable[[], None] = lambda: None,
+    turns: Turns | None = None,
+    avoided: AvoidedQueues | None = None,
 ) -> int:
-    """Publish what waits after `await_news`, in one batch; the number of rows in it.
+    """Publish what waits after `await_news`, in one batch; the number of rows in it. `turns` is kept up to date.
 
     What is for an avoided queue stays in the outbox: a queue that takes nothing does not hold up the others, nor has
     what was published before it published again and again.
@@ -103,7 +148,7 @@ def relay_once(
     Raises:
         BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
     """
-    avoided = AvoidedQueues() if avoided is None else avoided
+    turns, avoided = turns or Turns(), AvoidedQueues() if avoided is None else avoided
     refusal: Exception | None = None
     if db.is_pooled():
         await_news()  # a transaction that waits would keep one of the pooler's few sessions from everybody else
@@ -112,11 +157,9 @@ def relay_once(
             outbox.prepare(connection)
             if not db.is_pooled():
                 await_news()
-            queues = avoided.names()
-            left = [topic for topic in Topic if queue_of(topic) in queues] if queues else []
-            rows = outbox.take(connection, MOST_AT_ONCE, left)
+            taken = _take(connection, turns, avoided.names())
             try:
-                _publish(producer, rows, avoided)
+                _publish(producer, taken.rows, avoided)
             except BROKER_UNAVAILABLE as exc:
                 refusal = exc
                 raise
@@ -124,7 +167,16 @@ def relay_once(
         if refusal is not None:  # while the broker did not answer, PostgreSQL has ended the idle session
             raise refusal from refusal.__cause__
         raise
-    return len(rows)
+    turns.backlog, turns.next_turn = taken.more, taken.next_turn
+    return len(taken.rows)
+
+
+def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> Taken:
+    """Take a batch: the oldest rows, or in turns behind a backlog. While a queue is avoided, nobody takes turns."""
+    without = [topic for topic in Topic if queue_of(topic) in avoided_queues] if avoided_queues else []
+    if turns.backlog and not without:
+        return outbox.take_in_turns(connection, MOST_AT_ONCE, turns.next_turn)
+    return outbox.take(connection, MOST_AT_ONCE, without)
 
 
 def _pause_after(published: int) -> float:
@@ -199,14 +251,14 @@ def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
                 db.listening(outbox.CHANNEL) as hear,
             ):
                 hold = Periodic(LOOK_SECONDS, partial(_hold, producer, avoided, stop))
-                published = MOST_AT_ONCE  # there may be more, of which nobody is notified any more
+                turns = Turns()  # there may be a backlog, of which nobody is notified any more
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.look()
-                    patience = settings().outbox_poll_ms / 1000 if published < MOST_AT_ONCE else 0
-                    published = relay_once(producer, partial(hear, patience), avoided)
+                    patience = 0 if turns.backlog else settings().outbox_poll_ms / 1000
+                    published = relay_once(producer, partial(hear, patience), turns, avoided)
                     stop.wait(_pause_after(published))
                     hold.look()
         except BROKER_UNAVAILABLE as exc:

@@ -1,5 +1,6 @@
 """The payment pipeline: chain(route, settle, announce) over lists of transaction ids (pipeline.md)."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -7,11 +8,11 @@ from celery.canvas import Signature
 from loguru import logger
 
 from gateway.errors import RetriesExhausted
-from gateway.flows import routing, settlement
+from gateway.flows import recovery, routing, settlement
 from gateway.telemetry import log_context
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask, parse_ids
-from tasks.lists import reject_dead, send_on, work_through
+from tasks.lists import follow_up, recover_unfinished, reject_dead, send_on, work_as_room_allows, work_through
 
 TAKE_APART_AT_RETRY = 2
 """A list that failed as a whole this often is taken apart, while its parts still have retries left."""
@@ -55,11 +56,18 @@ def settle(self: GatewayTask, ids: object) -> list[str] | None:
     """Charge and record each id; those that failed for now travel on alone, after a delay, with one retry more."""
 
     def work(parsed: list[UUID]) -> list[UUID]:
-        result = settlement.settle(parsed, str(self.request.id))
-        send_on(self, parsed, result)
+        settle_these = partial(settlement.settle, task_id=str(self.request.id), follow=partial(follow_up, self))
+        result = work_as_room_allows(self, parsed, settle_these)
+        send_on(self, parsed, result, recover)
         return result.completed
 
     return work_through(self, ids, work)
+
+
+@app.task(name="payments.recover", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
+def recover(self: GatewayTask, ids: object) -> None:
+    """Settle those whose calls went on in the background of a process that died."""
+    recover_unfinished(self, ids, recovery.unfinished_transactions, partial(to_settle, bulk=True))
 
 
 @app.task(name="payments.announce", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
@@ -70,14 +78,19 @@ def announce(self: GatewayTask, ids: object) -> None:
         logger.info("settled {}: {}", len(parsed), ", ".join(map(str, parsed)))
 
 
-def accepted(ids: list[str]) -> Signature:
+def accepted(ids: list[str], *, bulk: bool = False) -> Signature:
     """The work that newly accepted transactions need."""
-    return _chained(route.s(ids), settle.s(), announce.s())
+    return _chained(_step(route, ids, bulk=bulk), _step(settle, bulk=bulk), announce.s())
 
 
-def to_settle(ids: list[str]) -> Signature:
+def to_settle(ids: list[str], *, bulk: bool = False) -> Signature:
     """The work that routed transactions need."""
-    return _chained(settle.s(ids), announce.s())
+    return _chained(_step(settle, ids, bulk=bulk), announce.s())
+
+
+def _step(task: GatewayTask, *args: list[str], bulk: bool) -> Signature:
+    step = task.s(*args)
+    return step.set(queue=task.onward_queue) if bulk else step
 
 
 def _chained(first: Signature, *rest: Signature) -> Signature:

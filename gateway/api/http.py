@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 from flask import Flask
@@ -19,7 +18,8 @@ from pydantic import BaseModel
 
 from gateway.api import access, edge, rate_limits, sign_in
 from gateway.api.access import Caller
-from gateway.api.application import BODY_MAX_BYTES, Answer, Request, current_request
+from gateway.api.application import Answer, Request, current_request
+from gateway.api.request_content import JSON, body_of_type, parameters_of, refuse_parameters
 from gateway.api.uploads import Upload
 from gateway.api.validation import (
     NoBody,
@@ -27,14 +27,11 @@ from gateway.api.validation import (
     parse_json,
     parse_parameters,
     refuse_card_number,
-    refuse_many_parameters,
 )
 from gateway.domain.idempotency import KEY_MAX_LENGTH, IdempotencyKey
 from gateway.domain.ids import parse_id
-from gateway.errors import BodyTooLarge, GatewayError, InsufficientScope, NotFound, UnsupportedMediaType
+from gateway.errors import GatewayError, InsufficientScope, NotFound
 
-JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 _GIVEN = frozenset({"call", "body", "query", "upload"})
@@ -148,17 +145,17 @@ class Endpoint:
             sign_in.admit(asked)
         caller = None if self.public else access.authenticate(asked.environ.get("HTTP_AUTHORIZATION", ""))
         if caller is not None and not self.signs_in:
-            rate_limits.admit_caller(caller.subject)
+            rate_limits.admit_caller(caller.subject, caller.merchant_id)
         if caller is not None and self.scope is not None:
             access.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            _refuse_parameters(asked)
+            refuse_parameters(asked)
         elif self.query is not None:
-            arguments["query"] = parse_parameters(self.query, _parameters(asked))
+            arguments["query"] = parse_parameters(self.query, parameters_of(asked))
         if self.body is not None:
             absent = not self.needs_body and not asked.body
-            body = self.body() if absent else parse_json(self.body, _body_of_type(asked, JSON))
+            body = self.body() if absent else parse_json(self.body, body_of_type(asked, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
         if self.upload is None:
             return self._respond(self.view(Call(asked, caller), **arguments))
@@ -272,39 +269,6 @@ def _id_of(text: str) -> UUID:
     if parsed is None:
         raise NotFound
     return parsed
-
-
-def _refuse_parameters(asked: Request) -> None:
-    if asked.query_string:
-        parse_parameters(NoQuery, _parameters(asked))
-
-
-def _parameters(asked: Request) -> Iterable[tuple[str, str]]:
-    refuse_many_parameters(asked.query_string)
-    return asked.args.items(multi=True)
-
-
-def _body_of_type(asked: Request, media_type: str) -> bytes:
-    has_type = asked.environ.get("CONTENT_TYPE") == media_type or asked.mimetype == media_type
-    if not has_type or asked.headers.get("Content-Encoding", "identity") != "identity":
-        raise UnsupportedMediaType(f"Send the body as {media_type}.")
-    body = asked.body
-    if len(body) > BODY_MAX_BYTES:
-        raise BodyTooLarge(f"A body may have {BODY_MAX_BYTES} bytes at most.")
-    return body
-
-
-def form_parameters() -> list[tuple[str, str]]:
-    """The fields of a form body, in order.
-
-    Raises:
-        UnsupportedMediaType: the body is not a form.
-        UnicodeDecodeError: it is not UTF-8.
-        ValidationFailed: it has too many fields.
-    """
-    body = _body_of_type(current_request(), FORM)
-    refuse_many_parameters(body)
-    return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
 
 
 def install(app: Flask, parts: Iterable[Routes]) -> None:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, Field
 
 from gateway import db
 from gateway.api import access
-from gateway.api.http import Call, Reply, Routes, form_parameters
+from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel
 from gateway.api.problems import OAuthError
+from gateway.api.request_content import form_parameters
 from gateway.api.validation import guarded_parameters
 from gateway.config import settings
 from gateway.domain import merchants

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from gateway.api import openapi_webhooks
 from gateway.api.examples import ID, example_of
 from gateway.api.glossary import MEANINGS
-from gateway.api.http import FORM, IDEMPOTENCY_HEADER, JSON, Endpoint
+from gateway.api.http import IDEMPOTENCY_HEADER, Endpoint
 from gateway.api.openapi_errors import (
     OAuthProblem,
     Problem,
@@ -21,6 +21,7 @@ from gateway.api.openapi_errors import (
     header_references,
     shared_responses,
 )
+from gateway.api.request_content import FORM, JSON
 from gateway.api.sign_in import DEVICE_COOKIE, DEVICE_HEADER, ISSUING_PATHS, LOGIN_PATH
 from gateway.api.validation import NoBody
 from gateway.device_tokens import DEVICE_TOKEN_DAYS

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from gateway.api import problems
 from gateway.api.examples import ID
-from gateway.api.http import JSON, Endpoint
+from gateway.api.http import Endpoint
 from gateway.api.models import AnswerModel
 from gateway.api.problems import OAuthError, type_uri
+from gateway.api.request_content import JSON
 from gateway.errors import (
     AuthenticationRequired,
     BodyTooLarge,

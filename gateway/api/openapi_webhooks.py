@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.api.examples import ID, TIME, example_of
-from gateway.api.http import JSON
 from gateway.api.refunds import Refund
+from gateway.api.request_content import JSON
 from gateway.api.settlements import Settlement
 from gateway.api.transactions import Transaction
 from gateway.states import EventType

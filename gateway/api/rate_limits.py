@@ -1,4 +1,4 @@
-"""How often somebody may call: each API client everywhere, each address where people and programs sign in.
+"""How often somebody may call: each API client, each merchant, and each address where people and programs sign in.
 
 Wrong passwords are counted apart from this, by gateway/domain/login_limits.py.
 
@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from functools import cache, lru_cache
+from uuid import UUID
 
 from loguru import logger
 
@@ -74,6 +75,11 @@ class _Leased:
                 return 0.0
             return 0.0 if now < self._blind_until else self._empty_until - now
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether everybody is let in, because the database did not answer."""
+        return time.monotonic() < self._blind_until
+
     def _lease(self, now: float) -> None:
         largest = max(1, int(self._limit.per_second * BLOCK_SHARE))
         self._block = min(largest, self._block * 2) if self._tokens == 0 else max(1, self._granted - self._tokens)
@@ -93,15 +99,19 @@ class _Leased:
 _leased = lru_cache(maxsize=BUCKETS_MAX)(_Leased)
 
 
-def admit_caller(subject: str) -> None:
-    """Let a request of this API client or user in.
+def admit_caller(subject: str, merchant_id: UUID | None) -> None:
+    """Let a request of this API client or user in. An operator has no merchant.
 
     Raises:
-        RateLimited: it makes more than RATE_LIMIT_PER_SECOND.
+        RateLimited: it makes more than RATE_LIMIT_PER_SECOND, or all that act for the merchant make more than
+            MERCHANT_RATE_LIMIT_PER_SECOND together.
     """
     per_second = settings().rate_limit_per_second
-    if per_second:
-        _admit(f"caller:{subject}", _limit_of_caller(per_second))
+    if per_second and not _admit(f"caller:{subject}", _limit_of_caller(per_second), "this API client or user"):
+        return  # without the database, it is not asked a second time
+    per_second = settings().merchant_rate_limit_per_second
+    if per_second and merchant_id is not None:
+        _admit(f"merchant:{merchant_id}", _limit_of_caller(per_second), "this merchant, all its API clients together")
 
 
 @cache
@@ -132,7 +142,11 @@ def admit_device(device_id: bytes) -> None:
         _admit(f"device:{device_id.hex()}", DEVICE_LOGINS)
 
 
-def _admit(subject: str, limit: Limit) -> None:
-    wait_seconds = _leased(subject, limit).take()
+def _admit(subject: str, limit: Limit, whose: str | None = None) -> bool:
+    """Let a request in if the limit allows it; whether the database is known to keep the limit."""
+    leased = _leased(subject, limit)
+    wait_seconds = leased.take()
     if wait_seconds > 0:
-        raise RateLimited(headers={"Retry-After": str(math.ceil(wait_seconds))})
+        detail = f"Too many requests of {whose}: the limit is {limit.per_second:g} a second." if whose else ""
+        raise RateLimited(detail, headers={"Retry-After": str(math.ceil(wait_seconds))})
+    return not leased.is_blind

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway import db
-from gateway.api import idempotency
+from gateway.api import idempotency, merchant_limits
 from gateway.api.http import Call, Reply, Routes
 from gateway.api.models import AnswerModel, Id, Time
 from gateway.api.paging import Decimal, Page, list_page
@@ -154,6 +154,7 @@ _storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyIn
 )
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
+    merchant_limits.admit_payment(call.merchant_id)
     for _ in range(STORING_TRIES):
         acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
         if _storing.do(acceptance):

@@ -5,7 +5,7 @@ its number counts against the subject's limit whatever queue, retry or redeliver
 statement, and so is recording: one round trip and one commit for a list of any length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -32,10 +32,34 @@ class Claim(Generic[InstructionT]):
     """
 
     instruction: InstructionT
+    merchant_id: UUID
     provider: str
     in_doubt: bool
     last_attempt: bool
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many may be claimed now: in all, of each of some merchants, and of any other merchant."""
+
+    free: int
+    of_others: int
+    of_merchants: Mapping[UUID, int]
+    note_seconds: float = 60.0
+    """It is noted this often, at most, of what finds no room that it does not stand still."""
+
+    def holds(self, number: int) -> bool:
+        """Whether so many may be claimed, whosever they are."""
+        return number <= min(self.free, self.of_others, *self.of_merchants.values())
+
+    def split(self, ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
+        """Those of a list that are worth looking at now, and the others: more than `free` find no room anyway.
+
+        Two at least: what is claimed alone is claimed under other conditions.
+        """
+        worth = len(ids) if self.holds(len(ids)) else max(2, self.free)
+        return ids[:worth], ids[worth:]
 
 
 @dataclass(slots=True)
@@ -52,16 +76,62 @@ class Claimed(Generic[ClaimT]):
     exhausted: list[UUID] = field(default_factory=list)
     nonexistent: list[UUID] = field(default_factory=list)
     completed: list[UUID] = field(default_factory=list)
+    waiting: list[UUID] = field(default_factory=list)
+    """There was no room for them."""
 
 
-def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_status: str) -> TextClause:
-    """The statement of `claim` for the subjects `s` in `source`; their `attempts` refer to them by `key`.
+@dataclass(frozen=True, slots=True)
+class ClaimStatements:
+    """`all` claims all that may be claimed, `some` as many as there is room for."""
 
-    Its rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
+    all: TextClause
+    some: TextClause
+
+
+_FITTING = """, fitting AS MATERIALIZED (
+            SELECT id FROM (
+                SELECT o.id, row_number() OVER (ORDER BY o.turn, o.id) AS nth
+                FROM (
+                    SELECT id, merchant_id, row_number() OVER (PARTITION BY merchant_id ORDER BY id) AS turn
+                    FROM wanted WHERE {open}
+                ) o
+                LEFT JOIN unnest(CAST(:merchant_ids AS uuid[]), CAST(:rooms AS int[])) AS r (merchant_id, room)
+                    ON r.merchant_id = o.merchant_id
+                WHERE o.turn <= coalesce(r.room, :room_of_others)
+            ) AS ordered
+            WHERE nth <= :room
+        ), touched AS (
+            UPDATE {subjects} s SET rescued_at = now()
+            FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
+            WHERE s.id = w.id
+              AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :note_seconds)
+        )"""
+"""CTEs that choose what fits into the room, one of each merchant after the other, and note that the rest does not stand
+still: it is put back, however long that goes on."""
+
+
+def claim_statements(
+    *, source: str, columns: str, subjects: str, attempts: str, key: str, open_status: str
+) -> ClaimStatements:
+    """The statements of `claim` for the `subjects` `s` in `source`; their `attempts` refer to them by `key`.
+
+    Their rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
     """
+    is_open = f"status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))"
+    fitting = _FITTING.format(open=is_open, subjects=subjects)
+    parts = {"source": source, "columns": columns, "attempts": attempts, "key": key, "open": is_open}
+    return ClaimStatements(
+        all=_claim_statement(**parts, fitting="", fits="true"),
+        some=_claim_statement(**parts, fitting=fitting, fits="id IN (SELECT id FROM fitting)"),
+    )
+
+
+def _claim_statement(
+    *, source: str, columns: str, attempts: str, key: str, open: str, fitting: str, fits: str
+) -> TextClause:
     return text(f"""
         WITH {LISTED}, wanted AS MATERIALIZED (
-            SELECT s.id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
+            SELECT s.id, s.merchant_id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
                    coalesce(a.number, 0) AS number, a.outcome,
                    a.number IS NOT NULL AND a.outcome IS NULL AS unfinished,
                    coalesce(a.lease_until > now(), false) AS leased,
@@ -70,11 +140,11 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
             LEFT JOIN LATERAL (
                 SELECT number, outcome, lease_until FROM {attempts} WHERE {key} = s.id ORDER BY number DESC LIMIT 1
             ) a ON true
-        ), claimed AS (
+        ){fitting}, claimed AS (
             INSERT INTO {attempts} ({key}, number, provider, task_id, started_at, lease_until)
             SELECT id, number + 1, provider, :task_id, now(), now() + make_interval(secs => :lease_seconds)
             FROM wanted
-            WHERE status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))
+            WHERE {open} AND {fits}
             ON CONFLICT DO NOTHING
             RETURNING {key}
         ), given_up AS (
@@ -85,25 +155,36 @@ def claim_statement(*, source: str, columns: str, attempts: str, key: str, open_
             WHERE :alone AND w.unfinished AND w.id IN (SELECT {key} FROM claimed)
               AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
         )
-        SELECT w.*, w.id IN (SELECT {key} FROM claimed) AS claimed FROM wanted w
+        SELECT w.*, w.id IN (SELECT {key} FROM claimed) AS claimed, {fits} AS fits FROM wanted w
     """)  # noqa: S608  # the parts are constants of the callers
 
 
 def claim(
     connection: Connection,
-    statement: TextClause,
+    statements: ClaimStatements,
     ids: Sequence[UUID],
     *,
     task_id: str,
     lease_seconds: int,
+    room: Room | None,
     open_status: str,
     of_row: Callable[[Any, bool], ClaimT],
 ) -> Claimed[ClaimT]:
-    """Start an attempt at each of `ids` that may have one; say of each other one why not.
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; say of each other one why not.
 
     `of_row` makes the claim of a claimed row, and is told whether the attempt before is in doubt.
     """
     values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
+    statement = statements.all
+    if room is not None and not room.holds(len(ids)):
+        statement = statements.some
+        values |= {
+            "merchant_ids": list(room.of_merchants),
+            "rooms": list(room.of_merchants.values()),
+            "room_of_others": room.of_others,
+            "room": room.free,
+            "note_seconds": room.note_seconds,
+        }
     wanted = {row.id: row for row in rows(connection, statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
     for row in wanted.values():
@@ -118,8 +199,10 @@ def claim(
             result.busy_seconds = max(result.busy_seconds, row.lease_seconds_left)
         elif row.number >= row.attempt_limit:
             result.exhausted.append(row.id)
-        elif row.unfinished:
+        elif row.unfinished and len(ids) > 1:
             result.interrupted.append(row.id)
+        elif not row.fits:
+            result.waiting.append(row.id)
         else:
             result.busy.append(row.id)  # claimed by another worker while this statement ran
             result.busy_seconds = lease_seconds

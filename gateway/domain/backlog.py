@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Integer, bindparam, func, select
 
 from gateway.domain import outbox
 from gateway.models.dead_letters import DeadLetter
 from gateway.models.refunds import Refund
 from gateway.models.transactions import Transaction
-from gateway.states import UNFINISHED, DeadLetterStatus, RefundStatus
+from gateway.states import UNFINISHED, DeadLetterStatus, RefundStatus, TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,23 @@ class Backlog:
     unfinished: dict[str, Waiting]
     refunds_pending: Waiting
     dead_letters_open: int
+
+
+_UNFINISHED_OF = (
+    select(Transaction.id)
+    .where(
+        Transaction.merchant_id == bindparam("merchant_id"),
+        Transaction.status.in_([status.value for status in UNFINISHED]),
+        Transaction.status != TransactionStatus.COMPLETED.value,  # the condition of the index that has the others
+    )
+    .limit(bindparam("most", type_=Integer))
+)
+
+
+def unfinished_of(connection: Connection, merchant_id: UUID, most: int) -> int:
+    """Count the unfinished transactions of a merchant, up to `most`."""
+    counting = select(func.count()).select_from(_UNFINISHED_OF.subquery())
+    return connection.execute(counting, {"merchant_id": merchant_id, "most": most}).scalar_one()
 
 
 def read(connection: Connection) -> Backlog:

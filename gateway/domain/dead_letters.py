@@ -155,7 +155,7 @@ _REVIVE = text("""
         attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL, updated_at = now(),
         failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-    RETURNING id, status
+    RETURNING id, status, merchant_id
 """)
 
 _DISCARD = text(f"""
@@ -183,7 +183,8 @@ def replay_all(
     if transaction_ids:
         revived = connection.execute(_REVIVE, {"ids": transaction_ids, "attempts": ATTEMPT_LIMIT}).all()
         for status, topic in rescue.TRANSACTIONS.topic_of.items():
-            outbox.enqueue(connection, topic, [row.id for row in revived if row.status == status])
+            rows = [(row.id, row.merchant_id) for row in revived if row.status == status]
+            outbox.enqueue_of(connection, topic, rows)
     if refund_ids:
         refunding.replay(connection, refund_ids, ATTEMPT_LIMIT)
     return letters

@@ -126,5 +126,6 @@ def resend(
         "lease_seconds": LEASE_SECONDS,
     }
     rows = connection.execute(_RESEND, values).all()
-    outbox.enqueue(connection, Topic.WEBHOOK_DUE, [row.endpoint_id for row in rows if row.is_due])
+    due = [(row.endpoint_id, merchant_id) for row in rows if row.is_due]
+    outbox.enqueue_of(connection, Topic.WEBHOOK_DUE, due)
     return [_of_row(row) for row in rows]

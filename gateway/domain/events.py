@@ -17,9 +17,10 @@ TELLING = f"""event AS MATERIALIZED (
         SELECT uuid_v7(), e.merchant_id, p.id, e.id, e.type, e.transaction_id, now(), now()
         FROM event e JOIN webhook_endpoints p
           ON p.merchant_id = e.merchant_id AND p.status = 'enabled' AND p.deleted_at IS NULL AND e.type = ANY(p.events)
-        RETURNING endpoint_id
+        RETURNING endpoint_id, merchant_id
     ), woken AS (
-        INSERT INTO outbox (topic, subject_id) SELECT DISTINCT '{Topic.WEBHOOK_DUE}', endpoint_id FROM delivery
+        INSERT INTO outbox (topic, subject_id, merchant_id)
+        SELECT DISTINCT '{Topic.WEBHOOK_DUE}', endpoint_id, merchant_id FROM delivery
     )"""  # noqa: S608  # a constant
 """CTEs that store what the CTE `happened` before them lists, for the statement that writes the change itself.
 

@@ -1,9 +1,10 @@
 """The outbox: work that is committed together with its cause, and published afterwards by the relay."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
@@ -27,13 +28,30 @@ class Topic(StrEnum):
     DEAD_LETTER_JOB_DUE = "dead_letter_job.due"
 
 
+FIRST_TURN = UUID(int=0)
+"""No merchant's id is smaller."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """One row taken from the outbox."""
 
     topic: str
     subject_id: UUID
+    merchant_id: UUID | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch in the order of its rows. `more`: it left rows behind. `next_turn`: the merchant that is the next."""
+
+    rows: list[Waiting]
+    more: bool
+    next_turn: UUID = FIRST_TURN
+
+
+MERCHANTS_MAX = 1_000
+"""Merchants that one batch takes turns among; the next batch goes on behind the last of them."""
 
 _PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
 # An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
@@ -41,20 +59,74 @@ _PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
 _TAKE = text("""
     DELETE FROM outbox WHERE id = ANY (ARRAY(
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
-    )) RETURNING id, topic, subject_id
+    )) RETURNING id, topic, subject_id, merchant_id
+""")
+# The merchants are found by one look into the index each, and so are their rows, however many wait. Rows of no merchant
+# have one turn together. A merchant whose share is used up has left rows behind. The orders name the merchant, so that
+# only the index by merchants has them: by the other one, PostgreSQL might look for a merchant's rows among all.
+_TAKE_IN_TURNS = text("""
+    WITH RECURSIVE waiting AS (
+        (SELECT merchant_id, 1 AS nth FROM outbox WHERE merchant_id >= :next_turn ORDER BY merchant_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT o.merchant_id FROM outbox o WHERE o.merchant_id > w.merchant_id ORDER BY o.merchant_id LIMIT 1),
+               nth + 1
+        FROM waiting w WHERE w.merchant_id IS NOT NULL AND nth <= :merchants_max
+    ), weighted AS MATERIALIZED (
+        SELECT w.merchant_id, coalesce(m.weight, 1) AS weight
+        FROM waiting w LEFT JOIN merchants m ON m.id = w.merchant_id
+        WHERE w.merchant_id IS NOT NULL AND nth <= :merchants_max
+    ), turn AS MATERIALIZED (
+        SELECT merchant_id, CAST(ceil(:limit * weight / (sum(weight) OVER () + nobody)) AS int) AS share
+        FROM weighted,
+             (SELECT CAST(EXISTS (SELECT FROM outbox WHERE merchant_id IS NULL) AS int) AS nobody) AS others
+    ), picked AS MATERIALIZED (
+        SELECT o.id, t.merchant_id, t.share
+        FROM turn t CROSS JOIN LATERAL (
+            SELECT id FROM outbox WHERE merchant_id = t.merchant_id
+            ORDER BY outbox.merchant_id, id LIMIT t.share FOR UPDATE SKIP LOCKED
+        ) o
+    ), of_nobody AS MATERIALIZED (
+        SELECT id FROM outbox WHERE merchant_id IS NULL ORDER BY merchant_id, id
+        LIMIT (SELECT coalesce(min(share), :limit) FROM turn) FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        DELETE FROM outbox WHERE id = ANY (ARRAY(SELECT id FROM picked UNION ALL SELECT id FROM of_nobody))
+        RETURNING id, topic, subject_id, merchant_id
+    )
+    SELECT taken.id, topic, subject_id, merchant_id, more, next_turn
+    FROM taken, (
+        SELECT EXISTS (SELECT FROM picked GROUP BY picked.merchant_id, share HAVING count(*) >= share)
+               OR (SELECT count(*) >= coalesce((SELECT min(share) FROM turn), :limit) FROM of_nobody)
+               OR (SELECT count(*) > :merchants_max FROM waiting) AS more,
+               (SELECT merchant_id FROM waiting WHERE nth > :merchants_max) AS next_turn
+    ) AS rest
 """)
 
 _TAKE_SOME = text("""
     DELETE FROM outbox WHERE id = ANY (ARRAY(
         SELECT id FROM outbox WHERE topic <> ALL (CAST(:without AS text[])) ORDER BY id LIMIT :limit
         FOR UPDATE SKIP LOCKED
-    )) RETURNING id, topic, subject_id
+    )) RETURNING id, topic, subject_id, merchant_id
 """)
 
 
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
-    """Have the relay publish `topic` for each subject once this database transaction has committed."""
-    messages = [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids]
+    """Have the relay publish `topic` for each subject once this database transaction has committed.
+
+    For subjects of no merchant; see `enqueue_of` for the others.
+    """
+    _insert(connection, [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids])
+
+
+def enqueue_of(connection: Connection, topic: Topic, subjects: Iterable[tuple[UUID, UUID]]) -> None:
+    """Do what `enqueue` does, for subjects with the merchants that they belong to."""
+    messages = [
+        {"topic": topic.value, "subject_id": subject_id, "merchant_id": merchant_id}
+        for subject_id, merchant_id in subjects
+    ]
+    _insert(connection, messages)
+
+
+def _insert(connection: Connection, messages: Sequence[Mapping[str, object]]) -> None:
     if messages:
         connection.execute(insert(OutboxMessage), messages)
 
@@ -64,7 +136,7 @@ def prepare(connection: Connection) -> None:
     rows(connection, _PREPARE, {})
 
 
-def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> list[Waiting]:
+def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Taken:
     """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits.
 
     Rows of the topics `without` stay.
@@ -72,10 +144,27 @@ def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> lis
     A crash of PostgreSQL just after that may bring them back, to be published again, as a crash just before it does.
     """
     if without:
-        taken = sorted(rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)}))
+        taken = rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)})
     else:
-        taken = sorted(rows(connection, _TAKE, {"limit": limit}))
-    return [Waiting(row.topic, row.subject_id) for row in taken]
+        taken = rows(connection, _TAKE, {"limit": limit})
+    return Taken(_in_order(taken), len(taken) >= limit)
+
+
+def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Taken:
+    """Take about `limit` rows: the oldest ones of each merchant, at most its share, from merchant `next_turn` on.
+
+    The shares are in proportion to the merchants' weights. This is for a backlog: `take` costs less, and what it takes
+    is fair when it takes everything.
+    """
+    values = {"limit": limit, "next_turn": next_turn, "merchants_max": MERCHANTS_MAX}
+    taken = rows(connection, _TAKE_IN_TURNS, values)
+    if not taken:  # none waits, or none from that merchant on
+        return Taken([], more=next_turn != FIRST_TURN)
+    return Taken(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
+
+
+def _in_order(taken: Iterable[Any]) -> list[Waiting]:
+    return [Waiting(row.topic, row.subject_id, row.merchant_id) for row in sorted(taken, key=lambda row: int(row.id))]
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain import attempts, outbox
-from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded
+from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
 from gateway.domain.events import TELLING
 from gateway.domain.outbox import Topic
 from gateway.outcomes import Outcome, Refund
@@ -20,23 +20,27 @@ from gateway.states import RefundStatus
 
 RefundClaim = Claim[Refund]
 
-_CLAIM = attempts.claim_statement(
+_CLAIM = attempts.claim_statements(
     source="refunds s JOIN transactions t ON t.id = s.transaction_id",
     columns="s.amount, s.currency, t.payment_method, t.provider_reference AS charge_reference",
+    subjects="refunds",
     attempts="refund_attempts",
     key="refund_id",
     open_status=RefundStatus.PENDING,
 )
 
 
-def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int) -> Claimed[RefundClaim]:
-    """Start an attempt at each of `ids` that may have one; say of each other one why not."""
+def claim(
+    connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, room: Room | None = None
+) -> Claimed[RefundClaim]:
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; say of each other one why not."""
     return attempts.claim(
         connection,
         _CLAIM,
         ids,
         task_id=task_id,
         lease_seconds=lease_seconds,
+        room=room,
         open_status=RefundStatus.PENDING,
         of_row=_claim_of,
     )
@@ -44,7 +48,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
 
 def _claim_of(row: Any, in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
     refund = Refund(row.id, row.charge_reference, row.amount, row.currency, row.payment_method, row.number + 1)
-    return Claim(refund, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
+    return Claim(refund, row.merchant_id, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
 
 
 _SETTLING_UP = """released AS (
@@ -116,7 +120,7 @@ _REVIVE = text("""
         updated_at = now(),
         failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-    RETURNING id
+    RETURNING id, merchant_id
 """)
 
 _DISCARD = text(f"""
@@ -133,8 +137,8 @@ _DISCARD = text(f"""
 
 def replay(connection: Connection, ids: Sequence[UUID], attempts: int) -> None:
     """Give those of `ids` that are dead-lettered so many fresh attempts, and enqueue them."""
-    revived = connection.scalars(_REVIVE, {"ids": list(ids), "attempts": attempts}).all()
-    outbox.enqueue(connection, Topic.REFUND_REQUESTED, revived)
+    revived = connection.execute(_REVIVE, {"ids": list(ids), "attempts": attempts}).all()
+    outbox.enqueue_of(connection, Topic.REFUND_REQUESTED, [(row.id, row.merchant_id) for row in revived])
 
 
 def discard(connection: Connection, ids: Sequence[UUID], note: str | None) -> None:

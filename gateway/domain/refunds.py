@@ -45,7 +45,8 @@ _CREATE = text(f"""
         SELECT :id, id, merchant_id, amount, currency, :reason, provider, :attempt_limit, :request_id, now(), now()
         FROM reserved RETURNING *
     ), enqueued AS (
-        INSERT INTO outbox (topic, subject_id) SELECT '{Topic.REFUND_REQUESTED}', id FROM made
+        INSERT INTO outbox (topic, subject_id, merchant_id)
+        SELECT '{Topic.REFUND_REQUESTED}', id, merchant_id FROM made
     )
     SELECT p.status AS paid_status, p.refundable, m.* FROM paid p LEFT JOIN made m ON true
 """)  # noqa: S608  # the parts are constants

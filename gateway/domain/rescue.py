@@ -27,7 +27,7 @@ def _kind(table: str, attempts: str, key: str, topic_of: Mapping[str, Topic]) ->
     mark = f"""
         UPDATE {table} s SET rescues = rescues + 1, rescued_at = now()
         WHERE s.id = ANY(CAST(:ids AS uuid[])) AND {unfinished}
-        RETURNING s.id, s.status
+        RETURNING s.id, s.status, s.merchant_id
     """  # noqa: S608  # the parts are constants of this module
     stuck = f"""
         SELECT s.id FROM {table} s
@@ -61,7 +61,7 @@ def enqueue_again(connection: Connection, kind: Kind, ids: Sequence[UUID]) -> li
         return []
     rows = connection.execute(kind.mark, {"ids": list(ids)}).all()
     for status, topic in kind.topic_of.items():
-        outbox.enqueue(connection, topic, [row.id for row in rows if row.status == status])
+        outbox.enqueue_of(connection, topic, [(row.id, row.merchant_id) for row in rows if row.status == status])
     return [row.id for row in rows]
 
 

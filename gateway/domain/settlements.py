@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain import attempts
-from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded
+from gateway.domain.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
 from gateway.domain.events import TELLING
 from gateway.domain.ids import new_id
 from gateway.money import fee_of
@@ -24,23 +24,27 @@ class ChargeClaim(Claim[Charge]):
     fee_basis_points: int
 
 
-_CLAIM = attempts.claim_statement(
+_CLAIM = attempts.claim_statements(
     source="transactions s JOIN merchants m ON m.id = s.merchant_id",
     columns="s.amount, s.currency, s.payment_method, m.fee_basis_points",
+    subjects="transactions",
     attempts="attempts",
     key="transaction_id",
     open_status=TransactionStatus.PROCESSING,
 )
 
 
-def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int) -> Claimed[ChargeClaim]:
-    """Start an attempt at each of `ids` that may have one; say of each other one why not."""
+def claim(
+    connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, room: Room | None = None
+) -> Claimed[ChargeClaim]:
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; say of each other one why not."""
     return attempts.claim(
         connection,
         _CLAIM,
         ids,
         task_id=task_id,
         lease_seconds=lease_seconds,
+        room=room,
         open_status=TransactionStatus.PROCESSING,
         of_row=_claim_of,
     )
@@ -49,7 +53,7 @@ def claim(connection: Connection, ids: Sequence[UUID], task_id: str, lease_secon
 def _claim_of(row: Any, in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a callback
     charge = Charge(row.id, row.amount, row.currency, row.payment_method, row.number + 1)
     last = charge.attempt >= row.attempt_limit
-    return ChargeClaim(charge, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
+    return ChargeClaim(charge, row.merchant_id, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
 
 
 _RESULTS = attempts.results_cte(

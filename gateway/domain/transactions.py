@@ -79,9 +79,10 @@ _STORE = text(f"""
         SELECT id, merchant_id, amount, currency, payment_method, reference, description, customer_id,
                metadata, {ATTEMPT_LIMIT}, request_id, created_at, created_at
         FROM new WHERE key IS NULL OR id IN (SELECT transaction_id FROM record)
-        RETURNING id
+        RETURNING id, merchant_id
     )
-    INSERT INTO outbox (topic, subject_id) SELECT '{Topic.TRANSACTION_CREATED}', id FROM accepted RETURNING subject_id
+    INSERT INTO outbox (topic, subject_id, merchant_id) SELECT '{Topic.TRANSACTION_CREATED}', id, merchant_id
+    FROM accepted RETURNING subject_id
 """)  # noqa: S608  # constants
 
 

@@ -184,8 +184,8 @@ def record(connection: Connection, results: Sequence[Result]) -> dict[str, int]:
 
 # One look into the index for each endpoint; what the outbox holds already is on its way.
 _ENQUEUE_DUE = text(f"""
-    INSERT INTO outbox (topic, subject_id)
-    SELECT '{Topic.WEBHOOK_DUE}', p.id FROM webhook_endpoints p
+    INSERT INTO outbox (topic, subject_id, merchant_id)
+    SELECT '{Topic.WEBHOOK_DUE}', p.id, p.merchant_id FROM webhook_endpoints p
     WHERE p.status = 'enabled' AND p.deleted_at IS NULL AND EXISTS (
         SELECT FROM webhook_deliveries d
         WHERE d.endpoint_id = p.id AND d.status = 'pending' AND d.next_attempt_at <= now()

@@ -1,11 +1,14 @@
-"""Sending claimed instructions to their providers: concurrently, bounded in time, with no database connection held."""
+"""Sending claimed instructions to their providers: concurrently, bounded in time, with no database connection held.
+
+A message does not wait for slow calls: they go on in the background, and their answers are recorded as they come.
+"""
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from loguru import logger
@@ -13,7 +16,9 @@ from sqlalchemy import Connection
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.attempts import Claim, Claimed, Recorded
+from gateway.domain.attempts import Claim, Claimed, Recorded, Room
+from gateway.flows.call_pool import CallPool
+from gateway.flows.late_answers import Late, LateAnswers, LateList
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
@@ -22,7 +27,15 @@ from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequ
 
 FIRST_WAVE_SECONDS = 0.1
 """Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
+CROWDED_WAVE_SECONDS = 0.03
+"""The same while most threads are taken: the next message is to have those that become free."""
+CALM_SECONDS = 0.5
+"""How long a message waits for its calls while the process has no others in hand: what a usual provider needs."""
 ANSWER_MARGIN_SECONDS = 1
+ROOM_SECONDS = 0.1
+NOTES = 4
+"""So often within `stuck_after_seconds` it is noted that what finds no room does not stand still."""
+CLOSE_MARGIN_SECONDS = 10
 
 ClaimT = TypeVar("ClaimT", bound=Claim[Any])
 
@@ -39,6 +52,10 @@ class Handled:
     alone: list[UUID] = field(default_factory=list)
     dead: list[UUID] = field(default_factory=list)
     """Out of attempts, or nonexistent: for the dead-letter queue."""
+    waiting: list[UUID] = field(default_factory=list)
+    """Their merchant has too many calls in hand here: nothing was claimed or attempted."""
+    in_hand: list[UUID] = field(default_factory=list)
+    """Their calls go on in the background. They are looked for when the lease is over, in case this process dies."""
 
     @classmethod
     def before_the_calls(cls, claimed: Claimed[Any]) -> "Handled":
@@ -50,6 +67,7 @@ class Handled:
             busy_seconds=claimed.busy_seconds,
             alone=claimed.interrupted,
             dead=dead,
+            waiting=claimed.waiting,
         )
 
     def note(self, claim: Claim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
@@ -65,48 +83,110 @@ class Handled:
             log_frequent(__name__, line)
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(settings().provider_threads, thread_name_prefix="provider")
+Follow = Callable[[Handled], None]
+"""What is called with the results of calls that were answered after their message had been handled."""
 
 
-def carry_out(
-    claimed: Claimed[ClaimT],
-    record: Callable[[Connection, Sequence[tuple[ClaimT, Outcome]]], Sequence[Recorded]],
-    count: Callable[[Recorded], None],
-) -> Handled:
-    """Send what was claimed, have `record` store the outcomes, and `count` what each came to."""
-    handled = Handled.before_the_calls(claimed)
+@dataclass(frozen=True, slots=True)
+class Recording(Generic[ClaimT]):
+    """How outcomes are stored, and counted."""
 
-    def store(outcomes: Sequence[tuple[ClaimT, Outcome]]) -> None:
+    record: Callable[[Connection, Sequence[tuple[ClaimT, Outcome]]], Sequence[Recorded]]
+    count: Callable[[Recorded], None]
+
+    def into(self, handled: Handled, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
+        """Store `outcomes`, and sort them into `handled`."""
         with db.autocommit() as connection:
-            recorded = {row.id: row for row in record(connection, outcomes)}
+            recorded = {row.id: row for row in self.record(connection, outcomes)}
         for claim, outcome in outcomes:
             handled.note(claim, outcome, recorded.get(claim.instruction.id))
         for row in recorded.values():
-            count(row)
+            self.count(row)
+        return handled
 
-    _call(claimed.claims, store)
+    def anew(self, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
+        """Store `outcomes`; what they came to."""
+        return self.into(Handled(), outcomes)
+
+
+@cache
+def _pool() -> CallPool:
+    return CallPool(settings().provider_threads)
+
+
+@cache
+def _late_answers() -> LateAnswers:
+    return LateAnswers()
+
+
+def room() -> Room:
+    """How many calls may start now."""
+    return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
+
+
+def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
+    """Those of a list that are worth looking at now, and the others.
+
+    This waits a moment for room, so that a full process does not put messages back again and again.
+    """
+    _pool().wait_for_room(len(ids), ROOM_SECONDS)
+    return room().split(ids)
+
+
+def close() -> None:
+    """Finish the calls in hand, as this process ends."""
+    if _late_answers.cache_info().currsize:
+        _late_answers().close(_limit_seconds() + CLOSE_MARGIN_SECONDS)
+        _late_answers.cache_clear()
+
+
+def carry_out(claimed: Claimed[ClaimT], recording: Recording[ClaimT], follow: Callable[[], Follow] | None) -> Handled:
+    """Send what was claimed, and have the outcomes stored: the quick ones first, then the others.
+
+    Calls that take long go on in the background: `follow` makes what another thread calls with what they came to.
+    Without it, all of them are waited for.
+    """
+    handled = Handled.before_the_calls(claimed)
+    if not claimed.claims:
+        return handled
+    calm = _pool().in_hand == 0
+    first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
+    began = time.monotonic()
+    calls = {_pool().start(claim.merchant_id, partial(ask_provider, claim)): claim for claim in claimed.claims}
+    waiting = _record_answered(calls, first_wave_seconds, recording, handled)
+    if waiting and calm and follow is not None:
+        waiting = _record_answered(waiting, CALM_SECONDS - FIRST_WAVE_SECONDS, recording, handled)
+    if not waiting:
+        return handled
+    if follow is None:
+        if silent := _record_answered(waiting, _limit_seconds(), recording, handled):
+            late = _give_up(list(silent))
+            recording.into(handled, [(claim, late) for claim in silent.values()])
+        return handled
+    handled.in_hand = [claim.instruction.id for claim in waiting.values()]
+    overdue_at, lease_until = began + _limit_seconds(), began + settings().claim_lease_seconds
+    of_list: LateList[ClaimT] = LateList(recording.anew, follow(), _give_up)
+    _late_answers().take_over([Late(claim, call, overdue_at, lease_until, of_list) for call, claim in waiting.items()])
     return handled
 
 
-def _call(claims: Sequence[ClaimT], store: Callable[[Sequence[tuple[ClaimT, Outcome]]], None]) -> None:
-    """Send every claimed instruction, and have the outcomes stored: the quick ones first, then the others."""
-    if not claims:
-        return
-    calls: dict[Future[Outcome], ClaimT] = {_threads().submit(ask_provider, claim): claim for claim in claims}
-    answered, waiting = wait(calls, timeout=FIRST_WAVE_SECONDS)
+def _limit_seconds() -> float:
+    return 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
+
+
+def _record_answered(
+    calls: dict["Future[Outcome]", ClaimT], seconds: float, recording: Recording[ClaimT], handled: Handled
+) -> dict["Future[Outcome]", ClaimT]:
+    """Store what is answered within `seconds`; the calls that are not."""
+    answered, waiting = wait(calls, timeout=seconds)
     if answered:
-        store([(calls[call], call.result()) for call in answered])
-    if waiting:
-        limit = 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
-        answered, silent = wait(waiting, timeout=limit)
-        if silent:
-            _threads.cache_clear()  # a call that never returns keeps its thread, but not the next payment's
-        for call in silent:
-            call.cancel()  # one that still waits for a thread must not move money after its lease
-        late = Unknown("provider_timeout", f"No answer within {limit} s.")
-        store([(calls[call], call.result()) for call in answered] + [(calls[call], late) for call in silent])
+        recording.into(handled, [(calls[call], call.result()) for call in answered])
+    return {call: claim for call, claim in calls.items() if call in waiting}
+
+
+def _give_up(calls: Sequence["Future[Outcome]"]) -> Outcome:
+    _pool().abandon(calls)
+    return Unknown("provider_timeout", f"No answer within {_limit_seconds():g} s.")
 
 
 def ask_provider(claim: Claim[Any]) -> Outcome:

@@ -1,22 +1,23 @@
 """Carrying out a list of refunds: claim (commit), call the providers concurrently, record (commit)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
 from gateway.domain import refunding
 from gateway.domain.attempts import Recorded
-from gateway.flows.provider_calls import Handled, carry_out
+from gateway.flows import provider_calls
+from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
 from gateway.states import RefundStatus
 from gateway.telemetry import REFUNDS
 
 
-def refund(ids: Sequence[UUID], task_id: str) -> Handled:
-    """Give back each of `ids` that may be, and record the outcomes."""
+def refund(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
+    """Give back each of `ids` that may be, and record the outcomes; see `carry_out` for `follow`."""
     with db.autocommit() as connection:
-        claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds)
-    return carry_out(claimed, refunding.record, _count)
+        claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
+    return carry_out(claimed, _RECORDING, follow)
 
 
 def _count(recorded: Recorded) -> None:
@@ -24,3 +25,6 @@ def _count(recorded: Recorded) -> None:
         REFUNDS.labels("succeeded").inc()
     elif recorded.status == RefundStatus.FAILED:
         REFUNDS.labels("failed").inc()
+
+
+_RECORDING = Recording(refunding.record, _count)

@@ -1,22 +1,23 @@
 """Settling a list of transactions: claim (commit), call the providers concurrently, record (commit)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
 from gateway.domain import settlements
 from gateway.domain.attempts import Recorded
-from gateway.flows.provider_calls import Handled, carry_out
+from gateway.flows import provider_calls
+from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
 from gateway.states import TransactionStatus
 from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
 
 
-def settle(ids: Sequence[UUID], task_id: str) -> Handled:
-    """Charge each of `ids` that may be charged, and record the outcomes."""
+def settle(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
+    """Charge each of `ids` that may be charged, and record the outcomes; see `carry_out` for `follow`."""
     with db.autocommit() as connection:
-        claimed = settlements.claim(connection, ids, task_id, settings().claim_lease_seconds)
-    return carry_out(claimed, settlements.record, _count)
+        claimed = settlements.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
+    return carry_out(claimed, _RECORDING, follow)
 
 
 def _count(recorded: Recorded) -> None:
@@ -25,3 +26,6 @@ def _count(recorded: Recorded) -> None:
         PROCESSING_SECONDS.observe(recorded.seconds)
     elif recorded.status == TransactionStatus.FAILED:
         labelled(SETTLEMENTS, "failed").inc()
+
+
+_RECORDING = Recording(settlements.record, _count)

@@ -12,14 +12,18 @@ from gateway.models.base import Base, CreatedAt, Id, one_of
 
 
 class Merchant(Base):
-    """A business that takes payments."""
+    """A business that takes payments. `weight` is its share of the relay while other merchants wait too."""
 
     __tablename__ = "merchants"
-    __table_args__ = (CheckConstraint("fee_basis_points BETWEEN 0 AND 10000", name="fee_basis_points"),)
+    __table_args__ = (
+        CheckConstraint("fee_basis_points BETWEEN 0 AND 10000", name="fee_basis_points"),
+        CheckConstraint("weight BETWEEN 1 AND 100", name="weight"),
+    )
 
     id: Mapped[Id]
     business_name: Mapped[str]
     fee_basis_points: Mapped[int]
+    weight: Mapped[int] = mapped_column(server_default="1")
     created_at: Mapped[CreatedAt]
 
 

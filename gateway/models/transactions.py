@@ -82,13 +82,18 @@ class Transaction(Base):
 
 
 class OutboxMessage(Base):
-    """Work that is committed but not yet published. The relay deletes the row once the broker confirmed."""
+    """Work that is committed but not yet published. The relay deletes the row once the broker confirmed.
+
+    `merchant_id` is whose turn it is; NULL: nobody's. It is no foreign key, which would lock the merchant's row.
+    """
 
     __tablename__ = "outbox"
+    __table_args__ = (Index(None, "merchant_id", "id"),)
 
     id: Mapped[Serial]
     topic: Mapped[str]
     subject_id: Mapped[UUID]
+    merchant_id: Mapped[UUID | None]
     created_at: Mapped[CreatedAt]
 
 

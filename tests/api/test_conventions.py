@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.api.http import FORM, JSON, Endpoint
+from gateway.api.http import Endpoint
 from gateway.api.openapi_errors import Problem, ValidationProblem
+from gateway.api.request_content import FORM, JSON
 from tests.api.conftest import Answer, Caller, expect_problem, field_errors
 from tests.api.routes import ANY_TOKEN, SOME_ID, endpoints, name_of, path_of, route_of
 from tests.api.world import World, world

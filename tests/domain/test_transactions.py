@@ -100,7 +100,7 @@ def test_rows_taken_from_the_outbox_come_back_when_publishing_fails() -> None:
 
     def relay() -> None:
         with begin() as connection:
-            assert len(outbox.take(connection, 10)) == 1
+            assert len(outbox.take(connection, 10).rows) == 1
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -114,8 +114,8 @@ def test_two_relays_never_take_the_same_row() -> None:
         for _ in range(4):
             accept(connection, merchant_id, PAYMENT, "req-1", None)
     with begin() as one, begin() as other:
-        first = {row.subject_id for row in outbox.take(one, 2)}
-        second = {row.subject_id for row in outbox.take(other, 10)}
+        first = {row.subject_id for row in outbox.take(one, 2).rows}
+        second = {row.subject_id for row in outbox.take(other, 10).rows}
     assert (len(first), len(second), first & second) == (2, 2, set())
     assert count("outbox") == 0
 
@@ -158,4 +158,4 @@ def test_a_relay_takes_no_more_than_its_limit_whatever_plan_postgresql_makes() -
     with begin() as connection:
         for node in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
             connection.execute(text(f"SET LOCAL enable_{node} = off"))
-        assert len(outbox.take(connection, 2)) == 2
+        assert len(outbox.take(connection, 2).rows) == 2

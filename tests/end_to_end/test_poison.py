@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from kombu import Connection
 
-from celeryconfig import DEAD_LETTERS, PAYMENTS, WORK_QUEUE_NAMES
+from celeryconfig import BULK_SUFFIX, DEAD_LETTERS, MAIN_QUEUE_NAMES, PAYMENTS, WORK_QUEUE_NAMES
 from gateway.domain.ids import new_id
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
@@ -73,7 +73,7 @@ def send(stack: dict[str, Any]) -> Callable[[str, Poison, str], None]:
             connection.Producer(exchange=exchange, auto_declare=False).publish(
                 poison.body(marker),
                 routing_key=queue,
-                headers=poison.headers(TASK_OF[queue.removeprefix("dlq.")], str(uuid4())),
+                headers=poison.headers(TASK_OF[queue.removeprefix("dlq.").removesuffix(BULK_SUFFIX)], str(uuid4())),
                 content_type=poison.content_type,
                 content_encoding=poison.content_encoding,
             )
@@ -91,7 +91,7 @@ def test_every_poison_on_every_queue_is_recorded_and_payments_go_on(
     merchant: Client, truth: Truth, send: Callable[[str, Poison, str], None], prefix: str
 ) -> None:
     sent: dict[str, str] = {}
-    for queue in WORK_QUEUE_NAMES:
+    for queue in MAIN_QUEUE_NAMES if prefix else WORK_QUEUE_NAMES:
         for name, poison in POISONS.items():
             marker = uuid4().hex
             send(prefix + queue, poison, marker)

@@ -133,3 +133,9 @@ def test_an_expired_payment_message_is_enqueued_again() -> None:
     monitor.store_dead([monitor.parse(message(body(str(id)), headers, "dlq.transaction.created"))])
     assert count("outbox", "topic = 'transaction.created'") == 1
     assert count("dead_letters") == 0
+
+
+def test_a_dead_letter_of_a_bulk_queue_goes_by_the_name_of_the_queue_that_it_relieves() -> None:
+    headers = {"id": "task-1", "task": "payments.settle", "x-death": [dead("settlement.requested.bulk")]}
+    parsed = monitor.parse(message(body(str(ID)), headers))
+    assert (parsed.queue, parsed.transaction_ids) == ("settlement.requested", (ID,))

@@ -69,13 +69,25 @@ def test_a_lone_payment_travels_alone_and_its_outbox_row_is_gone(broker: Connect
     assert count("outbox") == 0
 
 
-def test_a_backlog_travels_in_lists_and_in_order(broker: Connection) -> None:
-    merchant_id = make_merchant()
-    ids = [accept_payment(merchant_id) for _ in range(settings().chunk_max + 5)]
-    assert relay_once(broker) == len(ids)
+def test_a_backlog_travels_in_lists_and_in_order_and_beyond_a_list_in_bulk(broker: Connection) -> None:
+    merchant_id, size = make_merchant(), settings().chunk_max
+    ids = [accept_payment(merchant_id) for _ in range(2 * size + 5)]
+    other = accept_payment(make_merchant())
+    assert relay_once(broker) == len(ids) + 1
     lists = [args[0] for args, *_ in received(broker, "transaction.created")]
-    assert [len(list_) for list_ in lists] == [settings().chunk_max, 5]
-    assert [UUID(id) for list_ in lists for id in list_] == ids
+    assert [[UUID(id) for id in list_] for list_ in lists] == [ids[:size], [other]]
+    bulk = received(broker, "transaction.created.bulk")
+    assert [[UUID(id) for id in args[0]] for args, *_ in bulk] == [ids[size : 2 * size], ids[2 * size :]]
+    for _, _, embedded in bulk:
+        queues = [step["options"].get("queue") for step in reversed(embedded["chain"])]
+        assert queues == ["settlement.requested.bulk", None]
+
+
+def test_work_of_no_merchant_never_travels_in_bulk(broker: Connection) -> None:
+    id = accept_payment(make_merchant())
+    execute("UPDATE outbox SET merchant_id = NULL")
+    assert relay_once(broker) == 1
+    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
 def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
@@ -136,7 +148,7 @@ def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_i
     accept_payment(make_merchant())
     rounds = 3
     with begin() as connection, statements() as sent:
-        assert len(outbox.take(connection, 1)) == 1
+        assert len(outbox.take(connection, 1).rows) == 1
         began = time.monotonic()
         with relaying():
             eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
@@ -148,7 +160,7 @@ def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_i
 def test_what_a_relay_that_died_had_taken_is_found_by_another_though_nobody_notifies_it(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     with begin() as connection, statements() as sent:
-        assert len(outbox.take(connection, 1)) == 1
+        assert len(outbox.take(connection, 1).rows) == 1
         with relaying():
             eventually(lambda: len(takings(sent)) >= 3, what="looks that find nothing to take")
             connection.rollback()  # what PostgreSQL does for a relay that died
@@ -163,7 +175,7 @@ def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
         hear(30)
         assert time.monotonic() - began < 15, "nothing was heard"
         with begin() as connection:
-            assert [row.subject_id for row in outbox.take(connection, 10)] == [id]
+            assert [row.subject_id for row in outbox.take(connection, 10).rows] == [id]
 
 
 def test_a_settlement_that_no_webhook_tells_of_wakes_no_relay() -> None:

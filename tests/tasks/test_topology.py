@@ -26,7 +26,8 @@ def test_a_rejected_message_of_each_work_queue_is_dead_lettered(broker: Connecti
     message = eventually(work.get, what="the message")
     assert message is not None
     message.reject()
-    [dead_queue] = [queue for queue in celeryconfig.DEAD_LETTER_QUEUES if queue.name == f"dlq.{name}"]
+    dead_name = f"dlq.{name.removesuffix(celeryconfig.BULK_SUFFIX)}"
+    [dead_queue] = [queue for queue in celeryconfig.DEAD_LETTER_QUEUES if queue.name == dead_name]
     dead = eventually(lambda: dead_queue(broker.default_channel).get(), what="the dead letter")
     assert dead is not None
     deaths: Any = dead.headers["x-death"]

@@ -1,0 +1,57 @@
+"""Finding attempts that have no outcome although their worker went on with its next message: it may have died since."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import Connection, TextClause, text
+
+from gateway.db import LISTED, rows
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """Those of a list whose newest attempt has no outcome."""
+
+    leased: list[UUID] = field(default_factory=list)
+    """A worker has them in hand, or had them when it died."""
+    lease_seconds: int = 0
+    """The time until the last of these leases is over, in whole seconds."""
+    interrupted: list[UUID] = field(default_factory=list)
+    """Their worker died."""
+
+
+def _statement(attempts: str, key: str) -> TextClause:
+    return text(f"""
+        WITH {LISTED}
+        SELECT l.id, CAST(ceil(extract(epoch FROM a.lease_until - now())) AS int) AS seconds_left
+        FROM listed l CROSS JOIN LATERAL (
+            SELECT outcome, lease_until FROM {attempts} WHERE {key} = l.id ORDER BY number DESC LIMIT 1
+        ) a
+        WHERE a.outcome IS NULL
+    """)  # noqa: S608  # the parts are constants of this module
+
+
+_OF_TRANSACTIONS = _statement("attempts", "transaction_id")
+_OF_REFUNDS = _statement("refund_attempts", "refund_id")
+
+
+def unfinished_transactions(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
+    """Find those of `ids` whose newest attempt has no outcome."""
+    return _unfinished(connection, _OF_TRANSACTIONS, ids)
+
+
+def unfinished_refunds(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
+    """Find those of `ids` whose newest attempt has no outcome."""
+    return _unfinished(connection, _OF_REFUNDS, ids)
+
+
+def _unfinished(connection: Connection, statement: TextClause, ids: Sequence[UUID]) -> Unfinished:
+    found = Unfinished()
+    for row in rows(connection, statement, {"ids": list(ids)}):
+        if row.seconds_left > 0:
+            found.leased.append(row.id)
+            found.lease_seconds = max(found.lease_seconds, row.seconds_left)
+        else:
+            found.interrupted.append(row.id)
+    return found

@@ -1,0 +1,87 @@
+"""The threads of this process that call providers, and who may have the next one (docs/fairness.md).
+
+A merchant may start a call while it then has at most `SHARE` times as many in hand as threads stay free. So one
+merchant alone has `provider_threads` calls in hand, two have about half of them each, and there is a free thread for a
+merchant that has none in hand.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import UUID
+
+from gateway.domain.attempts import Room
+
+SHARE = 8
+
+T = TypeVar("T")
+
+
+def _share_of(free: int, in_hand: int) -> int:
+    """The largest n with in_hand + n <= SHARE * (free - n)."""
+    return max(0, (SHARE * free - in_hand) // (SHARE + 1))
+
+
+class CallPool:
+    """Runs calls in threads, and counts those in hand by merchant."""
+
+    def __init__(self, threads: int) -> None:
+        self._size = threads + -(-threads // SHARE)
+        self._changed = threading.Condition()  # reentrant
+        self._calls: dict[Future[Any], UUID] = {}
+        self._in_hand: Counter[UUID] = Counter()
+        self._executor = self._new_executor()
+
+    def _new_executor(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._size, thread_name_prefix="provider")
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the threads are taken."""
+        return self.in_hand > self._size // 2
+
+    @property
+    def in_hand(self) -> int:
+        """The number of calls that have not ended."""
+        with self._changed:
+            return len(self._calls)
+
+    def room(self) -> Room:
+        """How many calls may start now; while nobody starts one, it only grows."""
+        with self._changed:
+            free = max(0, self._size - len(self._calls))
+            of_merchants = {id: _share_of(free, in_hand) for id, in_hand in self._in_hand.items()}
+        return Room(free, min(free, max(1, _share_of(free, 0))), of_merchants)
+
+    def start(self, merchant_id: UUID, call: Callable[[], T]) -> "Future[T]":
+        """Run `call` in a thread."""
+        future = self._executor.submit(call)
+        with self._changed:
+            self._calls[future] = merchant_id
+            self._in_hand[merchant_id] += 1
+        future.add_done_callback(self._release)
+        return future
+
+    def abandon(self, futures: Iterable["Future[Any]"]) -> None:
+        """Give up calls that never return: they keep their threads, but take none from the calls after them."""
+        self._executor = self._new_executor()
+        for future in futures:
+            future.cancel()  # one that still waits for a thread must not move money after its lease
+            self._release(future)
+
+    def wait_for_room(self, calls: int, seconds: float) -> None:
+        """Return when there is room for so many calls, or for an eighth of all, or after so many seconds."""
+        enough = min(calls, max(1, self._size // SHARE))
+        with self._changed:
+            self._changed.wait_for(lambda: self.room().holds(enough), seconds)
+
+    def _release(self, future: "Future[Any]") -> None:
+        with self._changed:
+            merchant_id = self._calls.pop(future, None)
+            if merchant_id is not None:
+                self._in_hand[merchant_id] -= 1
+                if not self._in_hand[merchant_id]:
+                    del self._in_hand[merchant_id]
+            self._changed.notify_all()

@@ -1,0 +1,122 @@
+"""How relays take turns among merchants, on real PostgreSQL."""
+
+from collections import Counter
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from gateway.db import begin
+from gateway.domain import outbox
+from gateway.domain.ids import new_id
+from gateway.domain.outbox import FIRST_TURN, Taken, Topic
+from tests.captured_sql import executed, read_by, statements
+from tests.factories import count, execute, make_merchant
+
+pytestmark = pytest.mark.usefixtures("database")
+
+BACKLOG = 50_000
+LIMIT = 400
+
+
+def enqueue(merchant_id: UUID | None, number: int) -> None:
+    """Rows of payments that do not exist."""
+    execute(
+        "INSERT INTO outbox (topic, subject_id, merchant_id)"
+        " SELECT 'transaction.created', uuid_v7(), :merchant_id FROM generate_series(1, :number)",
+        merchant_id=merchant_id,
+        number=number,
+    )
+
+
+def take(next_turn: UUID = FIRST_TURN) -> Taken:
+    with begin() as connection:
+        return outbox.take_in_turns(connection, LIMIT, next_turn)
+
+
+def by_merchant(taken: Taken) -> Counter[UUID | None]:
+    return Counter(row.merchant_id for row in taken.rows)
+
+
+@pytest.fixture
+def heavy() -> Iterator[UUID]:
+    """A merchant with a backlog that PostgreSQL's statistics know nothing of."""
+    merchant_id = make_merchant()
+    enqueue(merchant_id, BACKLOG)
+    yield merchant_id
+    execute("ANALYZE outbox")
+
+
+def test_a_row_behind_another_merchants_backlog_is_in_the_next_batch(heavy: UUID) -> None:
+    light = make_merchant()
+    enqueue(light, 1)
+    taken = take()
+    assert by_merchant(taken) == {heavy: LIMIT // 2, light: 1}
+    assert taken.more
+    assert by_merchant(take()) == {heavy: LIMIT}, "alone again, it gets all"
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["unknown", "known"])
+def test_a_batch_reads_its_own_rows_however_many_wait(heavy: UUID, analyzed: bool) -> None:
+    for _ in range(10):
+        enqueue(make_merchant(), 1)
+    if analyzed:
+        execute("ANALYZE outbox")
+    with statements() as sent:
+        assert len(take().rows) > 10
+    [statement] = [statement for statement in sent if "DELETE FROM outbox" in statement.sql]
+    plan = executed(statement)
+    read = sum(read_by(node) for node in plan)
+    assert read <= 6 * LIMIT, (read, plan)
+    assert count("outbox", f"merchant_id = '{heavy}'") > BACKLOG // 2
+
+
+def test_the_shares_are_in_proportion_to_the_weights(heavy: UUID) -> None:
+    weighty = make_merchant()
+    execute("UPDATE merchants SET weight = 3 WHERE id = :id", id=weighty)
+    enqueue(weighty, 2 * LIMIT)
+    assert by_merchant(take()) == {heavy: LIMIT // 4, weighty: 3 * LIMIT // 4}
+
+
+def test_rows_of_no_merchant_have_a_turn_too(heavy: UUID) -> None:
+    with begin() as connection:
+        outbox.enqueue(connection, Topic.ALERT_RAISED, [new_id()])
+    assert by_merchant(take()) == {heavy: LIMIT // 2, None: 1}
+
+
+def test_rows_of_no_merchant_alone_are_taken_to_the_last(heavy: UUID) -> None:
+    execute("UPDATE outbox SET merchant_id = NULL")  # as written by the version before
+    assert by_merchant(take()) == {None: LIMIT}
+    assert take().more
+    assert count("merchants", f"id = '{heavy}'") == 1
+
+
+def test_a_relay_passes_over_what_another_one_holds(heavy: UUID) -> None:
+    light = make_merchant()
+    enqueue(light, 1)
+    with begin() as one, begin() as other:
+        first = outbox.take_in_turns(one, LIMIT, FIRST_TURN)
+        second = outbox.take_in_turns(other, LIMIT, FIRST_TURN)
+    assert (by_merchant(first), by_merchant(second)) == ({heavy: 200, light: 1}, {heavy: 200})
+    assert not {row.subject_id for row in first.rows} & {row.subject_id for row in second.rows}
+
+
+def test_the_next_batch_goes_on_behind_the_merchants_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "MERCHANTS_MAX", 3)
+    merchants = sorted(make_merchant() for _ in range(7))
+    for merchant_id in merchants:
+        enqueue(merchant_id, 1)
+    batches: list[Taken] = []
+    next_turn, more = FIRST_TURN, True
+    while more:
+        batches.append(take(next_turn))
+        next_turn, more = batches[-1].next_turn, batches[-1].more
+    served = [row.merchant_id for taken in batches for row in taken.rows]
+    assert (served, count("outbox")) == (merchants, 0)
+    assert [len(taken.rows) for taken in batches] == [3, 3, 1, 0]
+
+
+def test_the_last_batch_says_that_nothing_is_left() -> None:
+    enqueue(make_merchant(), 3)
+    assert not take().more
+    assert take() == Taken([], more=False)

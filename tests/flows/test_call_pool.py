@@ -1,0 +1,95 @@
+"""Who may have the next thread that calls a provider."""
+
+import threading
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from gateway.domain.ids import new_id
+from gateway.flows.call_pool import CallPool
+from tests.support import eventually
+
+THREADS = 16
+
+
+@pytest.fixture
+def hanging() -> Iterator[threading.Event]:
+    """Calls that wait for this are in hand until the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def fill(pool: CallPool, merchant_id: UUID, hanging: threading.Event) -> int:
+    """Start as many calls of a merchant as there is room for; how many these are."""
+    started = 0
+    while pool.room().of_merchants.get(merchant_id, pool.room().of_others) > 0:
+        pool.start(merchant_id, hanging.wait)
+        started += 1
+    return started
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7, 8, THREADS, 200])
+def test_a_merchant_alone_has_as_many_calls_in_hand_as_the_setting_says(threads: int, hanging: threading.Event) -> None:
+    assert fill(CallPool(threads), new_id(), hanging) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, THREADS, 200])
+def test_however_many_calls_a_merchant_has_another_one_finds_a_thread(threads: int, hanging: threading.Event) -> None:
+    pool = CallPool(threads)
+    fill(pool, new_id(), hanging)
+    called = threading.Event()
+    assert pool.room().of_others >= 1
+    pool.start(new_id(), called.set)
+    eventually(called.is_set, what="the other merchant's call")
+
+
+def test_threads_that_become_free_go_to_the_merchant_with_fewer_calls(hanging: threading.Event) -> None:
+    pool, first, second = CallPool(THREADS), new_id(), new_id()
+    ends = [threading.Event() for _ in range(THREADS)]
+    for end in ends:
+        pool.start(first, end.wait)
+    started = fill(pool, second, hanging)
+    for end in ends:
+        before = pool.in_hand
+        end.set()
+        eventually(lambda before=before: pool.in_hand < before, what="the end of a call")  # type: ignore[misc]
+        fill(pool, first, hanging)  # who has more of them already asks first
+        started += fill(pool, second, hanging)
+    assert started >= THREADS // 2 - 1
+
+
+def test_a_list_fits_only_if_it_would_fit_whosever_it_is(hanging: threading.Event) -> None:
+    pool, merchant_id = CallPool(THREADS), new_id()
+    assert pool.room().holds(THREADS)
+    assert not pool.room().holds(THREADS + 1)
+    pool.start(merchant_id, hanging.wait)
+    assert not pool.room().holds(THREADS)
+
+
+def test_calls_that_never_return_take_no_thread_from_those_after_them(hanging: threading.Event) -> None:
+    pool, merchant_id = CallPool(2), new_id()
+    silent = [pool.start(merchant_id, hanging.wait) for _ in range(2)]
+    pool.abandon(silent)
+    assert pool.in_hand == 0
+    assert pool.start(merchant_id, lambda: 7).result(timeout=10) == 7
+
+
+def test_who_waits_for_room_gets_it_as_soon_as_calls_end() -> None:
+    pool, merchant_id, end = CallPool(THREADS), new_id(), threading.Event()
+    for _ in range(THREADS):
+        pool.start(merchant_id, end.wait)
+    waiting = threading.Thread(target=pool.wait_for_room, args=(THREADS, 30.0))
+    waiting.start()
+    assert waiting.is_alive()
+    end.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_who_waits_for_room_does_not_wait_longer_than_it_wants(hanging: threading.Event) -> None:
+    pool = CallPool(THREADS)
+    fill(pool, new_id(), hanging)
+    pool.wait_for_room(1, 0.01)
+    assert not pool.room().holds(1)

@@ -1,0 +1,150 @@
+"""Calls that go on in the background, and payments for which there is no room, on real PostgreSQL."""
+
+import threading
+from uuid import UUID
+
+import pytest
+
+from gateway.config import settings
+from gateway.db import autocommit
+from gateway.domain import recovery, refunding, settlements
+from gateway.domain.attempts import Room
+from gateway.domain.ids import new_id
+from gateway.flows import provider_calls
+from gateway.flows.provider_calls import Handled
+from gateway.flows.settlement import settle
+from tests.factories import count, execute, expire_lease, make_merchant, route_payments, status_of
+from tests.refunds import ask, paid
+from tests.support import eventually
+
+pytestmark = pytest.mark.usefixtures("database")
+
+LEASE_SECONDS = 30
+
+
+class Followed:
+    """Takes what follows late answers."""
+
+    def __init__(self) -> None:
+        self.results: list[Handled] = []
+
+    def __call__(self, handled: Handled) -> None:
+        self.results.append(handled)
+
+
+def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
+    """Those of a list that are claimed, and those that find no room."""
+    with autocommit() as connection:
+        found = settlements.claim(connection, ids, "task-1", LEASE_SECONDS, room)
+    return {claim.instruction.id for claim in found.claims}, set(found.waiting)
+
+
+def test_a_message_does_not_wait_for_slow_calls_and_their_outcomes_follow() -> None:
+    slow, quick = ids = route_payments(make_merchant(), "tok_slow", "tok_approve")
+    followed = Followed()
+    result = settle(ids, "task-1", lambda: followed)
+    assert (result.completed, result.in_hand) == ([quick], [slow])
+    assert status_of(slow) == "processing"
+    [late] = eventually(lambda: followed.results, what="the late answer")
+    assert late == Handled(completed=[slow])
+    assert (status_of(slow), count("settlements"), count("attempts")) == ("completed", 2, 2)
+
+
+def test_a_process_that_ends_finishes_the_calls_in_hand() -> None:
+    ids = route_payments(make_merchant(), *["tok_slow"] * 5)
+    followed = Followed()
+    assert set(settle(ids, "task-1", lambda: followed).in_hand) == set(ids)
+    provider_calls.close()
+    assert {status_of(id) for id in ids} == {"completed"}
+    assert {id for handled in followed.results for id in handled.completed} == set(ids)
+
+
+def test_an_outcome_that_another_worker_was_faster_to_record_is_not_followed_by_anything() -> None:
+    [id] = route_payments(make_merchant(), "tok_slow")
+    followed = Followed()
+    assert settle([id], "task-1", lambda: followed).in_hand == [id]
+    expire_lease([id])
+    settle([id], "task-2")
+    eventually(lambda: followed.results, what="the late answer")
+    assert followed.results == [Handled()]
+    assert (count("settlements"), status_of(id)) == (1, "completed")
+
+
+def test_late_answers_are_recorded_although_what_follows_cannot_be_published() -> None:
+    ids = route_payments(make_merchant(), "tok_slow", "tok_slow")
+    asked = threading.Event()
+
+    def fail(_: Handled) -> None:
+        asked.set()
+        raise OSError("no broker")
+
+    settle(ids[:1], "task-1", lambda: fail)
+    assert asked.wait(10)
+    followed = Followed()
+    settle(ids[1:], "task-2", lambda: followed)
+    eventually(lambda: followed.results, what="what follows the next late answer")
+    assert [status_of(id) for id in ids] == ["completed", "completed"]
+
+
+def test_what_finds_no_room_is_not_claimed_and_uses_no_attempt() -> None:
+    merchant_id = make_merchant()
+    ids = route_payments(merchant_id, *["tok_approve"] * 5)
+    taken, waiting = claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 2}))
+    assert (taken, waiting) == (set(ids[:2]), set(ids[2:]))
+    assert count("attempts") == 2
+
+
+def test_a_lone_payment_that_finds_no_room_waits() -> None:
+    merchant_id = make_merchant()
+    ids = route_payments(merchant_id, "tok_approve")
+    assert claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 0})) == (set(), set(ids))
+
+
+def test_in_a_mixed_list_each_merchant_has_its_own_room_and_the_last_thread_is_not_one_merchants() -> None:
+    full, other, third = make_merchant(), make_merchant(), make_merchant()
+    of_full = route_payments(full, *["tok_approve"] * 3)
+    of_other = route_payments(other, *["tok_approve"] * 3)
+    of_third = route_payments(third, "tok_approve")
+    room = Room(free=3, of_others=2, of_merchants={full: 0})
+    taken, waiting = claimed([*of_full, *of_other, *of_third], room)
+    assert taken == {of_other[0], of_other[1], of_third[0]}
+    assert waiting == {*of_full, of_other[2]}
+
+
+def test_of_a_list_only_what_may_find_room_is_looked_at_and_never_a_single_one() -> None:
+    ids = [new_id() for _ in range(5)]
+    assert Room(free=5, of_others=5, of_merchants={}).split(ids) == (ids, [])
+    assert Room(free=3, of_others=3, of_merchants={}).split(ids) == (ids[:3], ids[3:])
+    assert Room(free=0, of_others=0, of_merchants={}).split(ids) == (ids[:2], ids[2:])
+    assert Room(free=0, of_others=0, of_merchants={}).split(ids[:1]) == (ids[:1], [])
+
+
+def test_a_refund_that_finds_no_room_waits() -> None:
+    refund_id = ask(paid())
+    with autocommit() as connection:
+        found = refunding.claim(connection, [refund_id], "task-1", LEASE_SECONDS, Room(0, 0, {}))
+    assert (found.claims, found.waiting) == ([], [refund_id])
+    assert count("refund_attempts") == 0
+
+
+def test_what_waits_for_room_does_not_stand_still() -> None:
+    merchant_id = make_merchant()
+    ids = route_payments(merchant_id, "tok_approve", "tok_approve")
+    hour_ago = "UPDATE transactions SET updated_at = now() - interval '1 hour'"
+    execute(hour_ago)
+    claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 1}))
+    assert count("transactions", "rescued_at > now() - interval '1 minute'") == 1
+    assert count("transactions", "rescues > 0") == 0
+
+
+def test_only_attempts_without_an_outcome_are_recovered() -> None:
+    done, leased, interrupted, untried = ids = route_payments(make_merchant(), *["tok_approve"] * 4)
+    settle([done], "task-1")
+    with autocommit() as connection:
+        settlements.claim(connection, [leased, interrupted], "task-1", settings().claim_lease_seconds)
+    expire_lease([interrupted])
+    with autocommit() as connection:
+        found = recovery.unfinished_transactions(connection, ids)
+    assert (found.leased, found.interrupted) == ([leased], [interrupted])
+    assert 0 < found.lease_seconds <= settings().claim_lease_seconds
+    assert untried not in found.interrupted
