@@ -1,6 +1,7 @@
 """Writing files into `KEYS_DIR`, which other processes and hosts read at the same time."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ def replace(path: Path, content: bytes) -> None:
     """
     with _complete_file(path.parent, content) as temporary:
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that lock the folder waiting until the block ends. The lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from loguru import logger
 
 from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError, settings
-from gateway.key_files import publish
+from gateway.key_files import locked, publish
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537
@@ -179,18 +179,18 @@ class KeyRing:
     def replace_all(self) -> tuple[Path, list[Path]]:
         """Make a key that signs at once and delete all lower ones; return the new file and the deleted ones.
 
-        Of two processes that do this at the same time, the one with the higher key wins. Raises OSError as `add_key`.
+        Processes that do this at the same time take turns: no number is used twice. Raises OSError as `add_key`.
         """
         private = _new_private_key()
-        for _ in range(REPLACE_TRIES_MAX):
-            number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
-            made = self._folder / _SIGNING_FILE.format(number)
-            if publish(made, private):
-                files = sorted(self._folder.glob(_SIGNING_FILES), key=_number_of)
-                lower = [path for path in files if _number_of(path) < number]
-                for path in lower:
-                    path.unlink(missing_ok=True)
-                return made, lower
+        with locked(self._folder):
+            for _ in range(REPLACE_TRIES_MAX):
+                number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
+                made = self._folder / _SIGNING_FILE.format(number)
+                if publish(made, private):
+                    lower = [path for path in self._folder.glob(_SIGNING_FILES) if _number_of(path) < number]
+                    for path in lower:
+                        path.unlink(missing_ok=True)
+                    return made, sorted(lower, key=_number_of)
         raise FileExistsError(f"{self._folder}: other processes make keys all the time")
 
 

@@ -1,15 +1,14 @@
 """Password hashes, and how many are computed at once."""
 
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from argon2 import extract_parameters
 
 from gateway import passwords
+from gateway.config import settings
 from gateway.passwords import (
     KNOWN_DEVICES,
     UNKNOWN_DEVICES,
@@ -20,7 +19,6 @@ from gateway.passwords import (
 )
 from tests.support import eventually
 
-ROOT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery staple"
 
 
@@ -102,7 +100,4 @@ def test_known_devices_have_places_of_their_own_and_take_others_when_those_are_f
 
 
 def test_log_ins_leave_threads_of_the_api_for_payments() -> None:
-    threads = re.search(r"API_THREADS:-(\d+)", (ROOT / "Procfile").read_text())
-
-    assert threads is not None
-    assert UNKNOWN_DEVICES.places + KNOWN_DEVICES.places < int(threads[1])
+    assert UNKNOWN_DEVICES.places + KNOWN_DEVICES.places < settings().api_threads

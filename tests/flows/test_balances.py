@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from celery.schedules import schedule
 from sqlalchemy import text
 
 import celeryconfig
@@ -140,7 +141,7 @@ def test_beat_folds_and_a_fold_gives_way_when_it_cannot() -> None:
     assert count("balance_changes") == 0
     entry = celeryconfig.beat_schedule["fold_balances"]
     assert entry["task"] in celery.tasks
-    assert isinstance(entry["schedule"], float)
+    assert entry["schedule"] == schedule(15)
 
 
 def test_a_balance_may_be_below_zero() -> None:

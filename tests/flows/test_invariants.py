@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from celery.schedules import schedule
 from flask import Flask
 from sqlalchemy import text
 
@@ -165,7 +166,7 @@ def test_the_scheduled_task_checks_and_gives_way_when_it_cannot() -> None:
     assert count("invariant_checks") == len(INVARIANTS)
     entry = celeryconfig.beat_schedule["check_invariants"]
     assert entry["task"] in celery.tasks
-    assert entry["schedule"] == 60.0
+    assert entry["schedule"] == schedule(60)
 
 
 def test_the_metrics_show_what_the_last_check_found_and_how_old_it_is(app: Flask) -> None:

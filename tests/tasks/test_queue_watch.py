@@ -288,7 +288,7 @@ def caused_by(cause: Exception) -> OperationalError:
         (MessageNacked(), "MessageNacked: Message was nacked by broker."),
         (NotFound("no queue 'x'", (50, 10), "Queue.declare", 404), "NotFound: Queue.declare: (404) no queue 'x'"),
         (TimeoutError(), "TimeoutError: Timeout expired."),
-        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (ValueError("two\n  lines"), "ValueError: two; lines"),
         (type("Bare", (Exception,), {"__doc__": None})(), "Bare"),
     ],
     ids=str,
