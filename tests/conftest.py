@@ -91,6 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
     command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a module in one process, and all that drive the stack: they take longest, so they start."""
     items.sort(key=lambda item: STACK_TESTS not in item.path.parents)

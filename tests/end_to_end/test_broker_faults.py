@@ -55,13 +55,6 @@ class Broker:
             yield
 
     @contextmanager
-    def without_memory(self) -> Iterator[None]:
-        """The memory counts as used up within the block."""
-        watermark = "set_vm_memory_high_watermark"
-        with self._changed((watermark, "absolute", "1MB"), (watermark, "absolute", "1GB")):
-            yield
-
-    @contextmanager
     def without_queue(self) -> Iterator[None]:
         """The process of a queue is down within the block."""
         with self._changed(("eval", SERVER_OF_QUEUE % "stop"), ("eval", SERVER_OF_QUEUE % "restart")):
@@ -122,7 +115,7 @@ def assert_every_reason_is_told() -> None:
 
 
 @pytest.mark.stops_a_server
-@pytest.mark.parametrize("fault", ["without_disk", "without_memory", "frozen"])
+@pytest.mark.parametrize("fault", ["without_disk", "frozen"])
 def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
     merchant: Client, truth: Truth, broker: Broker, fault: str
 ) -> None:
