@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from devstack import serverhome, services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError, say
+from devstack.console import DevstackError, say, write
 from devstack.settings import (
     CHAOS_DIR,
     CHAOS_PORT_BASE,
@@ -28,8 +30,7 @@ from devstack.supervisor import Stack
 _SUITE_LIMIT_SECONDS = 40 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
 _TICK_SECONDS = 0.2
-_TEST_PROCESSES = 2
-"""More of them would compete with the stack's own processes for two processors."""
+_STACK_TESTS = "tests/end_to_end"
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
@@ -61,10 +62,15 @@ CHAOS_DEFAULTS = {"SEED": "", "PAYMENTS": "2000", "FAULTS": "20"}
 
 
 def test(arguments: list[str]) -> int:
-    """Run pytest with these arguments beside a fresh stack; return its exit status."""
-    own = layout(TEST_DIR, TEST_PORT_BASE)
-    command = ["-m", "pytest", "-n", str(_TEST_PROCESSES), "--dist", "loadgroup", *arguments]
-    return _beside_fresh_stack(own, SETTINGS, {}, command)
+    """Run pytest with these arguments beside a fresh stack; return its exit status.
+
+    Without arguments that is the whole suite, in two processes: the tests that drive the stack run one after the other,
+    and the others beside them, with a database and a virtual host of their own.
+    """
+    own, pytest = layout(TEST_DIR, TEST_PORT_BASE), ["-m", "pytest"]
+    if arguments:
+        return _beside_fresh_stack(own, SETTINGS, {}, [*pytest, *arguments])
+    return _beside_fresh_stack(own, SETTINGS, {}, [*pytest, f"--ignore={_STACK_TESTS}"], [*pytest, _STACK_TESTS])
 
 
 def chaos() -> int:
@@ -87,9 +93,9 @@ def _beside_stack_with_acquirer(own: Layout, command: list[str], *, clustered: b
 
 
 def _beside_fresh_stack(
-    own: Layout, told: dict[str, str], further_roles: dict[str, str], command: list[str], *, clustered: bool = False
+    own: Layout, told: dict[str, str], further_roles: dict[str, str], *commands: list[str], clustered: bool = False
 ) -> int:
-    """Run a Python command beside a stack of its own, and return its exit status."""
+    """Run Python commands at once beside a stack of their own, and return the first exit status that is not 0."""
     caller = environment(dotenv=False)
     plan = services.Plan.read(caller, prefix="TEST_")
     if clustered:
@@ -104,7 +110,7 @@ def _beside_fresh_stack(
         own.prepare()
         (own.home / _OWNED).touch()
         with supervisor.running(own, caller, plan, further_roles) as stack:
-            return _run(stack, command)
+            return _run(stack, commands)
 
 
 def _take_possession(own: Layout) -> None:
@@ -113,26 +119,44 @@ def _take_possession(own: Layout) -> None:
         raise DevstackError(f"{own.home} holds data that `make test` did not make; set DEV_DIR to another folder")
 
 
-def _run(stack: Stack, command: list[str]) -> int:
+def _run(stack: Stack, commands: Sequence[list[str]]) -> int:
+    """Run all commands to their ends. The first one writes to the terminal, the others' output follows."""
     env = {**stack.env, "GATEWAY_STACK": str(stack.layout.stack_file)}
-    say(" ".join(["python", *command]))
-    suite = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    stack.helpers.add(suite.pid)
+    started: list[tuple[subprocess.Popen[bytes], Path | None]] = []
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
-        while suite.poll() is None:
+        for number, command in enumerate(commands):
+            say(" ".join(["python", *command]))
+            log = stack.layout.logs / f"suite-{number}.log" if number else None
+            own = {"GATEWAY_TEST_NAME": f"suite_{number}"} if number else {}
+            started.append((_started([sys.executable, *command], env | own, log), log))
+            stack.helpers.add(started[-1][0].pid)
+        while any(suite.poll() is None for suite, _ in started):
             if time.monotonic() > deadline:
                 raise DevstackError(f"the tests did not end within {_SUITE_LIMIT_SECONDS} s")
             stack.watch(restart=True)
             waiting.pause(_TICK_SECONDS)
     finally:
-        if suite.poll() is None:
-            suite.send_signal(signal.SIGINT)  # pytest tells what it was doing
-            with suppress(subprocess.TimeoutExpired):
-                suite.wait(_INTERRUPT_LIMIT_SECONDS)
-            if suite.poll() is None:
-                os.killpg(suite.pid, signal.SIGKILL)
-                suite.wait()
-    return suite.returncode
+        for suite, log in started:
+            _end(suite)
+            if log is not None:
+                write(log.read_text(errors="replace"))
+    return next((suite.returncode for suite, _ in started if suite.returncode), 0)
+
+
+def _started(command: list[str], env: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+    with open(log, "wb") if log else nullcontext() as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _end(suite: subprocess.Popen[bytes]) -> None:
+    if suite.poll() is not None:
+        return
+    suite.send_signal(signal.SIGINT)  # pytest tells what it was doing
+    with suppress(subprocess.TimeoutExpired):
+        suite.wait(_INTERRUPT_LIMIT_SECONDS)
+    if suite.poll() is None:
+        os.killpg(suite.pid, signal.SIGKILL)
+        suite.wait()

@@ -12,6 +12,7 @@ it changes, so deleting a line ends its tokens at once.
 import hashlib
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from loguru import logger
 
 from gateway import key_files, keys
+from gateway.clock import database_clock
 from gateway.config import ConfigError
 
 DEVICE_TOKEN_DAYS = 90
@@ -55,7 +57,8 @@ def issue(email: str, password_hash: str, known: Device | None) -> str:
         ConfigError: the keys cannot be read or made.
     """
     device_id = known.id if known is not None else secrets.token_bytes(_DEVICE_BYTES)
-    return _keys().current().encrypt(_account_of(email) + device_id + _digest_of(password_hash)).decode()
+    content = _account_of(email) + device_id + _digest_of(password_hash)
+    return _keys().current().encrypt_at_time(content, _now()).decode()
 
 
 def read(token: str) -> Device | None:
@@ -67,11 +70,16 @@ def read(token: str) -> Device | None:
     if len(token) > TOKEN_MAX_LENGTH or not token.isascii():
         return None
     try:
-        content = _keys().current().decrypt(token.encode(), ttl=DEVICE_TOKEN_SECONDS)
+        content = _keys().current().decrypt_at_time(token.encode(), DEVICE_TOKEN_SECONDS, _now())
     except InvalidToken:
         return None
     account, rest = content[:_ACCOUNT_BYTES], content[_ACCOUNT_BYTES:]
     return Device(account, rest[:_DEVICE_BYTES], rest[_DEVICE_BYTES:])
+
+
+def _now() -> int:
+    """Return the database's time, so that all hosts agree; before it is known, that of this host."""
+    return database_clock.now_ns() // 10**9 if database_clock.is_known() else int(time.time())
 
 
 def revoke_all() -> None:

@@ -93,7 +93,8 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         """Celery's, but a message that the broker refuses is sent again and again for a while.
 
         While a cluster elects a queue's new leader, a second or two, it refuses all messages. Celery repeats at once,
-        and waits in between for the next task of a chain only.
+        and waits in between for the next task of a chain only. A bulk queue that goes on refusing, because it is full,
+        is not waited for: the main queue gets the message.
 
         RabbitMQ alone measures a `countdown`. Celery writes the time at which it ends into the message too, by the
         clock of this host; a worker whose clock is behind would hold the message until then.
@@ -104,8 +105,12 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
             try:
                 return super().apply_async(*args, **kwargs)
             except OperationalError as exc:
-                if not isinstance(exc.__cause__, MessageNacked) or time.monotonic() >= deadline:
+                if not isinstance(exc.__cause__, MessageNacked):
                     raise
+                if time.monotonic() >= deadline:
+                    if kwargs.get("queue") not in BULK_QUEUE_NAMES:
+                        raise
+                    kwargs["queue"] = kwargs["queue"].removesuffix(BULK_SUFFIX)
             time.sleep(REFUSED_PAUSE_SECONDS)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,8 +129,8 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         if not countdown:
             return options
         kept = {name: value for name, value in options.items() if name not in {"countdown", "queue"}}
-        routing_key = calculate_routing_key(int(countdown), options.get("queue") or self.queue_name)
-        return kept | {"exchange": DELAYS, "routing_key": routing_key}
+        routing_key = calculate_routing_key(int(countdown), options.get("queue") or self.onward_queue)
+        return kept | {"exchange": DELAYS, "routing_key": routing_key, "declare": []}
 
     @property
     def queue_name(self) -> str:

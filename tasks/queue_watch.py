@@ -48,7 +48,7 @@ def _queue_of(task: GatewayTask) -> str:
 @signals.task_prerun.connect
 def _note_taken(task: Any = None, **_: Any) -> None:
     if isinstance(task, GatewayTask) and task.name != take_probe.name:
-        queue_states.note_taken(_queue_of(task) + (celeryconfig.BULK_SUFFIX if task.came_in_bulk else ""))
+        queue_states.note_taken(task.onward_queue if task.came_in_bulk else _queue_of(task))
 
 
 class AvoidedQueues:

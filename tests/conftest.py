@@ -4,9 +4,8 @@ Tests run against the PostgreSQL and the RabbitMQ of a running stack (`make test
 stack.json in GATEWAY_STACK). Those of `end_to_end/` drive the stack itself. All others get a database and a vhost
 of their own on the same servers, so that the stack's relay and workers never see their rows.
 
-pytest-xdist runs them in several processes, each with a database and a vhost of its own. The tests of `end_to_end/`
-share one stack, so they run one after the other in one process. A test that takes a server away from everybody has the
-mark `stops_a_server` and runs alone.
+`make test` runs those of `end_to_end/` and all others in two processes at once. A test that takes a server away from
+everybody has the mark `stops_a_server` and runs alone.
 """
 
 import fcntl
@@ -24,7 +23,6 @@ import requests
 
 NAME = "_".join([os.environ.get("GATEWAY_TEST_NAME", "unit"), *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])
 """Database and vhost; another name lets two runs share the servers."""
-STACK_TESTS = Path(__file__).parent / "end_to_end"
 MANAGEMENT_TIMEOUT_SECONDS = 10
 _NOT_FOR_TESTS = (
     "BROKER_URL",
@@ -81,23 +79,12 @@ def _use_own_database_and_vhost() -> None:
 _use_own_database_and_vhost()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Give the fresh database its schema."""
-    if config.getoption("numprocesses", None):
-        return  # this process only distributes the tests
     from alembic import command
     from alembic.config import Config
 
     command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module in one process, and all that drive the stack: they take longest, so they start."""
-    items.sort(key=lambda item: STACK_TESTS not in item.path.parents)
-    for item in items:
-        group = "stack" if STACK_TESTS in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 import csv
 import io
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from tempfile import SpooledTemporaryFile
+from typing import IO, Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -24,6 +25,9 @@ from gateway.errors import TooManyJobs
 CSV = "text/csv; charset=utf-8"
 REPORT_COLUMNS = tuple(name for name in Discrepancy.model_fields if name != "object")
 REPORT_PAGE = 1_000
+REPORT_PIECE_BYTES = 65_536
+REPORT_IN_MEMORY_BYTES = 2**20
+"""A larger report waits in a temporary file while it is sent."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet take a cell for a formula, wide characters included (OWASP, CSV injection)."""
 
@@ -125,12 +129,23 @@ def get_reconciliation_report(call: Call, id: Any) -> Reply:  # noqa: ARG001
     """
     with db.autocommit() as connection:
         reconciliation_requests.find(connection, id)
+    report = SpooledTemporaryFile(REPORT_IN_MEMORY_BYTES)  # noqa: SIM115  # closed when it has been sent
+    report.writelines(_rows_of(id))
+    size = report.tell()
+    report.seek(0)
     name = f'attachment; filename="reconciliation-{id}.csv"'
-    return Reply(_report(id), headers={"Content-Disposition": name})
+    return Reply(_pieces(report), headers={"Content-Disposition": name, "Content-Length": str(size)})
 
 
-def _report(run_id: UUID) -> Iterator[bytes]:
-    """The report in pieces; no connection is held while one is sent."""
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Read a file to its end. Its length is announced, so a client sees that an answer was cut short."""
+    with file:
+        while piece := file.read(REPORT_PIECE_BYTES):
+            yield piece
+
+
+def _rows_of(run_id: UUID) -> Iterator[bytes]:
+    """Make the report page by page; no connection is held in between."""
     wanted, before = DiscrepancyFilter(run_id=run_id), None
     yield _csv([REPORT_COLUMNS])
     while True:

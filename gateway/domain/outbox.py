@@ -76,7 +76,7 @@ _TAKE_IN_TURNS = text("""
         FROM waiting w LEFT JOIN merchants m ON m.id = w.merchant_id
         WHERE w.merchant_id IS NOT NULL AND nth <= :merchants_max
     ), turn AS MATERIALIZED (
-        SELECT merchant_id, CAST(ceil(:limit * weight / (sum(weight) OVER () + nobody)) AS int) AS share
+        SELECT merchant_id, CAST(ceil(CAST(:limit AS numeric) * weight / (sum(weight) OVER () + nobody)) AS int) AS share
         FROM weighted,
              (SELECT CAST(EXISTS (SELECT FROM outbox WHERE merchant_id IS NULL) AS int) AS nobody) AS others
     ), picked AS MATERIALIZED (

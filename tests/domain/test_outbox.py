@@ -120,3 +120,15 @@ def test_the_last_batch_says_that_nothing_is_left() -> None:
     enqueue(make_merchant(), 3)
     assert not take().more
     assert take() == Taken([], more=False)
+
+
+def test_the_lightest_of_many_merchants_has_a_turn_whatever_the_others_weigh(heavy: UUID) -> None:
+    others = [make_merchant() for _ in range(2 * LIMIT // 100)]
+    execute("UPDATE merchants SET weight = 100 WHERE id = ANY (:ids)", ids=others)
+    for merchant_id in others:
+        enqueue(merchant_id, LIMIT)
+    enqueue(None, 1)
+    taken = by_merchant(take())
+    assert taken[heavy] == 1
+    assert taken[None] == 1
+    assert all(taken[merchant_id] for merchant_id in others)

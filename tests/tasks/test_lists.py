@@ -98,3 +98,10 @@ def test_a_list_of_a_main_queue_is_looked_at_whole_and_of_a_bulk_queue_as_room_a
 
     result = lists.work_as_room_allows(settling, ids, work)
     assert (seen, result.waiting) == ((ids, ids[:1]) if queue == MAIN else (ids[:2], [*ids[2:], ids[0]]))
+
+
+def test_a_message_that_celery_itself_delays_comes_back_in_bulk(broker: Connection) -> None:
+    id = new_id()  # as after the loss of a worker, where Celery names no queue
+    transactions.settle.apply_async(([str(id)],), countdown=1)
+    eventually(lambda: length(broker, BULK) == 1, what="the message on the bulk queue")
+    assert length(broker, MAIN) == 0

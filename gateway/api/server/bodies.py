@@ -74,6 +74,7 @@ class Bodies:
         wait = waits.begin(self.client_of(environ))
         try:
             length, parts, more = 0, 0, True
+            announced = None if "HTTP_TRANSFER_ENCODING" in environ else environ.get("CONTENT_LENGTH")
             while more and length <= max_bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -82,7 +83,7 @@ class Bodies:
                 parts += 1
                 if parts > limits.PARTS_FREE and length < parts * limits.PART_MIN_BYTES:
                     raise MalformedRequest("The body comes in too many small parts.")
-                more = message["more_body"] and environ.get("CONTENT_LENGTH") != str(length)
+                more = message["more_body"] and announced != str(length)
         except asyncio.CancelledError:
             reason = wait.reason()
             if reason is None:
