@@ -29,7 +29,7 @@ _SUITE_LIMIT_SECONDS = 40 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
 _TICK_SECONDS = 0.2
 _TEST_PROCESSES = 2
-"""More of them would compete with the stack's own processes for two processors."""
+"""More processes would compete with the stack's own processes for two processors."""
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",

@@ -38,10 +38,10 @@ def api_process(log: Path, workers: int = 1, **environment: str) -> Iterator[Api
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    told = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
+    variables = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
     command = ["/bin/sh", "-c", f"exec {parse_procfile((ROOT / 'Procfile').read_text()).processes['api']}"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=told, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: process.poll() is not None or _lives(url), within=START_SECONDS, what=f"{url}/health/live")

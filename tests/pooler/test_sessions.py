@@ -146,11 +146,11 @@ def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(prog
 
 @pytest.mark.usefixtures("pooled")
 def test_notifications_come_by_the_direct_connection() -> None:
-    with db.listening(outbox.CHANNEL) as hear:
+    with db.listening(outbox.CHANNEL) as wait_for_notification:
         with db.autocommit() as connection:
             connection.exec_driver_sql(f"NOTIFY {outbox.CHANNEL}")
         began = time.monotonic()
-        hear(10)
+        wait_for_notification(10)
         assert time.monotonic() - began < 10
 
 
