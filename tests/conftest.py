@@ -5,8 +5,8 @@ stack.json in GATEWAY_STACK). Those of `end_to_end/` drive the stack itself. All
 of their own on the same servers, so that the stack's relay and workers never see their rows.
 
 pytest-xdist runs them in several processes, each with a database and a vhost of its own. The tests of `end_to_end/`
-share one stack, so they run one after the other in one process. A test that takes a server away from everybody has the
-mark `stops_a_server` and runs alone.
+share one stack, so they run sequentially in one process. A test that stops a server that all tests use has the mark
+`stops_a_server` and runs alone.
 """
 
 import fcntl
@@ -93,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module in one process, and all that drive the stack: they take longest, so they start."""
+    """Group tests by module, and all tests that drive the stack, which take longest and therefore start first."""
     items.sort(key=lambda item: STACK_TESTS not in item.path.parents)
     for item in items:
         group = "stack" if STACK_TESTS in item.path.parents else str(item.path)
@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test that stops a server wait for the others to end, and the others for it."""
+    """Run a test that stops a server exclusively, by a lock that the other tests share."""
     alone = request.node.get_closest_marker("stops_a_server") is not None
     with (Path(os.environ["GATEWAY_STACK"]).parent / "servers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""The database's time as a process keeps it, and the ids that are made of it."""
+"""The extrapolated time of the database, and ids that contain it."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SECOND = 1_000_000_000
 
 
 class Machine:
-    """A machine with two clocks, and a database that answers after a while."""
+    """A machine with two clocks, and a database that answers with a delay."""
 
     def __init__(self) -> None:
         self.monotonic_ns = 7 * SECOND
@@ -43,7 +43,7 @@ class Machine:
         return clock.measure(lambda: self.answer(there, back))
 
     def error(self, clock: DatabaseClock) -> float:
-        """How far the clock is ahead of the database."""
+        """Return the difference between the clock and the database's time."""
         return clock.now_ns() / SECOND - self.database.timestamp()
 
 
@@ -133,7 +133,7 @@ def test_the_callback_gets_the_offset_of_a_wrong_clock_and_of_no_other() -> None
 
 @pytest.fixture
 def _wrong_time() -> Iterator[None]:
-    """What this process takes for the database's time is an hour off, as after a long suspension."""
+    """Make this process' measurement of the database's time wrong by an hour, as after a long suspension."""
     database_clock.forget()
     database_clock.measure(lambda: datetime.now(UTC) + timedelta(hours=1))
     yield

@@ -242,12 +242,12 @@ def test_a_certificate_must_be_one_for_the_name_though_an_address_is_called(
 
 
 CPU_MAX_SECONDS = 0.15
-"""For what one call may receive, at its worst: ten to twenty times what it takes."""
+"""The limit for the worst response of one call: ten to twenty times its usual cost."""
 MEMORY_MAX_BYTES = 8 * 1024 * 1024
 
 
 def causes_of(exc: BaseException | None) -> list[type[BaseException]]:
-    """The types of `exc` and of what caused it."""
+    """Return the types of `exc` and of its causes."""
     found = []
     while exc is not None:
         found.append(type(exc))

@@ -24,7 +24,7 @@ MIX = ("tok_slow", "tok_error_always", "tok_slow", "tok_timeout_not_charged", "t
 
 
 def post(merchant: Client, tokens: Sequence[str], number: int) -> list[str]:
-    """Payments, by turns with each of the tokens."""
+    """Create payments with each of the tokens in turn."""
 
     def one(index: int) -> str:
         id: str = merchant.pay(tokens[index % len(tokens)])["id"]
@@ -57,12 +57,12 @@ def test_a_merchant_is_served_while_most_of_anothers_backlog_waits(
 
 
 def children(leader: int) -> list[int]:
-    """The processes of a worker's pool."""
+    """Return the processes of a worker's pool."""
     return [int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split()]
 
 
 def slow_calls_in_hand(merchant: Client, truth: Truth, processes: Processes) -> list[str]:
-    """Payments of which many have a call in hand."""
+    """Create payments, and wait until many of them have a call in progress."""
     with processes.down("worker-settle", signal.SIGTERM):
         ids = post(merchant, ("tok_slow",), SLOW)
     eventually(lambda: attempts(truth, ids, "outcome IS NULL") >= SLOW // 3, within=60, what="calls in hand")

@@ -1,4 +1,4 @@
-"""Queues that do not work although the broker and its management API answer: who finds out, and what goes on."""
+"""Queues that do not work although the broker and its management API answer: detection and isolation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ OTHERS = [name for name in celeryconfig.WORK_QUEUE_NAMES if name != FULL]
 
 @pytest.fixture
 def management(stack: dict[str, Any]) -> Iterator[requests.Session]:
-    """RabbitMQ's management API; the policies that a test made are gone afterwards."""
+    """Use RabbitMQ's management API; delete the policies of the test afterwards."""
     with requests.Session() as session:
         session.auth = (stack["management"]["user"], stack["management"]["password"])
         yield session
@@ -46,7 +46,7 @@ def management(stack: dict[str, Any]) -> Iterator[requests.Session]:
 
 @contextmanager
 def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL) -> Iterator[None]:
-    """Within the block a queue holds a message and refuses every other (basic.nack)."""
+    """Fill a queue within the block with one message, so that it refuses every other one (basic.nack)."""
     vhost = urlsplit(settings().rabbitmq_url).path.removeprefix("/")
     policy = f"{stack['management_url']}/api/policies/{vhost}/full"
 
@@ -65,7 +65,7 @@ def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL)
 
 
 def takes_one(name: str, *, purge: bool = False) -> bool:
-    """Whether a queue takes a message; it is emptied before and after that on demand."""
+    """Return whether a queue takes a message; with `purge` it is emptied before and after."""
     with relay.broker_connection() as connection, connection.Producer() as producer:
         queue = app.amqp.queues[name](connection.default_channel)
         try:
@@ -275,7 +275,7 @@ def test_the_alert_of_a_lagging_outbox_says_why() -> None:
 
 
 def caused_by(cause: Exception) -> OperationalError:
-    """What kombu makes of an error of the broker that says nothing."""
+    """Return kombu's error for a broker error without a text."""
     error = OperationalError(str(cause))
     error.__cause__ = cause
     return error
