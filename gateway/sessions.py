@@ -19,7 +19,7 @@ LOCK_TIMEOUT_MS = 1_000
 SET_DEFAULTS = "flask database set-session-defaults"
 _USE_BOTH = (
     "Set DATABASE_DIRECT_URL to PostgreSQL itself, run it in transaction mode, and set the session defaults with "
-    f"`{SET_DEFAULTS}` (README.md, PgBouncer)."
+    f"`{SET_DEFAULTS}` (docs/deployment-pgbouncer.md)."
 )
 _REFUSED_OPTIONS = "unsupported startup parameter"
 """The error of PgBouncer for the startup parameter `options`."""
@@ -143,7 +143,7 @@ def _connect_by_one(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> 
         if wrong:
             raise UnsuitableSession(
                 f"the pooler's sessions lack their settings ({_listed(wrong, found, values)}). Run `{SET_DEFAULTS}`, "
-                "then RECONNECT in the pooler's console: its open sessions keep the old ones (README.md, PgBouncer)."
+                "then RECONNECT in the pooler's console, to close its old sessions (docs/deployment-pgbouncer.md)."
             )
         other = [name for name in values if found[name] != values[name]]
         if other:
