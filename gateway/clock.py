@@ -80,12 +80,12 @@ class DatabaseClock:
             if not self.is_due():
                 return False
             before = self._monotonic_ns()
-            told = ask()
+            answer = ask()
             after = self._monotonic_ns()
         finally:
             self._measuring.release()
         middle = (before + after) // 2
-        new = _Measurement((told - _EPOCH) // _MICROSECOND * 1000 - middle, (after - before) // 2, after)
+        new = _Measurement((answer - _EPOCH) // _MICROSECOND * 1000 - middle, (after - before) // 2, after)
         old = self._measured
         if old is None or self._is_better(new, old):
             self._measured = new

@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         default=60,
         ge=5,
         le=3600,
-        description="Maximum difference between the clocks of this host and of PostgreSQL; above it the API is not ready",
+        description="Maximum difference between this host's clock and PostgreSQL's; above it the API is not ready",
     )
     chunk_max: int = Field(default=200, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
     outbox_poll_ms: int = Field(

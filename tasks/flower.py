@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     command.extract_settings()
     command.setup_logging()
     if not (options.basic_auth or options.auth):
-        _logger.warning("Flower shows everything to everybody: set FLOWER_BASIC_AUTH=user:password")
+        _logger.warning("Flower is accessible without a password: set FLOWER_BASIC_AUTH=user:password")
     served = Flower(capp=app, options=options, **settings)
     prefix = (options.url_prefix or "").strip("/")
     # Added handlers take precedence over those of the constructor.

@@ -167,7 +167,7 @@ def test_an_unlocked_account_takes_tries_at_once(app: Flask, anonymous: Caller) 
     assert result.exit_code == 0, result.output
     assert EMAIL in result.output
     assert try_to_log_in(anonymous, OWNER, PASSWORD).status_code == 200
-    assert count("rate_limits", "subject LIKE 'login:%'") == 2  # that of this log-in, and the one of somebody else
+    assert count("rate_limits", "subject LIKE 'login:%'") == 2  # of this log-in, and of another account
     with autocommit() as connection:
         found = connection.exec_driver_sql(
             "SELECT actor, subject = (SELECT id::text FROM users), detail FROM audit_log WHERE action = 'user.unlocked'"

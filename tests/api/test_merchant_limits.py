@@ -90,7 +90,7 @@ def test_a_merchant_with_too_many_unfinished_payments_pays_again_when_they_finis
 
 
 def accept_all(merchant: Caller) -> None:
-    """Pay until the limit is reached; near it, a process counts again and again."""
+    """Pay until the limit is reached; near the limit, a process counts frequently."""
     for _ in range(100 * MOST):
         if merchant.pay().status_code == 429 and count("transactions") >= MOST:
             return
