@@ -1,6 +1,6 @@
 # One image for every role: `docker run IMAGE api`, `… IMAGE worker-settle`, or any command, as in `… IMAGE alembic upgrade head`.
 # Settings come from the environment; docker-compose.yml shows which.
-# The digest is of the index of all architectures: the same bytes everywhere, whatever the tag points to later.
+# The digest is of the index of all architectures. It pins the image even if the tag changes later.
 ARG PYTHON=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON} AS build

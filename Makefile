@@ -17,7 +17,7 @@ help: ## list the targets and the variables
 	'  DEV_PORT_BASE    first port (15870; 16870 for make test); in this order: API, Flower, RabbitMQ management,' \
 	'                   PostgreSQL, AMQP, unused, Erlang distribution, Erlang port mapper, test alerts, test acquirer' \
 	'  DEV_CACHE        folder of the unpacked RabbitMQ, shared by all stacks (.dev-cache)' \
-	'  DEV_SERVER_DIR   folder of the data of servers that root starts (/var/lib/payment-gateway-devstack)' \
+	'  DEV_SERVER_DIR   folder for the data of servers that root starts (/var/lib/payment-gateway-devstack)' \
 	'  DEV_RESTART=1    start a role again when it ends, instead of stopping everything' \
 	'  DATABASE_URL     a PostgreSQL of yours instead of the embedded one (TEST_DATABASE_URL for make test)' \
 	'  RABBITMQ_URL     a RabbitMQ of yours, with RABBITMQ_MANAGEMENT_URL (TEST_RABBITMQ_URL for make test)' \
@@ -68,6 +68,6 @@ services: ## start only PostgreSQL and RabbitMQ; their URLs are in DEV_DIR/env
 install: ## only make .venv
 	@$(DEVSTACK) install
 
-lock: install ## write the lock files from the requirements; UPGRADE=1 takes the newest versions
+lock: install ## write the lock files from the requirements; UPGRADE=1 upgrades to the newest versions
 	@$(LOCK) requirements.txt -o requirements.lock
 	@$(LOCK) requirements-dev.txt -c requirements.lock -o requirements-dev.lock

@@ -32,8 +32,7 @@ BULK_SUFFIX = ".bulk"
 BULK_QUEUE_NAMES = tuple(
     f"{name}{BULK_SUFFIX}" for name in ("transaction.created", "settlement.requested", "refund.requested")
 )
-"""Queues for what must not delay the others: the backlog of one merchant, and whatever is tried again. See
-docs/fairness.md."""
+"""Queues for work that must not delay other work: one merchant's backlog, and all retries. See docs/fairness.md."""
 WORK_QUEUE_NAMES = MAIN_QUEUE_NAMES + BULK_QUEUE_NAMES
 WORK_QUEUES = tuple(
     Queue(
@@ -117,9 +116,9 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 worker_enable_remote_control = True
 
-# --- Beat. It does not catch up after an outage: each job does what a missed one left undone. It goes by the database's
-# clock, and RabbitMQ measures the time after which a job that nobody took is dropped: with `expires` two hosts would
-# have to agree about the time.
+# --- Beat. It does not catch up after an outage: each job also does the work of missed runs. It uses the database's
+# clock, and RabbitMQ measures the time after which a job that was not consumed is dropped: `expires` would require two
+# hosts whose clocks agree.
 timezone = _settings.reconciliation_time_zone
 beat_max_loop_interval = 5
 BALANCES_FOLD_SECONDS = 15.0  # what is not folded yet is added up each time that a balance is read

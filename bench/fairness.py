@@ -1,4 +1,4 @@
-"""What one merchant's backlog does to another merchant (docs/fairness.md): A alone, then B's payments beside A's."""
+"""Measure how one merchant's backlog affects another merchant (docs/fairness.md): A alone, then B beside A."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ from devstack.console import DevstackError, say
 from devstack.waiting import pause
 
 BACKLOGS = {"tok_slow": (1, "take the provider 2 s"), "tok_error_always": (3, "fail at each of 4 attempts")}
-"""By payment method: how many times as many of them, for each takes less long, and what they do."""
+"""By payment method: the factor by which the number of payments is multiplied, and what these payments do."""
 _HTTP_SECONDS = 30
 _POLL_SECONDS = 0.2
 _STANDSTILL_SECONDS = 60.0
@@ -24,7 +24,7 @@ _UNFINISHED = "SELECT count(*) FROM transactions WHERE id = ANY(%s::uuid[]) AND 
 
 
 def measure(on: Running, payments: int, seconds: float) -> Figures:
-    """Let A's payments settle alone; then measure B's, 20 a second, while as many of A's wait, of each kind."""
+    """Settle A's payments alone; then measure B's, 20 per second, while A has a backlog of each kind."""
     other = replace(on, token=_another_merchant(on))
     seen = on.post("alone", clients=phases.CLIENTS, payments=payments // 2, payment_method="tok_slow")
     on.settle_all(seen)
@@ -55,7 +55,7 @@ def measure(on: Running, payments: int, seconds: float) -> Figures:
 
 
 def _another_merchant(on: Running) -> str:
-    """An access token of a merchant that has no payments."""
+    """Register a merchant without payments; return its access token."""
     body = {"email": f"{uuid4().hex}@example.com", "password": uuid4().hex, "business_name": "B"}
     url = f"{stackfile.api_url(on.servers.layout)}/auth/register"
     answer = requests.post(url, json=body, timeout=_HTTP_SECONDS)
@@ -65,7 +65,7 @@ def _another_merchant(on: Running) -> str:
 
 
 def _finish(on: Running, seen: Seen) -> None:
-    """Return when each payment has an outcome, whichever."""
+    """Wait until each payment has an outcome."""
     left, moved = -1, time.monotonic()
     while now := on.value(_UNFINISHED, seen.ids):
         if now != left:

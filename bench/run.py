@@ -83,7 +83,7 @@ def main() -> int:
         with sides.servers(own, caller) as servers:
             try:
                 _compare(servers, wanted, result)
-                _be_fair(servers, wanted, result)
+                _measure_fairness(servers, wanted, result)
                 _grow(servers, wanted, result)
             except PaymentsLost as lost:
                 complain(str(lost))
@@ -110,8 +110,8 @@ def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
             result.rounds[side.name].append(measured[side.name])
 
 
-def _be_fair(servers: Servers, wanted: Amounts, result: Result) -> None:
-    """Only of the gateway: what one merchant's backlog does to another merchant."""
+def _measure_fairness(servers: Servers, wanted: Amounts, result: Result) -> None:
+    """Measure how one merchant's backlog affects another merchant; the plain pipeline has no merchants."""
     with running(sides.gateway(servers), servers, "fair") as on:
         phases.warm_up(on, WARM_UP)
         figures = fairness.measure(on, wanted.backlog_of_another, wanted.beside_it_seconds)

@@ -110,7 +110,7 @@ def locked(package: str) -> str:
     """Return the lines of one package in the lock file: its version and the hashes of its files."""
     found = re.search(rf"^{re.escape(package)}==.*(?:\n    .*)*", LOCK.read_text(), re.MULTILINE)
     if found is None:
-        raise DevstackError(f"{LOCK} does not name {package}; write it anew with `make lock`")
+        raise DevstackError(f"{LOCK} has no entry for {package}; regenerate it with `make lock`")
     return found[0] + "\n"
 
 

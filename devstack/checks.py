@@ -55,7 +55,7 @@ def _check_migrations(caller: dict[str, str]) -> list[str]:
                 env["DATABASE_URL"] = postgres.url(own, postgres.OWNER)
                 for step in steps:
                     if not _passes([*alembic, *step], env):
-                        return ["alembic " + " ".join(step)]  # the next ones would fail for the same reason
+                        return ["alembic " + " ".join(step)]  # later steps would fail for the same reason
         finally:
             serverhome.forget(own)
     return []

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: where its programs are, initdb, passwords, start; as root or not."""
+"""A private PostgreSQL server: its programs, initdb, passwords and start, as root or as an ordinary user."""
 
 import importlib.util
 import os
@@ -26,9 +26,9 @@ SUPERUSER = "postgres"
 _START_LIMIT_SECONDS = 60
 _STOP_LIMIT_SECONDS = 60
 _OLDER_OWNER = 65534
-"""The uid that older versions ran the server as when root started it."""
+"""The uid under which older versions ran the server when root started it."""
 _PASSWORDS = {USER: "postgresql", OWNER: "postgresql-owner", SUPERUSER: "postgresql-superuser"}
-"""The names of the roles' passwords among the stack's secrets."""
+"""The names under which the roles' passwords are stored in the stack's secrets file."""
 _CONFIGURATION = """
 # Written by devstack. Everything about durability stays at its safe default: fsync and synchronous_commit are on.
 listen_addresses = '127.0.0.1'
@@ -38,9 +38,9 @@ log_timezone = 'UTC'
 timezone = 'UTC'
 """
 _LOOPBACK_ONLY = ("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
-"""Arguments of the server: its own superuser can change its configuration file, and not these."""
+"""Arguments of the server. Its superuser can change the configuration file, but not the arguments."""
 _ACCESS = """\
-# Written by devstack. Every user of this machine can connect to the port, so everybody is asked for a password.
+# Written by devstack. Every user of this machine can connect to the port, so every connection needs a password.
 host all all 127.0.0.1/32 scram-sha-256
 """
 
@@ -49,7 +49,7 @@ def start(stack: Layout, env: dict[str, str]) -> Unit:
     """Start the server on the stack's port, made first where there is none, and wait until it answers."""
     home = serverhome.prepare(stack, "postgres", _OLDER_OWNER)
     programs = _reachable(installed_programs(), home)
-    own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # no secret of the caller's environment
+    own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # without the caller's secrets
     access = _prepare_data(stack, home, programs, own)
     log = stack.logs / "postgresql.log"
     port = str(stack.ports.postgresql)
@@ -85,7 +85,7 @@ def start(stack: Layout, env: dict[str, str]) -> Unit:
 
 
 def url(stack: Layout, role: str = USER, database: str = DATABASE) -> str:
-    """Return the URL by which a role reaches a database; the password is in it."""
+    """Return the URL of a database for a role, with the password."""
     password = _password(stack, role)
     return f"postgresql+psycopg://{role}:{password}@127.0.0.1:{stack.ports.postgresql}/{database}"
 
@@ -147,11 +147,10 @@ def _reachable(programs: Path, home: ServerHome) -> Path:
 
 
 def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> Path:
-    """Make the data folder where there is none, and return the file of who may connect.
+    """Create the data folder if it is missing, and return the path of pg_hba.conf.
 
-    That file is outside of the data folder, so the server cannot change it. It is written when the superuser has the
-    password of this stack; without it the password is set first, as in a folder of an older version, which asked for
-    none.
+    That file is outside the data folder, so the server cannot change it. It is written once the superuser has the
+    password of this stack. If the superuser has another password or none (older versions used none), it is set first.
     """
     access = home.folder / POSTGRES_ACCESS
     if _PASSWORDS[SUPERUSER] not in secretfile.read_json(stack.secrets_file):
@@ -169,7 +168,7 @@ def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str
         home.hand_over(home.data, to=home.uid, but_of=(account,))
     else:
         _set_superuser_password(stack, home, programs, env, None)
-    (home.data / "pg_hba.conf").unlink(missing_ok=True)  # of an older version; nothing reads it
+    (home.data / "pg_hba.conf").unlink(missing_ok=True)  # written by older versions; no longer read
     return home.write(POSTGRES_ACCESS, _ACCESS)
 
 
@@ -197,8 +196,8 @@ def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, 
 def _set_superuser_password(
     stack: Layout, home: ServerHome, programs: Path, env: dict[str, str], account: int | None
 ) -> None:
-    """Set the superuser's password without a server that anybody could connect to in the meantime."""
-    no_statistics = ["-c", "shared_preload_libraries="]  # they would keep the statement
+    """Set the superuser's password in single-user mode, in which nobody can connect."""
+    no_statistics = ["-c", "shared_preload_libraries="]  # these extensions would store the statement
     command = [str(programs / "postgres"), "--single", "-D", str(home.data), *no_statistics, "postgres"]
     password = _password(stack, SUPERUSER)
     statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'\n"
@@ -222,9 +221,9 @@ def _refuse_other_version(home: ServerHome, programs: Path) -> None:
 
 
 def _make_roles(stack: Layout) -> None:
-    """Make the roles of the migrations and of the gateway, with the stack's passwords and no further rights.
+    """Create or alter the roles of migrations and gateway, with the stack's passwords and no other privileges.
 
-    Older versions gave the gateway's role more, such as the right to make databases.
+    Older versions gave the gateway's role more privileges, such as CREATEDB.
     """
     no_more = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
     with connect(stack) as connection:
@@ -241,7 +240,7 @@ def _make_roles(stack: Layout) -> None:
 
 
 def make_database(stack: Layout, name: str) -> None:
-    """Make a database of the owner's, if there is none, whose rows the gateway's role reads and writes."""
+    """Create a database of the owner, if it is missing, and grant the gateway's role access to its rows."""
     with connect(stack) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
             connection.execute(
@@ -253,7 +252,7 @@ def make_database(stack: Layout, name: str) -> None:
         if preloaded and "pg_stat_statements" in preloaded[0]:
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         owned = "SELECT 1 FROM pg_database WHERE datname = current_database() AND datdba = %s::regrole"
-        if connection.execute(owned, [USER]).fetchone():  # an older version had one role for both
+        if connection.execute(owned, [USER]).fetchone():  # older versions had one role for both
             connection.execute(f"REASSIGN OWNED BY {USER} TO {OWNER}")
         connection.execute(f"GRANT USAGE ON SCHEMA public TO {USER}")
         connection.execute(f"GRANT {rows} ON ALL TABLES IN SCHEMA public TO {USER}")
@@ -263,7 +262,7 @@ def make_database(stack: Layout, name: str) -> None:
 
 
 def protect_records(stack: Layout) -> None:
-    """Take the gateway's role the right to change what was settled, posted or audited; the tables must exist."""
+    """Revoke UPDATE and DELETE on settlements, ledger and audit log from the gateway's role; the tables must exist."""
     with connect(stack, DATABASE) as connection:
         connection.execute(f"REVOKE UPDATE, DELETE ON settlements, ledger_entries, audit_log FROM {USER}")
 

@@ -30,7 +30,7 @@ _INSTALLED = (
 _FOREIGN = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
 """Variables of the caller's own RabbitMQ, Erlang or service manager, which must not reach this one."""
 _PLUGINS = "[rabbitmq_management].\n"
-"""Not rabbitmq_prometheus: before RabbitMQ 4 its port answers everybody. The gateway's /metrics has the queues."""
+"""Without rabbitmq_prometheus, whose port needs no password before RabbitMQ 4. The gateway's /metrics shows queues."""
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{ports.amqp}
 management.tcp.ip = 127.0.0.1
@@ -168,7 +168,7 @@ def _environment(
     data = stack.rabbitmq_data
     home = data / "home"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Whoever knows the cookie controls the node. Erlang would make one from the clock.
+    # The cookie gives full control of the node. Erlang would derive one from the clock.
     secretfile.write_private(home / ".erlang.cookie", secretfile.password(stack.secrets_file, "erlang"))
     (data / "enabled_plugins").write_text(_PLUGINS)
     configuration = data / f"{node}.conf"
@@ -177,7 +177,7 @@ def _environment(
     configuration.write_text(text + further)
     own = {name: value for name, value in env.items() if not name.startswith(_FOREIGN)}
     own |= {
-        "HOME": str(home),  # the Erlang cookie lies there
+        "HOME": str(home),  # the folder of the Erlang cookie
         "ERL_EPMD_PORT": str(stack.ports.epmd),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         # Each stack has a port mapper of its own, so the name need not be unique, and the data, which lies in

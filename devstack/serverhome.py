@@ -1,13 +1,13 @@
 """Where a server of the stack keeps its files, and which user it runs as when root starts the stack.
 
 Started by an ordinary user, a server runs as that user and keeps its files in DEV_DIR. Started by root, it runs as a
-user of its own without any capability, because what the server runs (``COPY … FROM PROGRAM``) inherits them. That user
-cannot enter DEV_DIR (mode 0700, and perhaps below root's home), so its files are in a folder below DEV_SERVER_DIR, and
-DEV_DIR holds a link to them.
+dedicated user without capabilities, because programs that the server runs (``COPY … FROM PROGRAM``) inherit them. That
+user cannot enter DEV_DIR (mode 0700, and perhaps below root's home), so its files are in a folder below DEV_SERVER_DIR,
+and DEV_DIR contains a link to them.
 
 The user is a uid without an account: no account is added to the system, and no existing one is used, because files of
-``nobody`` or ``postgres`` may belong to other services, and processes of one uid may read each other. The name of the
-server's folder is its uid, so two folders never share one.
+``nobody`` or ``postgres`` may belong to other services, and processes of one uid can read each other's memory. The
+server's folder is named after its uid, so two folders never share a uid.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from devstack.settings import Layout
 
 DEFAULT_FOLDER = "/var/lib/payment-gateway-devstack"
 UIDS = range(60578, 61184)
-"""A range that distributions and systemd leave unused, and that containers with 65 536 uids have."""
+"""A range that distributions and systemd do not use, and that exists in containers with 65 536 uids."""
 _OWNER = "owner.json"
 _LIMIT_SECONDS = 60
 _POLL_SECONDS = 0.05
@@ -41,22 +41,22 @@ class ServerHome:
     """The folders of one server, and its user."""
 
     folder: Path
-    """Files that the server reads and cannot change."""
+    """Files that the server can read but not change."""
     data: Path
     """The server's own files."""
     uid: int | None
     """The server's uid and gid; None when it runs as the caller."""
 
     def command(self, command: list[str], *, by: int | None = None) -> list[str]:
-        """Return the command as the server's user runs it, or the user `by` with the server's group."""
+        """Return the command that runs as the server's user, or as the user `by` with the server's group."""
         if self.uid is None:
             return command
         return [*_without_privileges(self.uid if by is None else by, self.uid), *command]
 
     def hand_over(self, path: Path, *, to: int, but_of: Iterable[int]) -> None:
-        """Give a folder and all in it to a uid; files of users other than those named are left alone.
+        """Change the owner of a folder and its content to a uid; skip files whose owner is not in `but_of`.
 
-        So a link that the server planted to a file of root changes nothing.
+        Thus a link that the server created to a file of root has no effect.
         """
         if self.uid is None:
             return
@@ -68,7 +68,7 @@ class ServerHome:
                     os.chown(entry, to, self.uid, follow_symlinks=False)
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file that the server may read and nobody but the caller may change; return its path."""
+        """Write a file that the server can read and only the caller can change; return its path."""
         path = self.folder / name
         secretfile.write_private(path, text)
         if self.uid is not None:
@@ -78,15 +78,15 @@ class ServerHome:
 
 
 def prepare(stack: Layout, name: str, older_owner: int) -> ServerHome:
-    """Return the home of a server, made or found again; data of an older version is moved to it.
+    """Return the home of a server; create it if it is missing, and move data of an older version to it.
 
     Args:
-        older_owner: whose files they are that an older version, started by root, left in DEV_DIR.
+        older_owner: the uid of the files that an older version, started by root, left in DEV_DIR.
     """
     link = stack.home / name
     if os.geteuid() != 0:
         if link.is_symlink():
-            raise DevstackError(f"the data in {stack.home} was made by root: start as root, or let root `make clean`")
+            raise DevstackError(f"the data in {stack.home} belongs to root: start as root, or run `make clean` as root")
         return ServerHome(stack.home, link, None)
     if link.is_dir() and not link.is_symlink() and link.stat().st_uid != older_owner:
         raise DevstackError(f"{link} belongs to another user: start as that user, or remove the data: `make clean`")
@@ -97,9 +97,9 @@ def prepare(stack: Layout, name: str, older_owner: int) -> ServerHome:
 
 
 def account_with_a_name() -> int:
-    """Return the uid of an account that programs can look up: initdb does not run for a uid without one.
+    """Return the uid of an existing account, because initdb does not run under a uid without an account.
 
-    It is used with the server's group and inside of the server's folder, which processes of that account cannot enter.
+    It is used with the server's group and inside the server's folder, which its other processes cannot enter.
     """
     try:
         return pwd.getpwnam("nobody").pw_uid
@@ -108,7 +108,7 @@ def account_with_a_name() -> int:
 
 
 def forget(stack: Layout) -> None:
-    """Remove everything that a stack wrote, its servers' folders included."""
+    """Remove everything that a stack wrote, including the folders of its servers."""
     if os.geteuid() == 0:
         for place in _places(stack):
             _end_processes_of(int(place.name))
@@ -126,12 +126,12 @@ def _linked(stack: Layout, name: str) -> ServerHome | None:
 
 
 def _make(stack: Layout, name: str) -> ServerHome:
-    """Make a folder with a uid that nobody uses; remove the one of a DEV_DIR at this path that is gone."""
+    """Create a folder with an unused uid; remove the folder of a deleted DEV_DIR at the same path."""
     link = stack.home / name
     if link.is_symlink() and link.exists():
         data = os.readlink(link)
         raise DevstackError(
-            f"{link} leads to {data}, which is not in DEV_SERVER_DIR: set that to the folder of this data"
+            f"{link} leads to {data}, which is not in DEV_SERVER_DIR: set DEV_SERVER_DIR to the folder that contains it"
         )
     for place in _places(stack):
         if _record(place)["server"] == name:
@@ -159,7 +159,7 @@ def _make(stack: Layout, name: str) -> ServerHome:
 
 
 def _end_processes_of(uid: int) -> None:
-    """Kill what still runs by the server's uid, so that nothing changes while root works in the server's folder."""
+    """Kill all processes of the server's uid, so that nothing changes while root works in the server's folder."""
     deadline = time.monotonic() + _LIMIT_SECONDS
     while running := _processes_of(uid):
         if time.monotonic() > deadline:
@@ -171,7 +171,7 @@ def _end_processes_of(uid: int) -> None:
 
 
 def _processes_of(uid: int) -> list[psutil.Process]:
-    """Return the processes of a uid; one that ended counts no more, even when nobody has taken its exit status."""
+    """Return the running processes of a uid, without zombies."""
     found = []
     for process in psutil.process_iter(["uids", "status"]):
         uids = process.info["uids"]
@@ -185,7 +185,7 @@ def _older(link: Path) -> Path:
 
 
 def _take_older_data(stack: Layout, name: str, home: ServerHome) -> None:
-    """Move the data that an older version kept in DEV_DIR; a start that was interrupted in it is taken up again."""
+    """Move the data that an older version kept in DEV_DIR; resume a move that was interrupted."""
     older = _older(stack.home / name)
     if not older.exists():
         return
@@ -207,19 +207,19 @@ def _take_older_data(stack: Layout, name: str, home: ServerHome) -> None:
 
 
 def _base() -> Path:
-    """Return DEV_SERVER_DIR, made where it is missing; refuse one that others than root can change."""
+    """Return DEV_SERVER_DIR; create it if it is missing, and refuse it if users other than root can change it."""
     base = Path(os.environ.get("DEV_SERVER_DIR") or DEFAULT_FOLDER).absolute()
     try:
         base.mkdir(mode=0o711, parents=True, exist_ok=True)
         found = base.lstat()
     except OSError as error:
-        raise DevstackError(f"{base} cannot be made ({error}); set DEV_SERVER_DIR to another folder") from error
+        raise DevstackError(f"{base} cannot be created ({error}); set DEV_SERVER_DIR to another folder") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
         raise DevstackError(f"{base} must be a folder that only root can change; set DEV_SERVER_DIR to another one")
     for folder in (base, *base.parents):
         if not folder.stat().st_mode & 0o001:
             raise DevstackError(
-                f"{folder} is closed to others than its owner, so the servers cannot reach their data in {base};"
+                f"{folder} is accessible to its owner only, so the servers cannot reach their data in {base};"
                 " set DEV_SERVER_DIR to another folder"
             )
     return base
@@ -239,7 +239,7 @@ def _new_place(base: Path) -> Path:
 
 
 def _places(stack: Layout) -> list[Path]:
-    """Return the folders that were made for this DEV_DIR."""
+    """Return the folders that were created for this DEV_DIR."""
     base = Path(os.environ.get("DEV_SERVER_DIR") or DEFAULT_FOLDER).absolute()
     names = [str(uid) for uid in UIDS]
     found = [base / name for name in names if (base / name).is_dir()]
@@ -251,7 +251,7 @@ def _record(place: Path) -> dict[str, str]:
 
 
 def _without_privileges(uid: int, gid: int) -> list[str]:
-    """Return what goes before a command: no capability, no further group, and no way to get any (setuid programs)."""
+    """Return a command prefix that drops capabilities and groups and prevents regaining them (setuid programs)."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise DevstackError(
@@ -263,14 +263,14 @@ def _without_privileges(uid: int, gid: int) -> list[str]:
 
 
 def is_readable(folder: Path) -> bool:
-    """Whether users other than the owner can reach a folder, read all in it and run its programs."""
+    """Return whether other users can reach a folder, read its files and run its programs."""
     if not all(parent.stat().st_mode & 0o001 for parent in folder.resolve().parents):
         return False
     for parent, _, files in os.walk(folder):
         if Path(parent).stat().st_mode & 0o005 != 0o005:
             return False
         for name in files:
-            if not Path(parent, name).exists():  # a link that leads nowhere
+            if not Path(parent, name).exists():  # a dangling link
                 continue
             mode = Path(parent, name).stat().st_mode
             if not mode & 0o004 or (mode & 0o100 and not mode & 0o001):

@@ -24,11 +24,11 @@ class Endpoints:
     """Where the two servers are; a management URL carries its credentials and is None for a foreign broker."""
 
     database_url: str
-    """Of the gateway's role."""
+    """For the gateway's role."""
     owner_url: str
-    """Of the role that owns the tables, for migrations."""
+    """For the role that owns the tables, which runs the migrations."""
     admin_url: str
-    """Of the role that makes databases, for tests."""
+    """For the role that creates databases for the tests."""
     broker_url: str
     management_url: str | None
     password: str
@@ -36,7 +36,7 @@ class Endpoints:
     database_direct_url: str | None = None
 
     def variables(self) -> dict[str, str]:
-        """Return them as the gateway reads them; no role of it gets the URLs of the owner and of the superuser."""
+        """Return the gateway's settings; they do not include the URLs of the owner and of the superuser."""
         found = {"DATABASE_URL": self.database_url, "RABBITMQ_URL": self.broker_url, "BROKER_URL": self.broker_url}
         found["DATABASE_DIRECT_URL"] = self.database_direct_url or ""
         return found | ({"RABBITMQ_MANAGEMENT_URL": self.management_url} if self.management_url else {})
@@ -52,7 +52,7 @@ class Plan:
     clustered: bool = False
     """Whether the stack's own broker is a cluster of several nodes."""
     database_direct_url: str | None = None
-    """Of the server behind a pooler at `database_url`."""
+    """The server behind a pooler at `database_url`."""
 
     @classmethod
     def read(cls, env: dict[str, str], prefix: str = "") -> "Plan":

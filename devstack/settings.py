@@ -57,7 +57,7 @@ class Ports:
     postgresql: int
     amqp: int
     prometheus: int
-    """Nothing listens there; the ports after it keep their numbers."""
+    """Unused; it is kept so that the ports after it keep their numbers."""
     distribution: int
     epmd: int
     receiver: int
@@ -134,7 +134,7 @@ class Layout:
         """
         for name in _FOLDERS:
             path = self.home / name
-            if path.is_symlink():  # to a server's folder, which serverhome.forget removes
+            if path.is_symlink():  # links to a server's folder, which serverhome.forget removes
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)
         for name in _FILES:

@@ -155,7 +155,7 @@ def running(
 
 
 def migrate(layout: Layout, plan: Plan, endpoints: Endpoints, env: dict[str, str]) -> None:
-    """Bring the schema up to date as its owner. In the stack's own PostgreSQL the gateway's role owns no table."""
+    """Migrate the schema as its owner. In the stack's own PostgreSQL the gateway's role owns no table."""
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]
     _step(layout, "migrations", command, env | {"DATABASE_URL": endpoints.owner_url})
     if not plan.database_url:
@@ -209,7 +209,7 @@ def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoint
 
 
 def _fitting_connections() -> dict[str, str]:
-    """Return a lower API_CONNECTIONS where this user may not open as many files as the API's default needs."""
+    """Return a lower API_CONNECTIONS if the limit of open files is too low for the API's default."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY or hard >= _FILES_WANTED:
         return {}

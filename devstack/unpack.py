@@ -1,4 +1,4 @@
-"""Programs from the Debian or Ubuntu archive, unpacked into a folder: no root, nothing installed."""
+"""Unpack programs from the Debian or Ubuntu archive into a folder, without root and without installing them."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from devstack.waiting import run_step
 _LIMIT_SECONDS = 600
 _LOCK_LIMIT_SECONDS = 900
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin")
-"""Where servers are installed; an ordinary user's PATH does not name these folders."""
+"""Folders in which servers are installed; the PATH of an ordinary user does not contain them."""
 
 
 def _nothing(_root: Path) -> None:
@@ -24,19 +24,19 @@ def _nothing(_root: Path) -> None:
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the archive, and which of its dependencies are unpacked with it."""
+    """A package of the archive, and the dependencies that are unpacked with it."""
 
     name: str
     wanted: str
-    """A regular expression of package names; the libraries of every base system are left out."""
+    """A regular expression of package names; it does not match libraries of every base system."""
     size: str
     remedy: str
-    """What to do where it can be neither found nor fetched."""
+    """What the user can do if the package can be neither found nor downloaded."""
     finish: Callable[[Path], None] = _nothing
 
 
 def _make_relocatable(root: Path) -> None:
-    """Let Erlang find itself from where it stands: Debian's start scripts have /usr/lib/erlang written into them."""
+    """Make Erlang find its files by its own path: Debian's start scripts contain the path /usr/lib/erlang."""
     found_at_run_time = 'ROOTDIR="$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)"'
     for name in ("erl", "start"):
         script = root / "usr" / "lib" / "erlang" / "bin" / name
@@ -78,14 +78,14 @@ PROGRAMS = {
         _server("pgbouncer", r"libc-ares2|libevent-2[a-z0-9.-]*"),
     )
 }
-"""Servers that production puts in front of the gateway or of PostgreSQL; the tests run the real ones."""
+"""Servers that run in front of the gateway or PostgreSQL in production, for the tests."""
 
 
 def program(cache: Path, env: dict[str, str], name: str) -> Path:
-    """Return the executable of one of `PROGRAMS`: the installed one, else one unpacked below `cache`.
+    """Return the executable of one of `PROGRAMS`: the installed one, or else one unpacked below `cache`.
 
     Raises:
-        DevstackError: it is not installed, and there is no archive to fetch it from.
+        DevstackError: it is not installed, and there is no archive to download it from.
     """
     path = os.pathsep.join((env.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
     found = shutil.which(name, path=path)
@@ -93,7 +93,7 @@ def program(cache: Path, env: dict[str, str], name: str) -> Path:
 
 
 def with_its_libraries(root: Path, name: str) -> Path:
-    """Return a script that starts an unpacked program with the libraries that were unpacked with it."""
+    """Write a script that starts an unpacked program with its unpacked libraries; return its path."""
     libraries = ":".join(str(folder) for folder in sorted(root.glob("**/*-linux-gnu*")) if folder.is_dir())
     script = root / name
     if not script.exists():
@@ -105,24 +105,24 @@ def with_its_libraries(root: Path, name: str) -> Path:
 
 
 def folder(cache: Path, package: Package) -> Path:
-    """Return where a package is unpacked."""
+    """Return the folder into which a package is unpacked."""
     return cache / package.name.removesuffix("-server")
 
 
 def unpacked(cache: Path, env: dict[str, str], package: Package = RABBITMQ) -> Path:
-    """Return the root folder of an unpacked package; download it when it is not there yet.
+    """Return the root folder of an unpacked package; download the package if the folder is missing.
 
-    Several stacks share it. It appears under its name in one step when it is complete, so that a start that is
-    interrupted leaves nothing that looks finished.
+    Several stacks share it. It is renamed to its final name once it is complete, so that an interrupted download leaves
+    no incomplete folder under that name.
 
     Raises:
-        DevstackError: there is no archive to fetch it from; the text says what to do instead.
+        DevstackError: there is no archive to download it from; the message says what to do instead.
     """
     root = folder(cache, package)
     if root.is_dir():
         return root
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise DevstackError(f"no {package.name} found and no apt-get to fetch it with: {package.remedy}")
+        raise DevstackError(f"no {package.name} found and no apt-get to download it with: {package.remedy}")
     with file_lock(cache / "lock", _LOCK_LIMIT_SECONDS):
         if not root.is_dir():
             _fetch(cache, root, env, package)
@@ -130,7 +130,7 @@ def unpacked(cache: Path, env: dict[str, str], package: Package = RABBITMQ) -> P
 
 
 def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> None:
-    say(f"fetching {package.name} (about {package.size}), unpacked into {root}; the system is left alone")
+    say(f"downloading {package.name} (about {package.size}), unpacking it into {root}; nothing is installed")
     work = cache / "work"
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial", "packages", "root"):
@@ -174,7 +174,7 @@ def _apt(what: str, command: list[str], env: dict[str, str], log: Path) -> None:
 
 
 def _names(options: list[str], env: dict[str, str], package: Package) -> list[str]:
-    """Return the names of `package` and of what it needs; libraries of the base system are there already."""
+    """Return the names of `package` and of its dependencies, without libraries of the base system."""
     kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
     command = ["apt-cache", *options[1:], "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), package.name]
     answer = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS)

@@ -83,7 +83,7 @@ def create_app() -> Flask:
 
 
 def create_served_app() -> Server:
-    """A new application in a process of its own, one of API_WORKERS, as ASGI: what the Procfile's server calls.
+    """Return the ASGI application for one of the API_WORKERS processes; the Procfile's server calls this factory.
 
     Raises:
         ConfigError: as `create_app`.
@@ -95,7 +95,7 @@ def create_served_app() -> Server:
         logger.info("process {} keeps to processor {}", os.getpid(), processor)
     if not config.trusted_proxies:
         logger.info(
-            "no proxy in front (TRUSTED_PROXIES=0): requests are bounded per address, connections only in all "
+            "no proxy in front (TRUSTED_PROXIES=0): requests are limited per address, connections only in total "
             "(API_CONNECTIONS={})",
             config.api_connections,
         )

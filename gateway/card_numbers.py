@@ -42,7 +42,7 @@ _ISSUED_LENGTHS = {
     "38": (14, 16, 19),
     "39": (14, 16, 19),
 }
-"""The lengths of the numbers that card schemes issue, by the first one or two digits."""
+"""The lengths of card numbers that card schemes issue, by the first one or two digits."""
 _CANDIDATES_MAX = 1_000
 """Candidates looked at in one text; more is nothing that a merchant writes, and only costs time."""
 
@@ -86,7 +86,7 @@ def _candidates(groups: list[str], *, issued_only: bool) -> Iterator[str]:
         return
     if not issued_only:
         yield from (number for number in chain((digits,), groups) if MIN_DIGITS <= len(number) <= MAX_DIGITS)
-    is_end = bytearray(len(digits) + MAX_DIGITS + 1)  # a byte a digit: a row may have tens of thousands of groups
+    is_end = bytearray(len(digits) + MAX_DIGITS + 1)  # one byte per digit: a row may have tens of thousands of groups
     for end in accumulate(map(len, groups)):
         is_end[end] = True
     for start in accumulate(map(len, groups), initial=0):

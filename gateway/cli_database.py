@@ -1,4 +1,4 @@
-"""`flask database`: what the gateway needs of PostgreSQL beside its tables."""
+"""`flask database`: prepare PostgreSQL beyond the tables."""
 
 import click
 from psycopg.sql import SQL, Identifier, Literal
@@ -10,7 +10,7 @@ from gateway.config import settings
 from gateway.reasons import reason_of
 
 ADVISORY_LOCK = 7_205_005
-"""Two that alter one role at once would fail."""
+"""Concurrent ALTER ROLE statements for one role would fail."""
 
 _HAS = text("""
     SELECT d.setconfig FROM pg_db_role_setting d
@@ -30,12 +30,12 @@ def command() -> None:
 
 @command.command("set-session-defaults")
 def set_session_defaults() -> None:
-    """Have every session of the gateway's role begin with the settings that it needs, for a pooler passes none on.
+    """Store the gateway's session settings as defaults of its role, because a pooler does not pass settings on.
 
-    The role is that of DATABASE_URL. It may do so itself, by DATABASE_DIRECT_URL; another role must be a superuser, or
-    have CREATEROLE. Repeat it when DATABASE_TIMEOUT_SECONDS changes; doing it again changes nothing.
+    The role is that of DATABASE_URL. It can change its own defaults, by DATABASE_DIRECT_URL; another role must be a
+    superuser or have CREATEROLE. Run the command again when DATABASE_TIMEOUT_SECONDS changes; it is idempotent.
 
-    Exit status: 1 when it could not be done; the statements to run as a superuser are printed then.
+    Exit status: 1 on failure; the command then prints the statements to run as a superuser.
     """
     try:
         with db.begin_directly() as connection:
@@ -51,7 +51,7 @@ def _set(connection: Connection) -> None:
     wanted = sessions.wanted()
     known = dict(entry.split("=", 1) for entry in connection.scalar(_HAS, {"role": role}) or ())
     if {name.lower(): value for name, value in known.items()}.items() >= wanted.items():
-        click.echo(f"The sessions of {role} in {database} have their defaults already.")
+        click.echo(f"The sessions of {role} in {database} already have these defaults.")
         return
     statements = [
         SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}")
@@ -65,7 +65,7 @@ def _set(connection: Connection) -> None:
     except ProgrammingError as exc:
         listed = "\n".join(f"{statement};" for statement in statements)
         raise click.ClickException(f"{reason_of(exc)}. As a superuser, run:\n{listed}") from exc
-    click.echo(f"The sessions of {role} in {database} now begin with their settings.")
+    click.echo(f"The sessions of {role} in {database} now start with these defaults.")
     open_now = connection.scalar(_OPEN, {"role": role})
     if open_now:
-        click.echo(f"{open_now} are open and keep the old ones: in PgBouncer's console, RECONNECT {database}.")
+        click.echo(f"{open_now} open sessions keep the old defaults: run RECONNECT {database} in PgBouncer's console.")

@@ -1,6 +1,6 @@
-"""`flask keys`: rotate the keys that sign access tokens, look at them, and revoke everything that they signed.
+"""`flask keys`: rotate and list the keys that sign access tokens, and revoke all tokens.
 
-gateway/keys.py has the rule.
+gateway/keys.py describes the rotation.
 """
 
 import json
@@ -68,25 +68,25 @@ def rotate() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @reports_errors
 def revoke_all(*, yes: bool) -> None:
-    """Revoke every access token and every device token that was ever issued.
+    """Revoke all access tokens and all device tokens.
 
-    For use after a restore of the database, which makes revoked tokens valid again, and after a leak of keys. A new key
-    signs at once, and all others are deleted. Within about a second every process that shares KEYS_DIR refuses the old
-    tokens. Programs must get new ones from /oauth/token, and people must log in again, each device as an unknown one.
-    Client secrets and webhook secrets stay valid.
+    Use it after a restore of the database, which makes revoked tokens valid again, and after a leak of keys. A new key
+    signs immediately, and all other keys are deleted. Within about a second every process that shares KEYS_DIR rejects
+    the old tokens. Programs must get new tokens from /oauth/token. Users must log in again, from devices that count as
+    unknown. Client secrets and webhook secrets stay valid.
 
-    Exit status: 1 when it was not confirmed or the folder cannot be written to, 75 when the database is away, where the
-    audit log is.
+    Exit status: 1 if it was not confirmed or the folder is not writable, 75 if the database with the audit log is
+    unavailable.
     """
     if not yes:
         click.confirm("All access tokens and device tokens will stop working. Revoke them all?", abort=True)
     try:
-        with db.begin() as connection:  # without its entry in the audit log nothing is revoked
+        with db.begin() as connection:  # nothing is revoked without an entry in the audit log
             audit.record(connection, actor=actor(), action="keys.revoked_all", subject="keys")
             made, deleted = key_ring().replace_all()
             device_tokens.revoke_all()
     except OSError as exc:
         raise click.ClickException(f"KEYS_DIR cannot be written to: {exc}") from exc
     for path in deleted:
-        click.echo(f"{path.name} is withdrawn; deleted.")
-    click.echo(f"{made.name} signs from now on. All tokens that were issued before are refused within about a second.")
+        click.echo(f"{path.name} was deleted.")
+    click.echo(f"{made.name} signs from now on. All tokens that were issued before are rejected within about a second.")

@@ -1,4 +1,4 @@
-"""What the commands of several modules share: how errors end a command, and who runs it."""
+"""Shared code of the commands: error handling, and the actor for the audit log."""
 
 import functools
 import getpass
@@ -16,19 +16,19 @@ R = TypeVar("R")
 
 
 class Failure(click.ClickException):
-    """The command could not be carried out."""
+    """The command failed."""
 
     exit_code = 1
 
 
 class TryLater(Failure):
-    """The command could not be carried out now, but may be later (EX_TEMPFAIL of sysexits.h)."""
+    """The command failed temporarily and can be repeated (EX_TEMPFAIL of sysexits.h)."""
 
     exit_code = 75
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Have a command end with a line that says what went wrong, never with a traceback."""
+    """Make a command report errors in one line, without a traceback."""
 
     @functools.wraps(command)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -45,8 +45,8 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def actor() -> str:
-    """Who runs this command, for the audit log."""
+    """Return the user who runs this command, for the audit log."""
     try:
         return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container's uid without an account
         return "cli"

@@ -1,4 +1,4 @@
-"""`flask users`: make operators, and forget wrong passwords."""
+"""`flask users`: create operators, and reset the limits of wrong passwords."""
 
 import sys
 
@@ -20,10 +20,10 @@ def command() -> None:
 @command.command("create-operator")
 @click.option("--email", required=True, help="Email address to log in with.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it.")
-@click.option("--if-missing", is_flag=True, help="Do nothing, and succeed, if this operator exists already.")
+@click.option("--if-missing", is_flag=True, help="Succeed without a change if this operator already exists.")
 @reports_errors
 def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> None:
-    """Make an operator, who may look at dead letters and replay or discard them.
+    """Create an operator, who can inspect, replay and discard dead letters.
 
     The operator logs in at POST /auth/login. The password has 12 to 128 characters.
     """
@@ -31,7 +31,7 @@ def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> No
     with db.begin() as connection:
         role = merchants.role_of(connection, address)
     if role == "operator" and if_missing:
-        click.echo(f"{address} is an operator already.")
+        click.echo(f"{address} is already an operator.")
         return
     if role is not None:
         raise Failure(f"{address} is taken by {'an operator' if role == 'operator' else 'a user of a merchant'}.")
@@ -40,7 +40,7 @@ def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> No
         with db.begin() as connection:
             merchants.create_operator(connection, email=address, password_hash=password_hash, actor=actor())
     except EmailTaken:
-        if not if_missing:  # else: another process made it meanwhile
+        if not if_missing:  # else: another process created it in the meantime
             raise
     click.echo(f"{address} is an operator now.")
 
@@ -49,10 +49,10 @@ def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> No
 @click.argument("email")
 @reports_errors
 def unlock(*, email: str) -> None:
-    """Forget all wrong passwords for the account of the user with this EMAIL.
+    """Reset the count of wrong passwords for the account of the user with this EMAIL.
 
-    Log-ins from unknown devices are then taken at once again, until more wrong passwords come. Known devices are never
-    slowed by others. An address that sent wrong passwords for many accounts stays limited.
+    Log-ins from unknown devices then work again until further wrong passwords reach a limit. Wrong passwords from
+    other devices never limit known devices. An address that sent wrong passwords for many accounts stays limited.
     """
     address = _address(email, "EMAIL")
     with db.begin() as connection:
@@ -60,7 +60,7 @@ def unlock(*, email: str) -> None:
         if user is None:
             raise Failure(f"There is no user with the email {address}.")
         login_limits.unlock(connection, email=address, user_id=user.identity.subject, actor=actor())
-    click.echo(f"The wrong passwords for {address} are forgotten.")
+    click.echo(f"The count of wrong passwords for {address} was reset.")
 
 
 def _address(email: str, parameter: str) -> str:

@@ -129,12 +129,12 @@ class Settings(BaseSettings):
     api_workers: int = Field(
         default=2, ge=1, le=1024, description="API processes; with one for each processor, each keeps to its own"
     )
-    api_threads: int = Field(default=16, ge=1, le=256, description="Requests that one API process answers at once")
+    api_threads: int = Field(default=16, ge=1, le=256, description="Concurrent requests of one API process")
     api_connections: int = Field(
-        default=8192, ge=64, le=1_000_000, description="Connections that one API process accepts at once"
+        default=8192, ge=64, le=1_000_000, description="Concurrent connections of one API process"
     )
     request_body_seconds: int = Field(
-        default=10, ge=1, le=300, description="The longest that a body of at most 64 KiB may take to arrive"
+        default=10, ge=1, le=300, description="Maximum time for receiving a body of at most 64 KiB"
     )
 
     log_service_name: str = Field(default="payment-gateway", description="`service` in every log line and alert")
@@ -157,13 +157,13 @@ class Settings(BaseSettings):
         default=10,
         ge=1,
         le=DATABASE_TIMEOUT_SECONDS_MAX,
-        description="The longest that a statement of the API or of a task may take",
+        description="Maximum time of a statement of the API or of a task",
     )
     clock_offset_max_seconds: int = Field(
         default=60,
         ge=5,
         le=3600,
-        description="An API process whose clock differs by more from PostgreSQL's is not ready",
+        description="Maximum difference between this host's clock and PostgreSQL's; above it the API is not ready",
     )
     chunk_max: int = Field(default=200, ge=1, le=CHUNK_LIMIT, description="Transaction ids in one message, at most")
     outbox_poll_ms: int = Field(
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     )
     provider_timeout_seconds: int = Field(default=10, ge=1, le=60, description="The longest that a provider may take")
     provider_threads: int = Field(
-        default=200, ge=1, le=200, description="Provider calls of one merchant at once per worker process"
+        default=200, ge=1, le=200, description="Concurrent provider calls of one merchant per worker process"
     )
 
     rate_limit_per_second: int = Field(
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
         default=100_000,
         ge=0,
         le=10_000_000,
-        description="Payments of one merchant that may wait for an outcome; 0: no limit",
+        description="Maximum payments of one merchant without an outcome; 0: no limit",
     )
     auth_rate_limit_per_second: int = Field(
         default=10, ge=0, le=1_000_000, description="Requests to /auth/* and /oauth/token from one address; 0: no limit"

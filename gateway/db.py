@@ -37,7 +37,7 @@ IDLE_CHECK_SECONDS = 2.0
 meanwhile: that it shuts down, or has ended the session."""
 IDLE_CHECK_PATIENCE_SECONDS = 1.0
 IDLE_CHECK = "SELECT clock_timestamp()"
-"""It tells the database's time too (gateway.clock), so that this takes no statement of its own."""
+"""It also returns the database's time (gateway.clock), so the measurement needs no separate statement."""
 PATIENCE_MARGIN_SECONDS = 1.0
 """PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
 
@@ -101,13 +101,13 @@ def engine() -> Engine:
 
 @cache
 def direct_engine() -> Engine:
-    """The one for what needs a session of its own, which no pooler in transaction mode gives: such as LISTEN."""
+    """Return the engine for features that need a session, such as LISTEN, which a pooler in transaction mode lacks."""
     direct = settings().database_direct_url
     return engine() if direct is None else _engine(direct, sessions.connect)
 
 
 def is_pooled() -> bool:
-    """Whether a pooler lends this process a session for each transaction, so that a long one keeps it from others."""
+    """Return whether DATABASE_URL is a pooler, so that a long transaction occupies a session that others need."""
     return settings().database_direct_url is not None
 
 
@@ -149,13 +149,13 @@ def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def check_after_rest(connection: Any, rests_since: float | None) -> None:
-    """Ask a connection that rested whether it is of use; see `IDLE_CHECK_SECONDS` for when that is asked.
+    """Test an idle connection with a query; see `IDLE_CHECK_SECONDS` for when.
 
-    It is also asked, a new connection too, when the database's time is to be measured.
+    Any connection, even a new one, is also queried when the measurement of the database's time is due.
 
     Raises:
-        DisconnectionError: its session is over.
-        OperationalError: its server hangs, as a new connection's would.
+        DisconnectionError: its session has ended.
+        OperationalError: its server hangs, so a new connection would hang too.
     """
     rested = rests_since is not None and (
         time.monotonic() - rests_since >= IDLE_CHECK_SECONDS or _has_unread_input(connection)
@@ -170,12 +170,12 @@ def check_after_rest(connection: Any, rests_since: float | None) -> None:
                 connection.execute(IDLE_CHECK)
     except Exception as exc:
         if rests_since is None or time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
-            raise OperationalError(IDLE_CHECK, {}, exc) from exc  # a server that hangs would hang again
+            raise OperationalError(IDLE_CHECK, {}, exc) from exc  # a new connection would hang too
         raise DisconnectionError from exc  # it is replaced, and the new one tried
 
 
 def measure_time() -> None:
-    """Measure the database's time now, as taking a connection into use does when that is due."""
+    """Measure the database's time now."""
     database_clock.forget()
     with autocommit():
         pass
@@ -206,7 +206,7 @@ def begin() -> Iterator[Connection]:
 
 @contextmanager
 def begin_directly() -> Iterator[Connection]:
-    """As `begin`, but past a pooler."""
+    """Begin a transaction like `begin`, but without a pooler."""
     with (
         direct_engine().connect().execution_options(isolation_level="READ COMMITTED") as connection,
         connection.begin(),
@@ -246,25 +246,25 @@ def _sql(statement: TextClause) -> str:
 
 @contextmanager
 def listening(channel: str) -> Iterator[Callable[[float], None]]:
-    """Hear what is notified on `channel` by a direct connection of its own; the block gets a call that waits for it.
+    """LISTEN on `channel` with a dedicated direct connection; yield a function that waits for a notification.
 
-    The call returns at once when something was notified since the last one, else when something is, or after so many
-    seconds. It raises one of `UNAVAILABLE` when the connection is lost.
+    The function takes a timeout in seconds. It returns immediately if a notification has arrived since its last call.
+    It raises one of `UNAVAILABLE` if the connection is lost.
     """
     connection = direct_engine().connect()
-    connection.detach()  # the pool does not get it back
+    connection.detach()  # it is not returned to the pool
     driver: Any = connection.connection.dbapi_connection
-    with closing(driver), connection:  # SQLAlchemy leaves open what it has given out of its pool
+    with closing(driver), connection:  # SQLAlchemy does not close a connection that is detached from its pool
         connection.exec_driver_sql(f"LISTEN {channel}")
 
-        def hear(seconds: float) -> None:
+        def wait_for_notification(seconds: float) -> None:
             try:
                 for _ in driver.notifies(timeout=seconds, stop_after=1):
                     pass
             except psycopg.OperationalError as exc:
                 raise OperationalError("LISTEN", {}, exc) from exc
 
-        yield hear
+        yield wait_for_notification
 
 
 def plan_freely(connection: Connection) -> None:

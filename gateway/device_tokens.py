@@ -1,12 +1,12 @@
-"""Device tokens: what a log-in leaves on a device, so that the next one is known to come from there.
+"""Device tokens: a log-in issues one, so that the next log-in from the same device is recognized.
 
-A token is encrypted and authenticated (Fernet). It names the account, the device and the password that the account had,
-so it works for that account only, ends when the password changes, and says nothing to whoever reads it. It gives no
-access: with it, a wrong password is counted for the device, and not slowed by what others try (login_limits.py).
+A token is encrypted and authenticated (Fernet). It contains digests of the account and of its password hash, and a
+device id. It is valid for that account only, becomes invalid when the password changes, and discloses nothing. It
+grants no access: with it, wrong passwords are counted per device, independently of other clients (login_limits.py).
 
-The keys are the lines of `device-tokens.key` in `KEYS_DIR`, made on first start. The first one encrypts, all of them
-decrypt: add a new key at the end, and move it to the top a few seconds later. Every process reads the file again when
-it changes, so deleting a line ends its tokens at once.
+The keys are the lines of `device-tokens.key` in `KEYS_DIR`, which is created on first start. The first key encrypts,
+all keys decrypt: add a new key at the end, and move it to the top a few seconds later. Every process reads the file
+again when it changes, so deleting a line invalidates its tokens immediately.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from gateway.config import ConfigError
 DEVICE_TOKEN_DAYS = 90
 DEVICE_TOKEN_SECONDS = DEVICE_TOKEN_DAYS * 86_400
 TOKEN_MAX_LENGTH = 256
-"""No token of ours is longer; anything longer is not looked at."""
+"""No issued token is longer; a longer one is rejected without decryption."""
 
 _FILE = "device-tokens.key"
 _ACCOUNT_BYTES, _DEVICE_BYTES, _PASSWORD_BYTES = 32, 16, 16
@@ -42,19 +42,19 @@ class Device:
     password: bytes
 
     def belongs_to(self, email: str) -> bool:
-        """Whether it has logged in to the account of `email`."""
+        """Return whether it has logged in to the account of `email`."""
         return self.account == _account_of(email)
 
     def knows(self, password_hash: str) -> bool:
-        """Whether the account's password is still the one of that log-in."""
+        """Return whether the account's password is unchanged since that log-in."""
         return self.password == _digest_of(password_hash)
 
 
 def issue(email: str, password_hash: str, known: Device | None) -> str:
-    """Make the token of a device after a log-in to the account of `email`; a `known` device keeps its id.
+    """Return a new token of a device after a log-in to the account of `email`; a `known` device keeps its id.
 
     Raises:
-        ConfigError: the keys cannot be read or made.
+        ConfigError: the keys cannot be read or created.
     """
     device_id = known.id if known is not None else secrets.token_bytes(_DEVICE_BYTES)
     content = _account_of(email) + device_id + _digest_of(password_hash)
@@ -62,10 +62,10 @@ def issue(email: str, password_hash: str, known: Device | None) -> str:
 
 
 def read(token: str) -> Device | None:
-    """Return the device of `token`, unless it was not issued here or is older than `DEVICE_TOKEN_DAYS`.
+    """Return the device of `token`; None if the token is invalid or older than `DEVICE_TOKEN_DAYS`.
 
     Raises:
-        ConfigError: the keys cannot be read or made.
+        ConfigError: the keys cannot be read or created.
     """
     if len(token) > TOKEN_MAX_LENGTH or not token.isascii():
         return None
@@ -83,19 +83,19 @@ def _now() -> int:
 
 
 def revoke_all() -> None:
-    """Make a new key in the place of all others, so that no device is known any more.
+    """Replace all keys by a new one, which invalidates all device tokens.
 
     Raises:
-        OSError: the folder of the keys cannot be written to.
+        OSError: the folder of the keys is not writable.
     """
     key_files.replace(keys.prepared_folder() / _FILE, Fernet.generate_key())
 
 
 def make_ready() -> None:
-    """Make what is missing and read it once, so that a process without keys fails at its start.
+    """Create the keys if they are missing and read them, so that a process without keys fails at its start.
 
     Raises:
-        ConfigError: the keys cannot be read or made.
+        ConfigError: the keys cannot be read or created.
     """
     _keys()
 
@@ -109,7 +109,7 @@ def _digest_of(password_hash: str) -> bytes:
 
 
 class _Keys:
-    """The keys of a file, read again when the file changed."""
+    """The keys of a file, which are read again when the file changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -117,13 +117,13 @@ class _Keys:
         self._fernet = _read(path)
 
     def current(self) -> MultiFernet:
-        """The keys in use now."""
+        """Return the keys in use."""
         try:
             version = _version_of(self._path)
             if version != self._version:
                 self._fernet, self._version = _read(self._path), version
         except (OSError, ValueError) as exc:
-            logger.error("The keys of device tokens cannot be read again; the known ones stay in use: {}", exc)
+            logger.error("The keys of device tokens cannot be reloaded; the previous ones stay in use: {}", exc)
         return self._fernet
 
 

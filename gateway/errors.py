@@ -66,12 +66,12 @@ class MalformedJson(PermanentError):
 
 
 class MalformedRequest(PermanentError):
-    """The request is not one that every program on its way reads alike."""
+    """The request is ambiguous or malformed."""
 
     code = "malformed_request"
     remedy = (
-        "Send one Host, Authorization, Content-Type and Idempotency-Key header at most, UTF-8 everywhere, and all of "
-        "the body that Content-Length announces."
+        "Send at most one Host, Authorization, Content-Type and Idempotency-Key header, only UTF-8, and as many bytes "
+        "of the body as Content-Length says."
     )
 
 
@@ -142,7 +142,7 @@ class RequestTimeout(TransientError):
 
     status = 408
     code = "request_timeout"
-    remedy = "Send the same request again, with the same Idempotency-Key: nothing was done. Send its body at once."
+    remedy = "Repeat the request with the same Idempotency-Key, and send its body without pauses: it was not processed."
 
 
 class Conflict(PermanentError):
@@ -182,7 +182,7 @@ class TooManyEndpoints(Conflict):
 
 
 class TooManyJobs(Conflict):
-    """As many jobs of this kind are unfinished as there may be."""
+    """Too many jobs of this kind are unfinished."""
 
     code = "too_many_jobs"
     remedy = "Wait until one of them has ended, or cancel one."
@@ -267,16 +267,16 @@ class RateLimited(TransientError):
     status = 429
     code = "rate_limited"
     remedy = (
-        "Send the same request again after `Retry-After` seconds; spread the next ones. Wrong passwords from elsewhere "
-        "do not slow a device that has logged in before, if it sends its `X-Device-Token`."
+        "Send the same request again after `Retry-After` seconds; send fewer requests. Wrong passwords from other "
+        "devices do not limit a device that has logged in before, if it sends its `X-Device-Token`."
     )
 
 
 class Overloaded(TransientError):
-    """More requests came than can be answered at the moment."""
+    """The server has more requests than it can process."""
 
     code = "overloaded"
-    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key: nothing was done."
+    remedy = "Repeat the request after `Retry-After` seconds, with the same Idempotency-Key: it was not processed."
 
 
 class DatabaseUnavailable(TransientError):

@@ -1,4 +1,4 @@
-"""Writing files into `KEYS_DIR`, which other processes and hosts read at the same time."""
+"""Write files atomically into `KEYS_DIR`, which other processes and hosts read concurrently."""
 
 import contextlib
 import fcntl
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def publish(path: Path, content: bytes) -> bool:
-    """Write a key file that is complete whenever it is seen; False when another process was first with this name.
+    """Create a key file atomically; return False if another process created a file of this name first.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder is not writable.
     """
     with _complete_file(path.parent, content) as temporary, contextlib.suppress(FileExistsError):
         os.link(temporary, path)
@@ -21,10 +21,10 @@ def publish(path: Path, content: bytes) -> bool:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a key file in the place of the one that is there; readers see either of them, complete.
+    """Replace a key file atomically.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder is not writable.
     """
     with _complete_file(path.parent, content) as temporary:
         os.replace(temporary, path)
@@ -32,7 +32,7 @@ def replace(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that lock the folder waiting until the block ends. The lock ends with the process."""
+    """Hold an exclusive lock on the folder within the block. The lock ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -49,7 +49,7 @@ def _complete_file(folder: Path, content: bytes) -> Iterator[str]:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if os.geteuid() == 0:  # an administrator makes keys for the processes that own the folder
+        if os.geteuid() == 0:  # an administrator creates keys for the processes that own the folder
             owner = folder.stat()
             os.chown(temporary, owner.st_uid, owner.st_gid)
         yield temporary

@@ -44,7 +44,7 @@ CLOCK_TOLERANCE_SECONDS = 60
 """How far the clocks of hosts may be apart without a token being trusted too long."""
 RETIRED_AFTER_SECONDS = OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS
 """Age at which a key retires the lower ones: every token that they signed has expired, whatever its lifetime was."""
-REPLACE_TRIES_MAX = 10  # of `replace_all`, when other processes make keys at the same time
+REPLACE_TRIES_MAX = 10  # of `replace_all`, when other processes create keys at the same time
 
 _HMAC_FILE = "client-secrets.key"
 _SIGNING_FILE = "signing-{:04}.pem"
@@ -121,7 +121,7 @@ class KeyRing:
         return list(zip(self._keys, states_of(self._keys, time.time()), strict=True))
 
     def generation(self) -> int:
-        """Return a number that changes whenever the keys in use changed."""
+        """Return a number that changes whenever the keys in use change."""
         self._reload()
         return self._generation
 
@@ -136,7 +136,7 @@ class KeyRing:
                 self._keys, self._files = _read_signing_keys(files), files
                 self._generation += 1
         except (OSError, ConfigError) as exc:
-            logger.error("The signing keys cannot be read again; the known ones stay in use: {}", exc)
+            logger.error("The signing keys cannot be reloaded; the previous ones stay in use: {}", exc)
 
     def signing(self) -> SigningKey:
         """The key that signs."""
@@ -177,9 +177,9 @@ class KeyRing:
         return retired
 
     def replace_all(self) -> tuple[Path, list[Path]]:
-        """Make a key that signs at once and delete all lower ones; return the new file and the deleted ones.
+        """Create a key that signs immediately and delete all lower ones; return the new file and the deleted files.
 
-        Processes that do this at the same time take turns: no number is used twice. Raises OSError as `add_key`.
+        Concurrent calls are serialized, so no number is used twice. Raises OSError like `add_key`.
         """
         private = _new_private_key()
         with locked(self._folder):
@@ -191,7 +191,7 @@ class KeyRing:
                     for path in lower:
                         path.unlink(missing_ok=True)
                     return made, sorted(lower, key=_number_of)
-        raise FileExistsError(f"{self._folder}: other processes make keys all the time")
+        raise FileExistsError(f"{self._folder}: other processes keep creating keys")
 
 
 @cache

@@ -3,8 +3,8 @@
 A URL is checked when it is set. When it is called, every address that its name resolves to must be public, and what
 the socket is connected to is checked once more: a name that changes its mind in between gains nothing.
 
-What one call may receive is bounded in bytes and in pieces. aiohttp reads informational answers (`100 Continue`), chunk
-extensions and unsolicited bytes for as long as they come, and each of them costs time in the loop that all calls share.
+The data that one call may receive is bounded in bytes and in pieces. aiohttp reads informational responses (`100
+Continue`), chunk extensions and unsolicited bytes without a limit, and all of them cost time in the shared loop.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ KEEP_ALIVE_SECONDS = 2.0
 """Shorter than most receivers keep a connection open, so that they seldom close it under a call."""
 LOOKUPS_AT_ONCE = 300
 RECEIVED_MAX_BYTES = 64 * 1024
-"""What one call may receive: TLS handshake, informational answers, head, and body."""
+"""Maximum bytes that one call may receive: TLS handshake, informational responses, head, and body."""
 READ_MAX_BYTES = 8 * 1024
-"""What is parsed at once, before the loop turns to other calls."""
+"""Maximum bytes of one read, so that other calls get their turn in the event loop."""
 READ_COST_BYTES = 256
-"""Each read counts as so many bytes at least: bytes that arrive one by one cost the loop a turn each."""
+"""Minimum bytes that each read counts, because each read costs an iteration of the event loop."""
 
 _PRINTABLE = re.compile(r"[!-\[\]-~]+")  # ASCII without spaces, controls and the backslash, which parsers disagree on
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
@@ -160,7 +160,7 @@ class PublicResolver(AbstractResolver):
 
 
 class AnswerTooLong(ConnectionAbortedError):
-    """The other side sent more, or in more pieces, than the answer to one call may have."""
+    """The peer sent more bytes or more pieces than one call may receive."""
 
     def __init__(self) -> None:
         super().__init__(f"the answer has more than {RECEIVED_MAX_BYTES} bytes, or comes in too many pieces")
@@ -168,19 +168,19 @@ class AnswerTooLong(ConnectionAbortedError):
 
 _calls = count(1)
 _call: ContextVar[int] = ContextVar("call", default=0)
-"""The number of the call that this task, and what it sends, belongs to."""
+"""The number of the call to which this task and its sent data belong."""
 
 
 async def _begin_call(*_: Any) -> None:
-    """Called by aiohttp when a call has got its connection, in the task of the call."""
+    """Start a new call number; aiohttp calls it in the task of the call, once the call has a connection."""
     _call.set(next(_calls))
 
 
 class BoundedSocket(socket.socket):
-    """A socket that receives `RECEIVED_MAX_BYTES` for each call at most, and fails then.
+    """A socket that fails after receiving `RECEIVED_MAX_BYTES` within one call.
 
-    The first bytes that a new call sends begin a new count. What the other side makes the TLS layer send belongs to no
-    new call, so it cannot begin one.
+    The first bytes that a new call sends reset the count. Data that the peer causes the TLS layer to send belongs to no
+    new call, so it does not reset the count.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -202,7 +202,7 @@ class BoundedSocket(socket.socket):
         """See `socket.socket.recv`.
 
         Raises:
-            AnswerTooLong: the call has received all that it may.
+            AnswerTooLong: the call has reached its limit.
         """
         self._check()
         received = super().recv(min(bufsize, READ_MAX_BYTES), *args)
@@ -213,7 +213,7 @@ class BoundedSocket(socket.socket):
         """See `socket.socket.recv_into`.
 
         Raises:
-            AnswerTooLong: the call has received all that it may.
+            AnswerTooLong: the call has reached its limit.
         """
         self._check()
         received = super().recv_into(buffer, min(nbytes or len(buffer), READ_MAX_BYTES), *args)
@@ -233,8 +233,8 @@ class BoundedSocket(socket.socket):
 def session(*, allow_loopback: bool, user_agent: str, timeout_seconds: float) -> aiohttp.ClientSession:
     """A client for calls that merchants ask for: no proxy, no cookies, no redirects unless a call asks for them.
 
-    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and answer. The cause of an error is
-    `AnswerTooLong` when the answer was. Make and close the session in the loop that uses it.
+    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and response. If the response was too
+    long, the cause of the error is `AnswerTooLong`. Make and close the session in the loop that uses it.
     """
 
     def connected_to_public(addr_info: Any) -> socket.socket:

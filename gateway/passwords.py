@@ -1,8 +1,8 @@
 """Passwords: Argon2id hashes, with a bound on how many are computed at once.
 
 Each hash takes about 20 MiB and 20 ms of CPU (OWASP's recommended parameters). Without a bound, a burst of logins would
-take the memory and every thread that payments need, so what exceeds the bound is refused and may come again. Known
-devices have a lane of their own, so that no number of wrong passwords from elsewhere keeps them waiting.
+take the memory and every thread that payments need, so requests above the bound are rejected and may be repeated. Known
+devices have a separate lane, so that wrong passwords from other devices do not delay them.
 """
 
 import threading
@@ -28,7 +28,7 @@ class TooManyLogins(TransientError):
 
 
 class Lane:
-    """So many Argon2 computations at once in one process, and so many threads that wait for their turn."""
+    """A limit of concurrent Argon2 computations in one process, and of threads that wait for them."""
 
     def __init__(self, *, at_once: int, waiting: int) -> None:
         self.at_once = at_once
@@ -80,10 +80,10 @@ def verify_password(password: str, stored: str | None) -> bool:
 
 @contextmanager
 def verification(*lanes: Lane) -> Iterator[Callable[[str, str | None], bool]]:
-    """Hold a place within the block, in the first of `lanes` that has one; yield what checks a password there.
+    """Hold a place within the block, in the first of `lanes` that has one; yield the function that checks a password.
 
     Raises:
-        TooManyLogins: none of them has a place.
+        TooManyLogins: no lane has a free place.
     """
     with _place(*lanes) as lane:
         yield partial(_verify, lane)

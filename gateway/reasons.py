@@ -1,4 +1,4 @@
-"""Why something failed, in words for a log line, an alert or a stored error: never empty."""
+"""Describe the reason of a failure for a log line, an alert or a stored error; the text is never empty."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +7,18 @@ REASON_MAX_LENGTH = 500
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the class of `error` and its text in one line; without a text, that of its cause or its class.
+    """Return the class of `error` and its text in one line; without a text, the text of its cause or class.
 
-    The notes that were added to it follow: what was being done, or what was waited for. Of an error of the database it
-    is what PostgreSQL or the driver says, with neither the statement nor values of a row.
+    Notes of the exception follow: the operation in progress. For a database error it is the message of PostgreSQL or
+    the driver, without the statement and without values of a row.
     """
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return f"{_words_of(getattr(error, 'orig', None) or error)}{notes}"[:REASON_MAX_LENGTH]
 
 
 def _words_of(error: BaseException) -> str:
-    primary = getattr(getattr(error, "diag", None), "message_primary", None)  # psycopg's; other parts hold values
-    lines = (" ".join(line.split()) for line in str(primary or error).splitlines())  # libpq has one for each host
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)  # of psycopg; other fields contain values
+    lines = (" ".join(line.split()) for line in str(primary or error).splitlines())  # libpq has one message per host
     name, text = type(error).__name__, "; ".join(line for line in lines if line)
     if text:
         return f"{name}: {text}"
@@ -31,7 +31,7 @@ def _words_of(error: BaseException) -> str:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Add `what` was being done to the reason of each error that the block raises."""
+    """Add the operation `what` as a note to each error that the block raises."""
     try:
         yield
     except Exception as exc:

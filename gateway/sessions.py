@@ -1,8 +1,8 @@
-"""What a session of PostgreSQL must be like, whether this process has it to itself or a pooler lends it.
+"""The required settings of PostgreSQL sessions, for direct connections and through a pooler.
 
-A session of its own gets its settings when it starts. A pooler in transaction mode (PgBouncer) lends any of its
-sessions for one transaction, and passes no settings on: there they are defaults of the role, which
-`flask database set-session-defaults` sets. Each new connection is checked: where settings are missing, nothing fails.
+A direct connection sets them at its start. A pooler in transaction mode (PgBouncer) assigns any of its sessions for one
+transaction and does not pass settings on: there they are defaults of the role, which
+`flask database set-session-defaults` stores. Each new connection is checked and rejected if settings are missing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ LOCK_TIMEOUT_MS = 1_000
 SET_DEFAULTS = "flask database set-session-defaults"
 _USE_BOTH = (
     "Set DATABASE_DIRECT_URL to PostgreSQL itself, run it in transaction mode, and set the session defaults with "
-    f"`{SET_DEFAULTS}` (README.md, PgBouncer)."
+    f"`{SET_DEFAULTS}` (docs/deployment-pgbouncer.md)."
 )
 _REFUSED_OPTIONS = "unsupported startup parameter"
-"""What PgBouncer answers to the startup parameter `options`."""
+"""The error of PgBouncer for the startup parameter `options`."""
 _CHECK = """
     SELECT lower(name) AS name, setting FROM pg_settings WHERE lower(name) = ANY (%s)
     UNION ALL SELECT 'pid', CAST(pg_backend_pid() AS text)
@@ -34,24 +34,24 @@ _ConnectionT = TypeVar("_ConnectionT", bound=psycopg.Connection[Any])
 
 
 class UnsuitableSession(psycopg.OperationalError):
-    """A connection cannot be used, because of how server or pooler are configured. The text says what to do."""
+    """A connection cannot be used because of the configuration of server or pooler. The text says what to do."""
 
 
 class ReadOnlyServer(psycopg.OperationalError):
-    """A pooler leads to a server that takes no writes."""
+    """A pooler connects to a server that accepts no writes."""
 
 
 def wanted() -> dict[str, str]:
-    """Return the settings of every session, in the units of pg_settings."""
+    """Return the required settings of every session, in the units of pg_settings."""
     timeout = str(1000 * settings().database_timeout_seconds)
     return {
         "timezone": "UTC",
         "statement_timeout": timeout,
         "lock_timeout": str(LOCK_TIMEOUT_MS),
         "idle_in_transaction_session_timeout": timeout,
-        "jit": "off",  # compiling takes longer than it saves
-        # Plans are kept, those that look up foreign keys too: one that was made for an empty table would read it whole
-        # until autovacuum looks again. See db.plan_freely.
+        "jit": "off",  # JIT compilation costs more time than it saves
+        # Plans are cached, including those of foreign key checks: a plan that was made for an empty table would scan it
+        # sequentially until the next autovacuum. See db.plan_freely.
         "enable_seqscan": "off",
     }
 
@@ -59,16 +59,16 @@ def wanted() -> dict[str, str]:
 def connect(
     kind: type[_ConnectionT], parameters: Mapping[str, Any], values: Mapping[str, str] | None = None
 ) -> _ConnectionT:
-    """Connect to PostgreSQL itself, of several hosts to the primary, with these settings; `wanted` without any.
+    """Connect directly to PostgreSQL, of several hosts to the primary, with these settings (default: `wanted`).
 
     Raises:
         UnsuitableSession: a pooler answers.
-        psycopg.OperationalError: no server answers, or none that takes writes.
+        psycopg.OperationalError: no server answers, or none that accepts writes.
     """
     values = values or wanted()
     options = {
         "options": " ".join(f"-c {name}={value}" for name, value in values.items()),
-        "target_session_attrs": "read-write",  # after a failover a server that was the primary is a standby
+        "target_session_attrs": "read-write",  # after a failover the former primary is a standby
     }
     try:
         connection = kind.connect(**{**parameters, **options})
@@ -92,14 +92,14 @@ def connect(
 
 
 def connect_by_pooler(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> _ConnectionT:
-    """Connect to a pooler: with no settings, and so that the server prepares no statements.
+    """Connect to a pooler, without settings and without prepared statements.
 
-    Of several hosts, to the first whose server takes writes. libpq would believe what the pooler reports of that, which
-    is what was so when the pooler first connected (https://github.com/pgbouncer/pgbouncer/issues/859).
+    Of several hosts, connect to the first whose server accepts writes. libpq would trust the pooler's report of that,
+    which is outdated after a failover (https://github.com/pgbouncer/pgbouncer/issues/859).
 
     Raises:
         UnsuitableSession: the pooler's sessions lack their settings.
-        ReadOnlyServer: the server takes no writes.
+        ReadOnlyServer: the server accepts no writes.
         psycopg.OperationalError: no pooler answers.
     """
     *others, last = _one_host_each(parameters)
@@ -118,7 +118,7 @@ def connect_by_pooler(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -
 
 
 def _one_host_each(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the parameters once per host, in order."""
+    """Return the connection parameters per host, in order."""
     hosts = str(parameters.get("host") or "").split(",")
     ports = str(parameters.get("port") or "").split(",")
     ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
@@ -143,7 +143,7 @@ def _connect_by_one(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> 
         if wrong:
             raise UnsuitableSession(
                 f"the pooler's sessions lack their settings ({_listed(wrong, found, values)}). Run `{SET_DEFAULTS}`, "
-                "then RECONNECT in the pooler's console: its open sessions keep the old ones (README.md, PgBouncer)."
+                "then RECONNECT in the pooler's console, to close its old sessions (docs/deployment-pgbouncer.md)."
             )
         other = [name for name in values if found[name] != values[name]]
         if other:
@@ -152,7 +152,7 @@ def _connect_by_one(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> 
 
 
 def _suits(name: str, found: str | None, value: str) -> bool:
-    """Whether a pooler's session can be used. A timeout may differ while processes and role get a new one in turn."""
+    """Return whether a setting of a pooler's session is acceptable; timeouts may differ during a rolling change."""
     if name in _TIMEOUTS and found is not None:
         return 0 < int(found) <= 1000 * DATABASE_TIMEOUT_SECONDS_MAX
     return found == value
@@ -160,7 +160,7 @@ def _suits(name: str, found: str | None, value: str) -> bool:
 
 @cache
 def _warn(differences: str) -> None:
-    """Once per process and difference."""
+    """Log a warning, once per process and difference."""
     logger.warning("the pooler's sessions do not follow DATABASE_TIMEOUT_SECONDS ({}): `{}`", differences, SET_DEFAULTS)
 
 
@@ -169,7 +169,7 @@ def _listed(names: list[str], found: Mapping[str, str], values: Mapping[str, str
 
 
 def _found(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> dict[str, str]:
-    """Return what a new connection's session has for the names of `values`, whether it is read-only, and its pid."""
+    """Return a new session's settings for the names of `values`, whether it is read-only, and its pid."""
     connection.autocommit = True
     found = dict(connection.execute(_CHECK, ([*values, _READ_ONLY],)).fetchall())
     connection.autocommit = False

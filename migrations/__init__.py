@@ -1,1 +1,1 @@
-"""The schema: how it came about, and how it changes."""
+"""Migrations of the database schema."""

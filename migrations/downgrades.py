@@ -1,4 +1,4 @@
-"""What a downgrade must not throw away."""
+"""Refuse downgrades that would lose data."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from alembic import op
 
 
 def refuse_to_lose(*tables: str, rows: Mapping[str, str] | None = None) -> None:
-    """Refuse the downgrade while a table that it drops has rows; nothing is written until it has ended.
+    """Refuse the downgrade if a table that it drops has rows; lock the tables until the downgrade ends.
 
     Args:
         tables: tables that are dropped.
-        rows: by table, a condition for rows that are deleted or lose what they say.
+        rows: by table, a condition for rows that are deleted or lose information.
 
     Raises:
-        RuntimeError: there are such rows; it names them.
+        RuntimeError: such rows exist; the message names their tables.
     """
     conditions = dict.fromkeys(tables, "true") | dict(rows or {})
     op.execute(f"LOCK TABLE {', '.join(conditions)} IN ACCESS EXCLUSIVE MODE")
@@ -26,7 +26,7 @@ def refuse_to_lose(*tables: str, rows: Mapping[str, str] | None = None) -> None:
             lost.append(f"{table} ({count})")
     if lost:
         raise RuntimeError(
-            f"This downgrade would throw rows away that cannot be made again: {', '.join(lost)}. Nothing was changed by"
-            " it. To return to the older version, restore the backup that was made before the upgrade. To do without"
-            " these rows, export and delete them first, or make a new database."
+            f"This downgrade would delete rows that cannot be recreated: {', '.join(lost)}. This step changed nothing."
+            " To return to the older version, restore the backup that was made before the upgrade. If you do not need"
+            " these rows, export and delete them first, or create a new database."
         )

@@ -21,7 +21,7 @@ NO_LIMITS = {
     "idle_in_transaction_session_timeout": "0",
     "enable_seqscan": "on",
 }
-"""What a role has by default for the sessions of a pooler (gateway.sessions) is not for migrations."""
+"""Overrides the session defaults of the role (gateway.sessions), which do not suit migrations."""
 ADVISORY_LOCK = 7_205_001  # two deploys at once migrate one after the other
 
 
@@ -33,7 +33,8 @@ def _migrate(connection: Connection) -> None:
 
 
 def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
-    return sessions.connect(psycopg.Connection, parameters, NO_LIMITS)  # not a pooler's: it would keep the lock
+    # Not through a pooler, whose session would keep the lock.
+    return sessions.connect(psycopg.Connection, parameters, NO_LIMITS)
 
 
 def _run() -> None:

@@ -32,14 +32,14 @@ A broker that does not take the next message is one too, and no fault of the pay
 """
 
 DELAYS = Exchange(level_name(MAX_LEVEL), type="topic")
-"""Where a delayed message enters RabbitMQ's delay queues."""
+"""The exchange by which a delayed message enters RabbitMQ's delay queues."""
 WORKER_LOST_DELAY_SECONDS = 5
 ELECTION_SECONDS = 5.0
 REFUSED_PAUSE_SECONDS = 0.2
 
 
 def refused_by_queue(error: BaseException) -> bool:
-    """Whether publishing failed for what may be a matter of one queue: it refused the message, or did not confirm."""
+    """Return whether one queue may have caused the error: it refused the message, or did not confirm it."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, MessageNacked | TimeoutError):
@@ -71,7 +71,7 @@ def parse_ids(ids: object) -> list[UUID]:
 
 
 def publish_onward(onward: Signature, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
-    """Have `ids` travel on, in a message of their own, from the message that `GatewayTask.onward` was made of."""
+    """Republish `ids` in a separate message, derived from the message of which `onward` is the signature."""
     options: dict[str, Any] = {"countdown": countdown} if countdown else {}
     step = onward.clone(args=([str(id) for id in ids],))
     step.apply_async(retries=retries, task_id=str(uuid4()), **options)
@@ -90,14 +90,14 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     """Allows no further attempt at such ids; see there."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
-        """Celery's, but a message that the broker refuses is sent again and again for a while.
+        """Publish like Celery, but retry for a while if the broker refuses the message.
 
-        While a cluster elects a queue's new leader, a second or two, it refuses all messages. Celery repeats at once,
-        and waits in between for the next task of a chain only. A bulk queue that goes on refusing, because it is full,
-        is not waited for: the main queue gets the message.
+        While a cluster elects a queue's new leader, for a second or two, it refuses all messages. Celery retries
+        immediately, with pauses for the next task of a chain only. When a bulk queue still refuses the message after
+        that, because it is full, the main queue gets it.
 
-        RabbitMQ alone measures a `countdown`. Celery writes the time at which it ends into the message too, by the
-        clock of this host; a worker whose clock is behind would hold the message until then.
+        Only RabbitMQ measures a `countdown`. Celery also writes the ETA into the message, by the clock of this host; a
+        worker whose clock is behind would hold the message until then.
         """
         kwargs = self._delayed_by_broker(kwargs)
         deadline = time.monotonic() + ELECTION_SECONDS
@@ -124,7 +124,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         return super().retry(*args, **kwargs)
 
     def _delayed_by_broker(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return `options` with a countdown turned into a way through RabbitMQ's delay queues, as Celery does it."""
+        """Return `options` with the countdown replaced by a route through RabbitMQ's delay queues, as in Celery."""
         countdown = options.get("countdown")
         if not countdown:
             return options
@@ -140,12 +140,12 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
 
     @property
     def came_in_bulk(self) -> bool:
-        """Whether the message in hand came by a bulk queue. A delay puts more in front of its routing key."""
+        """Whether the current message came from a bulk queue. The delay queues prepend to its routing key."""
         return str((self.request.delivery_info or {}).get("routing_key")).endswith(BULK_SUFFIX)
 
     @property
     def onward_queue(self) -> str:
-        """The queue of what travels on, which must not delay first tries: the bulk queue, if there is one."""
+        """The queue for republished ids, which must not delay first attempts: the bulk queue, if there is one."""
         bulk = f"{self.queue_name.removesuffix(BULK_SUFFIX)}{BULK_SUFFIX}"
         return bulk if bulk in BULK_QUEUE_NAMES else self.queue_name
 
@@ -154,7 +154,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         publish_onward(self.onward(), ids, retries=retries, countdown=countdown)
 
     def onward(self) -> Signature:
-        """What `publish_onward` needs to have ids of this message travel on, even when its task has ended."""
+        """Return the signature with which `publish_onward` republishes ids of this message, even after the task."""
         return self.signature_from_request(args=(), queue=self.onward_queue)
 
     def take_apart(self, ids: Sequence[UUID], why: str) -> None:

@@ -1,7 +1,7 @@
-"""Flower, with `/metrics` behind the same password as its pages: `python -m tasks.flower --port=5555`.
+"""Flower with a password for `/metrics` as for its pages: `python -m tasks.flower --port=5555`.
 
-Flower itself answers `/metrics` to everybody (https://github.com/mher/flower/issues/1342). Its options and variables
-(`FLOWER_…`) are those of `celery -A tasks flower`, which works too, with open metrics.
+Flower itself serves `/metrics` without authentication (https://github.com/mher/flower/issues/1342). The options and
+variables (`FLOWER_…`) are those of `celery -A tasks flower`, which also works, with public metrics.
 """
 
 import atexit
@@ -23,11 +23,11 @@ _logger = logging.getLogger("flower")
 
 
 class ProtectedMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
-    """Flower's metrics for those who may see its pages."""
+    """Flower's metrics, for authenticated users only."""
 
     @authenticated
     async def get(self) -> None:
-        """Answer as Flower does."""
+        """Return Flower's metrics."""
         await super().get()
 
 
@@ -38,10 +38,10 @@ def main(arguments: list[str]) -> None:
     command.extract_settings()
     command.setup_logging()
     if not (options.basic_auth or options.auth):
-        _logger.warning("Flower shows everything to everybody: set FLOWER_BASIC_AUTH=user:password")
+        _logger.warning("Flower is accessible without a password: set FLOWER_BASIC_AUTH=user:password")
     served = Flower(capp=app, options=options, **settings)
     prefix = (options.url_prefix or "").strip("/")
-    # Handlers that are added are asked before those that an application was made with.
+    # Added handlers take precedence over those of the constructor.
     served.add_handlers(r".*", [(f"/{prefix}/metrics" if prefix else "/metrics", ProtectedMetrics)])
     atexit.register(served.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)

@@ -21,7 +21,7 @@ from tasks.base import BROKER_UNAVAILABLE, TRANSIENT, GatewayTask, parse_ids, pu
 
 RECOVERY_MARGIN_SECONDS = 1
 PUBLISH_SECONDS = 30.0
-"""How long it is tried to publish what follows a late answer; a process that ends waits for this too."""
+"""How long publishing the next step after a late answer is retried, also while a process shuts down."""
 PUBLISH_PAUSE_SECONDS = 1.0
 
 
@@ -54,9 +54,9 @@ def work_through(task: GatewayTask, ids: object, work: Callable[[list[UUID]], li
 
 
 def send_on(task: GatewayTask, ids: list[UUID], result: Handled, recover: GatewayTask) -> None:
-    """Have those of `ids` that are not done travel on: later, alone, or to the dead letters.
+    """Republish the unfinished ids of a message: delayed, alone, or to the dead-letter queue.
 
-    `recover` looks for those in hand when their leases are over, in case this process does not live to finish them.
+    `recover` checks the calls in progress when their leases have expired, in case this process dies before.
     """
     retries = task.request.retries
     if result.in_hand:
@@ -75,7 +75,7 @@ def send_on(task: GatewayTask, ids: list[UUID], result: Handled, recover: Gatewa
 
 
 def follow_up(task: GatewayTask) -> Follow:
-    """What is done with the results of this message's calls that come after it has been handled, by another thread."""
+    """Return the callback for results that arrive after this message has been handled; it runs in another thread."""
     onward, retries = task.onward(), int(task.request.retries)
     chain: list[Any] = list(task.request.chain or [None])
     *rest, following = chain
@@ -84,19 +84,19 @@ def follow_up(task: GatewayTask) -> Follow:
         if result.completed and following is not None:
             ids = [str(id) for id in result.completed]
             step = signature(following, app=task.app)
-            _patiently(lambda: step.apply_async((ids,), chain=rest, task_id=str(uuid4())))
+            _retry_publish(lambda: step.apply_async((ids,), chain=rest, task_id=str(uuid4())))
         if result.retry:
             RETRIES.labels(task.name).inc(len(result.retry))
             countdown = retry_delay(retries)
-            _patiently(lambda: publish_onward(onward, result.retry, retries=retries + 1, countdown=countdown))
+            _retry_publish(lambda: publish_onward(onward, result.retry, retries=retries + 1, countdown=countdown))
         if result.dead:
-            _patiently(lambda: publish_onward(onward, result.dead, retries=task.max_retries))
+            _retry_publish(lambda: publish_onward(onward, result.dead, retries=task.max_retries))
 
     return publish
 
 
-def _patiently(publish: Callable[[], object]) -> None:
-    """Publish, again and again while the broker does not take it; the sweep finds what was not published at last."""
+def _retry_publish(publish: Callable[[], object]) -> None:
+    """Retry publishing for `PUBLISH_SECONDS` while the broker is unavailable; the sweep finds unpublished work."""
     deadline = time.monotonic() + PUBLISH_SECONDS
     while True:
         try:
@@ -104,7 +104,7 @@ def _patiently(publish: Callable[[], object]) -> None:
         except BROKER_UNAVAILABLE as exc:
             if time.monotonic() >= deadline:
                 raise
-            logger.warning("what follows a late answer waits for the broker: {}", reason_of(exc))
+            logger.warning("the next step after a late answer waits for the broker: {}", reason_of(exc))
             time.sleep(PUBLISH_PAUSE_SECONDS)
         else:
             return
@@ -113,23 +113,23 @@ def _patiently(publish: Callable[[], object]) -> None:
 def recover_unfinished(
     task: GatewayTask, ids: object, find: Callable[[list[UUID]], Unfinished], again: Callable[[list[str]], Signature]
 ) -> None:
-    """Have each of `ids` whose worker died tried `again`, alone; come back to those that are in a worker's hands."""
+    """Enqueue each of `ids` whose worker died, alone, by `again`; check the leased ones again later."""
     parsed = parse_ids(ids)
     with log_context(task_id=task.request.id):
         found = find(parsed)
         if found.leased:
             task.send_on(found.leased, retries=task.request.retries, countdown=found.lease_seconds)
         if found.interrupted:
-            logger.warning("the worker of {} calls in hand died; each is tried alone", len(found.interrupted))
+            logger.warning("the worker of {} calls died; each is retried alone", len(found.interrupted))
         for id in found.interrupted:
             again([str(id)]).apply_async()
 
 
 def work_as_room_allows(task: GatewayTask, ids: list[UUID], work: Callable[[Sequence[UUID]], Handled]) -> Handled:
-    """Do `work` on a list; on one that came by a bulk queue, only on as much of it as there may be room for.
+    """Do `work` on a list; for a list of a bulk queue, only on the part for which there may be room.
 
-    What is left comes first when the list is put back. A list of a main queue may be of several merchants, so it is
-    looked at whole: each of them may have room of its own.
+    The rest comes first when the list is requeued. A list of a main queue may contain several merchants, so all of
+    it is processed: each merchant may have room.
     """
     now, later = split_by_room(ids) if task.came_in_bulk else (ids, [])
     result = work(now)

@@ -68,7 +68,7 @@ def parse(message: Message) -> DeadMessage:
 def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
     """Queue, reason and time of the death that brought the message here: the newest that is not a mere delay.
 
-    A bulk queue goes by the name of the queue that it relieves: both have the same dead letters.
+    A bulk queue is reported under the name of its main queue: both share the dead-letter queue.
     """
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:

@@ -1,9 +1,9 @@
-"""Looks at the work queues as the pipeline uses them: does each take a message, and is that message taken?
+"""Monitor the work queues end to end: whether each takes a message, and whether that message is consumed.
 
-The relay runs the watch in a thread of its own, with a connection of its own, so that it goes on while the relay waits
-for a broker that does not answer. A probe is a task like any other: its message is published with a confirm, and the
-worker of the queue notes that it came. So a queue that is down, full or without a leader is found although the broker
-and its management API answer, and so is one whose messages nobody takes.
+The relay runs the watch in a separate thread with a separate connection, so that it continues while the relay waits for
+a broker that does not answer. A probe is an ordinary task: its message is published with a confirm, and the worker of
+the queue records its arrival. Thus the watch detects a queue that is down, full, without a leader or without consumers,
+although the broker and its management API answer.
 """
 
 import threading
@@ -25,17 +25,17 @@ from tasks import app
 from tasks.base import BROKER_UNAVAILABLE, GatewayTask
 
 LOOK_SECONDS = 10.0
-"""From the end of one look at the queues to the next one."""
+"""The pause between two checks of the queues."""
 PROBE_TIMEOUT_SECONDS = 2
 AVOID_SECONDS = 15.0
-"""How long the relay leaves a queue alone that has just refused its messages: longer than to the next look at it."""
+"""How long the relay avoids a queue that has refused its messages: longer than the interval of the checks."""
 AVOID_FAILING_SECONDS = 60.0
-"""The same for a queue that the watch found failing: it looks again, and tells, much sooner."""
+"""The same for a queue that failed a check; the next check updates it much sooner."""
 
 
 @app.task(name="queues.take_probe", max_retries=0)
 def take_probe(queue: object) -> None:
-    """Note that a worker takes messages from this queue."""
+    """Record that a worker consumes this queue."""
     if queue in celeryconfig.WORK_QUEUE_NAMES:
         queue_states.note_taken(str(queue))
 
@@ -52,13 +52,13 @@ def _note_taken(task: Any = None, **_: Any) -> None:
 
 
 class AvoidedQueues:
-    """Queues that take no messages at the moment: the relay publishes what is for the others."""
+    """The queues that currently take no messages, which the relay skips."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
 
     def avoid(self, name: str, seconds: float) -> None:
-        """Leave a queue alone for so long."""
+        """Avoid a queue for `seconds`."""
         self._until[name] = time.monotonic() + seconds
 
     def use(self, name: str) -> None:
@@ -66,13 +66,13 @@ class AvoidedQueues:
         self._until.pop(name, None)
 
     def names(self) -> set[str]:
-        """The queues to be left alone now."""
+        """Return the queues to avoid now."""
         now = time.monotonic()
         return {name for name, until in list(self._until.items()) if until > now}
 
 
 class QueueWatch:
-    """Looks at every work queue again and again, and records what it found."""
+    """Checks every work queue periodically, and records the observations."""
 
     def __init__(self, connect: Callable[[int], Connection], avoided: AvoidedQueues) -> None:
         self._connect = connect
@@ -81,18 +81,18 @@ class QueueWatch:
         self._producer: Producer | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Look until `stop` is set, whatever fails."""
+        """Check the queues until `stop` is set, regardless of errors."""
         while not stop.wait(LOOK_SECONDS):
             try:
                 self.look()
             except db.UNAVAILABLE as exc:
                 logger.warning("the state of the queues cannot be stored: {}", reason_of(exc))
-            except Exception:  # noqa: BLE001  # whatever it is: without the watch nobody would know of an outage
-                logger.exception("the queues could not be looked at")
+            except Exception:  # noqa: BLE001  # the watch must continue: it detects outages
+                logger.exception("the queues could not be checked")
         self.close()
 
     def look(self) -> list[Observation]:
-        """Look at every queue once, and record what was found."""
+        """Check every queue once, and record the observations."""
         try:
             self._connected()
         except BROKER_UNAVAILABLE as exc:
@@ -105,7 +105,7 @@ class QueueWatch:
         for observation in found:
             if observation.reason is None:
                 self._avoided.use(observation.name)
-            elif some_work:  # otherwise it is no matter of a queue
+            elif some_work:  # otherwise the cause is not a single queue
                 self._avoided.avoid(observation.name, AVOID_FAILING_SECONDS)
         queue_states.record(found)
         return found
@@ -114,13 +114,13 @@ class QueueWatch:
         try:
             return Observation(name, None, self._probe(self._connected(), name))
         except BROKER_UNAVAILABLE as exc:
-            self.close()  # what it would say next belongs to this question
+            self.close()  # a late reply on this channel would belong to this check
             return Observation(name, reason_of(exc))
 
     def _probe(self, producer: Producer, name: str) -> int:
-        """Publish a probe to a queue; how many consumers it has.
+        """Publish a probe to a queue; return its number of consumers.
 
-        Messages that wait there anyway do as well, unless the queue has just refused one: it may be full.
+        Waiting messages serve as a probe, unless the queue has just refused a message: it may be full.
         """
         channel: Any = producer.channel
         with doing(f"asking for the length of {name}, for at most {PROBE_TIMEOUT_SECONDS} s"):
@@ -143,8 +143,8 @@ class QueueWatch:
         return self._producer
 
     def close(self) -> None:
-        """Close the connection; the next look opens another one."""
+        """Close the connection; the next check opens another one."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None and connection.connected:
             amqp: Any = connection.connection
-            amqp.collect()  # without AMQP's closing handshake, which a broker that does not read would not answer
+            amqp.collect()  # without AMQP's closing handshake, to which a hanging broker would not reply

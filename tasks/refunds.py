@@ -43,10 +43,10 @@ def refund(self: RefundTask, ids: object) -> None:
 
 @app.task(name="payments.recover_refunds", base=RefundTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def recover_refunds(self: RefundTask, ids: object) -> None:
-    """Carry out those whose calls went on in the background of a process that died."""
+    """Carry out the refunds whose calls were in progress in a process that died."""
     recover_unfinished(self, ids, recovery.unfinished_refunds, to_refund_in_bulk)
 
 
 def to_refund_in_bulk(ids: list[str]) -> Signature:
-    """The work that refunds need which must not delay others."""
+    """Return the task that carries out refunds by the bulk queue."""
     return refund.s(ids).set(queue=refund.onward_queue)

@@ -2,8 +2,8 @@
 
 PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_MS. It takes rows, publishes them with
 confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
-Several relays share the work (SKIP LOCKED). A lone row travels alone at once, a backlog in lists of CHUNK_MAX. In a
-backlog merchants take turns, and what one of them has beyond a list goes to the bulk queues (docs/fairness.md). Every
+Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of CHUNK_MAX. In
+a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues (docs/fairness.md). Every
 WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
 """
 
@@ -63,7 +63,7 @@ BULK_WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.SETTLEMENT_REQUESTED: partial(transactions.to_settle, bulk=True),
     Topic.REFUND_REQUESTED: refunds.to_refund_in_bulk,
 }
-"""The same work by the bulk queues, where one merchant's backlog delays nobody else."""
+"""The same work by the bulk queues, where the backlog of one merchant does not delay other merchants."""
 
 WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
@@ -78,20 +78,20 @@ WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
 
 
 Lane = tuple[str, bool, UUID | None]
-"""A topic, whether its work is bulk, and whose bulk it is."""
+"""A topic, whether its work is bulk, and the merchant of the bulk."""
 
 
 @dataclass(slots=True)
 class Turns:
-    """Where the relay is in its rounds of the merchants."""
+    """The position of the relay in its turns among the merchants."""
 
     backlog: bool = True
-    """Whether the last batch left rows behind, so that the next one takes turns. At first there may be some."""
+    """Whether the last batch left rows behind, so that the next one takes turns. Initially there may be a backlog."""
     next_turn: UUID = outbox.FIRST_TURN
 
 
 def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
-    """The subjects of a batch by the lists that they may share: the first `size` of each merchant, and its others."""
+    """Group the subjects of a batch into lanes: the first `size` of each merchant together, the others per merchant."""
     lanes: defaultdict[Lane, list[str]] = defaultdict(list)
     taken: Counter[tuple[str, UUID]] = Counter()
     for row in rows:
@@ -106,19 +106,19 @@ def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
 
 @cache
 def queue_of(topic: str) -> str:
-    """The queue that the messages of a topic go to."""
+    """Return the queue for the messages of a topic."""
     task: GatewayTask = WORK_OF[topic]([]).type
     return task.queue_name
 
 
 def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues) -> None:
-    """Publish the lists of a batch; what is bulk comes last, and by the main queue while the bulk queue is avoided."""
-    size, left_alone = settings().chunk_max, avoided.names()
+    """Publish the lists of a batch, bulk lists last; they use the main queue while the bulk queue is avoided."""
+    size, avoided_names = settings().chunk_max, avoided.names()
     lanes = _lanes(rows, size)
     for topic, is_bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):
         queue = queue_of(topic)
         work = WORK_OF[topic]
-        if is_bulk and queue + BULK_SUFFIX not in left_alone:
+        if is_bulk and queue + BULK_SUFFIX not in avoided_names:
             queue, work = queue + BULK_SUFFIX, BULK_WORK_OF[topic]
         waiting = iter(lanes[topic, is_bulk, merchant_id])
         while subjects := list(islice(waiting, size)):
@@ -136,27 +136,27 @@ def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues
 
 def relay_once(
     producer: Producer,
-    await_news: Callable[[], None] = lambda: None,
+    await_notification: Callable[[], None] = lambda: None,
     turns: Turns | None = None,
     avoided: AvoidedQueues | None = None,
 ) -> int:
-    """Publish what waits after `await_news`, in one batch; the number of rows in it. `turns` is kept up to date.
+    """Publish the waiting rows in one batch after `await_notification`; return the number of rows. `turns` is updated.
 
-    What is for an avoided queue stays in the outbox: a queue that takes nothing does not hold up the others, nor has
-    what was published before it published again and again.
+    Rows for an avoided queue stay in the outbox, so a queue that takes no messages neither delays the others nor causes
+    repeated publishing of the rows before its own.
 
     Raises:
-        BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: nothing was taken from the outbox, though some may be published.
+        BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: all rows are still in the outbox, although some may be published.
     """
     turns, avoided = turns or Turns(), AvoidedQueues() if avoided is None else avoided
     refusal: Exception | None = None
     if db.is_pooled():
-        await_news()  # a transaction that waits would keep one of the pooler's few sessions from everybody else
+        await_notification()  # a waiting transaction would occupy one of the pooler's few sessions
     try:
         with db.begin() as connection:
             outbox.prepare(connection)
             if not db.is_pooled():
-                await_news()
+                await_notification()
             taken = _take(connection, turns, avoided.names())
             try:
                 _publish(producer, taken.rows, avoided)
@@ -164,7 +164,7 @@ def relay_once(
                 refusal = exc
                 raise
     except db.UNAVAILABLE:
-        if refusal is not None:  # while the broker did not answer, PostgreSQL has ended the idle session
+        if refusal is not None:  # PostgreSQL ended the idle session while the broker did not answer
             raise refusal from refusal.__cause__
         raise
     turns.backlog, turns.next_turn = taken.more, taken.next_turn
@@ -172,7 +172,7 @@ def relay_once(
 
 
 def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> Taken:
-    """Take a batch: the oldest rows, or in turns behind a backlog. While a queue is avoided, nobody takes turns."""
+    """Take a batch: the oldest rows, or with a backlog in turns. There are no turns while a queue is avoided."""
     without = [topic for topic in Topic if queue_of(topic) in avoided_queues] if avoided_queues else []
     if turns.backlog and not without:
         return outbox.take_in_turns(connection, MOST_AT_ONCE, turns.next_turn)
@@ -248,17 +248,17 @@ def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
             with (
                 broker_connection() as connection,
                 app.amqp.Producer(connection, auto_declare=False) as producer,
-                db.listening(outbox.CHANNEL) as hear,
+                db.listening(outbox.CHANNEL) as wait_for_notification,
             ):
                 hold = Periodic(LOOK_SECONDS, partial(_hold, producer, avoided, stop))
-                turns = Turns()  # there may be a backlog, of which nobody is notified any more
+                turns = Turns()  # there may be a backlog, for which no notification arrives
                 # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.look()
                     patience = 0 if turns.backlog else settings().outbox_poll_ms / 1000
-                    published = relay_once(producer, partial(hear, patience), turns, avoided)
+                    published = relay_once(producer, partial(wait_for_notification, patience), turns, avoided)
                     stop.wait(_pause_after(published))
                     hold.look()
         except BROKER_UNAVAILABLE as exc:

@@ -66,7 +66,7 @@ def settle(self: GatewayTask, ids: object) -> list[str] | None:
 
 @app.task(name="payments.recover", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def recover(self: GatewayTask, ids: object) -> None:
-    """Settle those whose calls went on in the background of a process that died."""
+    """Settle the transactions whose calls were in progress in a process that died."""
     recover_unfinished(self, ids, recovery.unfinished_transactions, partial(to_settle, bulk=True))
 
 

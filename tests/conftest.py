@@ -89,7 +89,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test that stops a server wait for the others to end, and the others for it."""
+    """Run a test that stops a server exclusively, by a lock that the other tests share."""
     alone = request.node.get_closest_marker("stops_a_server") is not None
     with (Path(os.environ["GATEWAY_STACK"]).parent / "servers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

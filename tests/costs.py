@@ -1,7 +1,7 @@
-"""What parsing costs: CPU time and memory, each per byte of what is parsed.
+"""Measure the cost of parsing: CPU time and memory per byte of input.
 
-The bounds are several times what the worst input takes on a slow machine, and far below what one input took that was
-parsed without bounds (4 200 ns and 2 600 bytes a byte). CPU time is that of the thread, so other load does not count.
+The bounds are several times the cost of the worst input on a slow machine, and far below the cost of an input that was
+parsed without bounds (4 200 ns and 2 600 bytes per byte). CPU time is per thread, so other load does not count.
 """
 
 import time
@@ -15,11 +15,11 @@ CPU_MAX_NS_PER_BYTE = 2_000
 MEMORY_MAX_BYTES_PER_BYTE = 200
 CPU_FIXED_SECONDS = 0.01
 MEMORY_FIXED_BYTES = 1024 * 1024
-"""What a call takes however short its input is."""
+"""The fixed cost of a call, regardless of its input."""
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of `work`: the better of two runs, for the first may import or compile something."""
+    """Return the CPU time of `work`: the better of two runs, because the first may import or compile something."""
     return min(_cpu_seconds(work) for _ in range(2))
 
 
@@ -31,7 +31,7 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def memory_bytes(work: Callable[[], object]) -> int:
-    """The most that `work` allocates at once."""
+    """Return the peak of memory that `work` allocates."""
     tracemalloc.start()
     try:
         with suppress(GatewayError, UnicodeDecodeError):
@@ -42,9 +42,9 @@ def memory_bytes(work: Callable[[], object]) -> int:
 
 
 def expect_bounded(what: str, size: int, work: Callable[[], object]) -> int:
-    """Assert that `work`, which parses `size` bytes, costs no more than may be; the most that it allocated."""
+    """Assert that `work`, which parses `size` bytes, stays within the bounds; return its peak of memory."""
     seconds = cpu_seconds(work)
     assert seconds <= CPU_FIXED_SECONDS + size * CPU_MAX_NS_PER_BYTE / 1e9, f"{what}: {seconds * 1e9 / size:.0f} ns/B"
     peak = memory_bytes(work)
-    assert peak <= MEMORY_FIXED_BYTES + size * MEMORY_MAX_BYTES_PER_BYTE, f"{what}: {peak / size:.0f} bytes a byte"
+    assert peak <= MEMORY_FIXED_BYTES + size * MEMORY_MAX_BYTES_PER_BYTE, f"{what}: {peak / size:.0f} bytes/B"
     return peak

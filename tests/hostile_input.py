@@ -1,4 +1,4 @@
-"""Generated worst cases of each parser: bodies, query strings, forms, headers, tokens, statements."""
+"""Generate worst cases for each parser: bodies, query strings, forms, headers, tokens, statements."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ HEADER_BYTES = 60_000
 
 
 def repeated(unit: bytes, size: int, *, before: bytes = b"", after: bytes = b"", between: bytes = b"") -> bytes:
-    """`unit` as often as there is room for, in a text of at most `size` bytes."""
+    """Return a text of at most `size` bytes that repeats `unit`."""
     number = (size - len(before) - len(after)) // len(unit + between)
     return before + between.join([unit] * number) + after
 
@@ -38,7 +38,7 @@ TEXTS = {
     "digits of another script": "\u0661".encode(),
     "mixed": "\uff11-".encode(),
 }
-"""Units of the contents of a string."""
+"""Units of string contents."""
 
 VALUES = {
     "zeros": b"0",
@@ -60,7 +60,7 @@ VALUES = {
     "opened": b"[",
     "names": b'"a":0',
 }
-"""Units of the elements of an array, or of whatever else."""
+"""Units of array elements and other content."""
 
 PLACES = (
     (b'{"description":', b"}"),
@@ -75,11 +75,11 @@ PLACES = (
     (b'{"filter":{"queue":', b"}}"),
     (b"", b""),
 )
-"""What stands before and after."""
+"""The text before and after the repeated units."""
 
 
 def bodies(size: int) -> Iterator[tuple[str, bytes]]:
-    """Hostile bodies with names."""
+    """Return hostile bodies by name."""
     for before, after in PLACES:
         for name, unit in TEXTS.items():
             yield f"{name} in {before[:20]!r}", repeated(unit, size, before=before + b'"', after=b'"' + after)

@@ -1,4 +1,4 @@
-"""The database's time as a process keeps it, and the ids that are made of it."""
+"""The extrapolated time of the database, and ids that contain it."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SECOND = 1_000_000_000
 
 
 class Machine:
-    """A machine with two clocks, and a database that answers after a while."""
+    """A machine with two clocks, and a database that answers with a delay."""
 
     def __init__(self) -> None:
         self.monotonic_ns = 7 * SECOND
@@ -35,15 +35,15 @@ class Machine:
 
     def answer(self, there: float, back: float) -> datetime:
         self.pass_time(there)
-        told = self.database
+        reported = self.database
         self.pass_time(back)
-        return told
+        return reported
 
     def measure(self, clock: DatabaseClock, there: float = 0.001, back: float = 0.001) -> bool:
         return clock.measure(lambda: self.answer(there, back))
 
     def error(self, clock: DatabaseClock) -> float:
-        """How far the clock is ahead of the database."""
+        """Return the difference between the clock and the database's time."""
         return clock.now_ns() / SECOND - self.database.timestamp()
 
 
@@ -117,23 +117,23 @@ def test_a_measurement_that_fails_leaves_the_time_as_it_was_and_is_made_again() 
     assert clock.is_due()
 
 
-def test_whoever_wants_to_know_is_told_of_a_clock_that_is_off_and_of_no_other() -> None:
+def test_the_callback_gets_the_offset_of_a_wrong_clock_and_of_no_other() -> None:
     machine = Machine()
     clock = machine.clock()
-    told: list[float] = []
-    clock.when_off(told.append)
+    reported: list[float] = []
+    clock.on_offset(reported.append)
     for offset in (0.0, OFFSET_SECONDS - 0.1, OFFSET_SECONDS + 0.1, -3600.0):
         machine.wall = machine.database + timedelta(seconds=offset)
         clock.forget()
         machine.measure(clock)
-    assert told == pytest.approx([OFFSET_SECONDS + 0.1, -3600], abs=1e-3)
-    assert "3600.0 s behind" in describe(told[1])
-    assert "5.1 s ahead of" in describe(told[0])
+    assert reported == pytest.approx([OFFSET_SECONDS + 0.1, -3600], abs=1e-3)
+    assert "3600.0 s behind" in describe(reported[1])
+    assert "5.1 s ahead of" in describe(reported[0])
 
 
 @pytest.fixture
 def _wrong_time() -> Iterator[None]:
-    """What this process takes for the database's time is an hour off, as after a long suspension."""
+    """Make this process' measurement of the database's time wrong by an hour, as after a long suspension."""
     database_clock.forget()
     database_clock.measure(lambda: datetime.now(UTC) + timedelta(hours=1))
     yield
@@ -149,11 +149,11 @@ def test_ids_follow_a_time_that_is_set_back_far() -> None:
 
 def test_ids_are_of_the_databases_time_and_of_the_form_of_rfc_9562() -> None:
     with db.autocommit() as connection:
-        told = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        reported = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     made = [ids.new_id() for _ in range(100)]
-    assert abs(ids.time_of(made[0]) - told) < timedelta(seconds=2)
+    assert abs(ids.time_of(made[0]) - reported) < timedelta(seconds=2)
     assert {(id.version, id.variant) for id in made} == {(7, "specified in RFC 4122")}
-    assert abs(ids.utc_now() - told) < timedelta(seconds=2)
+    assert abs(ids.utc_now() - reported) < timedelta(seconds=2)
 
 
 def test_ids_that_many_threads_make_differ_and_each_threads_are_in_order() -> None:

@@ -22,7 +22,7 @@ RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 @contextmanager
 def engine_on(url: str, direct_url: str = "") -> Iterator[None]:
-    """Database engines of the test's own at these URLs."""
+    """Use separate database engines with these URLs."""
     own = pytest.MonkeyPatch()
     own.setenv("DATABASE_URL", url)
     own.setenv("DATABASE_DIRECT_URL", direct_url)

@@ -1,4 +1,4 @@
-"""Device tokens: which are known, and until when."""
+"""The validity of device tokens."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def start_anew() -> None:
 
 @pytest.fixture
 def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of the keys, in a folder of the test's own."""
+    """Use a separate folder for the keys; yield the key file."""
     monkeypatch.setenv("KEYS_DIR", str(tmp_path / "keys"))
     start_anew()
     device_tokens.make_ready()

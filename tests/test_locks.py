@@ -1,4 +1,4 @@
-"""What is installed is pinned by version and by hash."""
+"""The lock files pin all packages by version and by hash."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ ENTRY = re.compile(
 
 
 def locked(name: str) -> dict[str, str]:
-    """The packages of a lock file, each with its version; nothing else is in it."""
+    """Return the packages of a lock file with their versions; assert that it has no other lines."""
     text = (ROOT / name).read_text()
     rest = ENTRY.sub("", text)
     assert [line for line in rest.splitlines() if not line.startswith("#")] == []

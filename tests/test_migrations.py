@@ -1,4 +1,4 @@
-"""A downgrade goes all the way back on an empty schema, and refuses to throw away what cannot be made again."""
+"""Downgrades work on an empty schema, and refuse to delete data that cannot be recreated."""
 
 import re
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ JOB = """
 
 
 @pytest.fixture
-def connection(database: None) -> Iterator[Connection]:  # noqa: ARG001  # what the test commits is gone afterwards
-    """A connection whose transaction is rolled back: PostgreSQL undoes changes of the schema too."""
+def connection(database: None) -> Iterator[Connection]:  # noqa: ARG001  # deletes what the test commits
+    """Yield a connection whose transaction is rolled back, including changes of the schema."""
     with engine().connect().execution_options(isolation_level="READ COMMITTED") as connection:
         connection.begin()
         yield connection

@@ -1,4 +1,4 @@
-"""Processes whose clock is wrong: libfaketime, installed or unpacked as RabbitMQ is, tells them another time."""
+"""Processes with a wrong clock, by libfaketime, which is installed or unpacked."""
 
 import os
 from pathlib import Path
@@ -19,9 +19,9 @@ LIBRARY = "usr/lib/*/faketime/libfaketimeMT.so.1"
 
 
 def environment_with_clock(offset: str) -> dict[str, str]:
-    """The variables by which a process believes that it is `offset` (such as +1d) later; its monotonic clock is right.
+    """Return variables that shift the wall clock of a process by `offset` (such as +1d), but not its monotonic clock.
 
-    The calling test is skipped where libfaketime can be neither found nor fetched.
+    The calling test is skipped if libfaketime can be neither found nor downloaded.
     """
     library = next(Path("/").glob(LIBRARY), None) or _unpacked()
     return {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

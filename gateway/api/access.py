@@ -28,19 +28,19 @@ from gateway.keys import CLOCK_TOLERANCE_SECONDS, key_ring
 
 ALGORITHM = "RS256"
 AUTHORIZATION_MAX_LENGTH = 4_096
-"""A longer header is refused unread. An access token with all scopes has less than a quarter of it."""
+"""A longer header is rejected without parsing. A token with all scopes has less than a quarter of this length."""
 TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
 VERIFIED_SECONDS = 10.0
-"""How long the outcome of verifying a signature is kept, while the signing keys stay the same."""
+"""How long the result of verifying a signature is cached, unless the signing keys change."""
 VERIFIED_MAX = 10_000
 """Tokens whose verification is kept; when there are more, all are verified anew."""
 
 ISSUED_AHEAD = timedelta(seconds=5)
-"""How far the database's time, as another host measured it for a token, may be ahead of what it is here."""
+"""Maximum difference between two hosts' measurements of the database's time by which `iat` may be in the future."""
 HOST_CLOCK_LEEWAY_SECONDS = 10 * 365 * 86_400
-"""What the library allows for when it compares a token's times with this host's clock, which decides nothing: they are
-compared with the database's afterwards."""
+"""Leeway of the library, which compares a token's times with this host's clock. It is so large that it has no effect:
+the times are compared with the database's time afterwards."""
 
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
 
@@ -63,8 +63,8 @@ class Caller:
 
 
 _verified: dict[bytes, tuple[Caller, float, int]] = {}
-"""By the digest of an Authorization header: whom it speaks for, until when (monotonic) that needs no new verification,
-and the generation of the keys that verified it."""
+"""By the digest of an Authorization header: the caller, the monotonic time at which it must be verified again, and the
+generation of the keys that verified it."""
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
@@ -72,7 +72,7 @@ def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
     g.signing_key = key_ring().signing()
     now = utc_now()
     claims = {
-        "iat": now,  # by the database's clock; the library would take this host's
+        "iat": now,  # by the database's clock; the library would use this host's clock
         "exp": now + timedelta(seconds=settings().access_token_seconds),
         "merchant_id": str(identity.merchant_id) if identity.merchant_id else None,
         "scope": " ".join(identity.scopes if scopes is None else scopes),

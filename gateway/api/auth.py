@@ -152,8 +152,8 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
 def login(call: Call, body: Login) -> Reply:
     """Get an access token with email and password.
 
-    Keep `X-Device-Token` of the answer, and send it with the next log-in from the same device; browsers do so by the
-    cookie. Wrong passwords that come from unknown devices then do not slow this one.
+    Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers use the
+    cookie. Wrong passwords from unknown devices then do not limit the log-ins of this device.
     """
     email = body.email.lower()
     user, device = sign_in.check_password(call.request, email, body.password)

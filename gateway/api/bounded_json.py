@@ -1,8 +1,8 @@
-"""Decodes JSON whose depth and number of values were bounded before anything was built from it.
+"""Decode JSON after checking the bounds of its depth and of its number of values.
 
-The bounds are read off the text: each value but the first of its object or array follows a comma, and each object or
-array begins with a bracket. Both are counted outside of strings, so that 64 KiB of text can never become more than
-`VALUES_MAX` objects in memory.
+Both are computed from the text: each value except the first of its object or array follows a comma, and each object or
+array begins with a bracket. Both are counted outside of strings, so 64 KiB of text never become more than `VALUES_MAX`
+objects in memory.
 """
 
 import json
@@ -12,30 +12,31 @@ from typing import Any, NoReturn
 from gateway.errors import FieldError, MalformedJson, ValidationFailed
 
 DEPTH_MAX = 10
-"""Objects and arrays inside each other, the outermost included."""
+"""Maximum nesting of objects and arrays, including the outermost."""
 VALUES_MAX = 1_000
-"""Values in one document, those inside of others included."""
+"""Maximum number of values in one document, including nested values."""
 MEMBERS_MAX = 100
-"""Members of one object. Twice as many as any object of the contract may have: so many errors are listed."""
+"""Maximum number of members of one object: twice as many as any object of the API may have, since each extra member is
+an error in the response."""
 
-# A string ends at its closing quote or at the end of the text. No quantifier gives anything back (the "*+" of Python's
-# re), so that the search looks at each character once.
+# A string ends at its closing quote or at the end of the text. All quantifiers are possessive ("*+"), so the search
+# does not backtrack and reads each character once.
 _TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]|,', re.DOTALL)
 
 
 class _DuplicateName(ValueError):
-    """An object has the same name twice, so that its meaning depends on the parser."""
+    """An object has a duplicate name, so its meaning depends on the parser."""
 
 
 def decode(text: str) -> Any:
-    """What the JSON `text` says; numbers are floats, because nothing looks at them here.
+    """Return the decoded JSON `text`; numbers are floats, because their values are not used here.
 
     Raises:
-        MalformedJson: it is not one JSON text, not one that all parsers read the same, or nested too deeply.
+        MalformedJson: it is not one JSON text, is ambiguous (duplicate names), or is nested too deeply.
         ValidationFailed: it has too many values, or an object in it has too many members.
     """
     openings = text.count("{") + text.count("[")
-    if openings > DEPTH_MAX or openings + text.count(",") >= VALUES_MAX:  # else it is within bounds, strings or not
+    if openings > DEPTH_MAX or openings + text.count(",") >= VALUES_MAX:  # an upper bound, strings included
         _check_bounds(text)
     try:
         return _DECODER.decode(text)
@@ -53,7 +54,7 @@ def _check_bounds(text: str) -> None:
             continue
         if kind in "]}":
             depth -= 1
-            if depth < 0:  # no JSON: the decoder says so
+            if depth < 0:  # invalid JSON: the decoder raises the error
                 return
             continue
         values += 1

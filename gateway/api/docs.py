@@ -64,7 +64,7 @@ def docs(call: Call) -> Reply:  # noqa: ARG001
 
 @cache
 def _content(name: str) -> bytes:
-    """An asset, in memory once for all who read it at the same time."""
+    """Return an asset, cached so that concurrent requests share one copy in memory."""
     return (ASSETS / name).read_bytes()
 
 

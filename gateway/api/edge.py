@@ -28,7 +28,7 @@ _ENVIRON_KEY = "gateway.request_id"
 _BEGAN = "gateway.began"
 _STREAMED = "gateway.streamed"
 UNMATCHED = "unmatched"
-"""The route of a request that matches none."""
+"""The route label of a request that matches no route."""
 _QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Asked every few seconds by machines: their log lines are for debugging only."""
 
@@ -53,7 +53,7 @@ def stream_answer() -> None:
 
 
 def chosen_request_id(offered: str) -> str:
-    """The id that a caller offers if it is usable, else a new one."""
+    """Return the request id that a caller sent if it is valid, or else a new one."""
     if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
         return offered
     return new_id_text()
@@ -106,7 +106,7 @@ def _start(
 
 
 def added_headers(id: str) -> tuple[tuple[str, str], ...]:
-    """What every answer to the request `id` has, unless it says otherwise itself."""
+    """Return the headers that every response to the request `id` has unless it sets them itself."""
     return (("X-Request-Id", id), *_HEADERS)
 
 

@@ -58,7 +58,7 @@ class Resend(RequestModel):
 
 
 class Resent(AnswerModel):
-    """The pending deliveries of an event, one per endpoint; none when no enabled endpoint asks for its type."""
+    """The pending deliveries of an event, one per endpoint; empty when no enabled endpoint subscribes to its type."""
 
     data: list[WebhookDelivery]
 
@@ -88,8 +88,8 @@ def get_event(call: Call, id: Any) -> Reply:
 def resend_event(call: Call, id: Any, body: Resend) -> Reply:
     """Send an event again, under the same `webhook-id` and with the same body.
 
-    While an event's delivery to an endpoint is pending, there is no second one: it is answered as it is, and sent at
-    once if it waits for its next attempt.
+    An event has at most one pending delivery per endpoint. If there is one, it is returned, and sent immediately if it
+    waits for its next attempt.
     """
     with db.begin() as connection:
         deliveries = delivery_queries.resend(connection, call.merchant_id, id, body.endpoint_id)

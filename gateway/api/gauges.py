@@ -99,7 +99,7 @@ def _of_database() -> Iterator[GaugeMetricFamily]:
 
 
 def _of_queues() -> Iterator[GaugeMetricFamily]:
-    """What the relay and the workers found of the queues. Nothing when no relay looks at them: 0 would be a claim."""
+    """Yield the state of the queues as relay and workers observe it. Without a relay the state is unknown, not 0."""
     try:
         found = _queue_states.answer(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
@@ -109,14 +109,14 @@ def _of_queues() -> Iterator[GaugeMetricFamily]:
         takes = [(state.name, int(state.takes_messages)) for state in found]
         gives = [(state.name, int(state.gives_messages)) for state in found]
         yield _gauge("queue_takes_messages", "Whether messages can be published to the queue", *takes, label="queue")
-        yield _gauge("queue_gives_messages", "Whether the messages of the queue are taken", *gives, label="queue")
+        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *gives, label="queue")
 
 
 def _of_clock() -> Iterator[GaugeMetricFamily]:
-    """The offset of this host's clock, once the database was asked for its time."""
+    """Yield the offset of this host's clock, once the database's time was measured."""
     offset = database_clock.offset_seconds()
     if offset is not None:
-        yield GaugeMetricFamily("clock_offset_seconds", "This host's clock less the database's", offset)
+        yield GaugeMetricFamily("clock_offset_seconds", "This host's clock minus the database's clock", offset)
 
 
 def _of_invariants() -> Iterator[GaugeMetricFamily]:

@@ -45,9 +45,11 @@ class Ready(AnswerModel):
     status: Literal["ready"]
     database: Literal["up"]
     schema_version: str
-    clock_offset_seconds: Annotated[float, Field(description="This host's clock less the database's", examples=[0.002])]
+    clock_offset_seconds: Annotated[
+        float, Field(description="This host's clock minus the database's", examples=[0.002])
+    ]
     broker: Literal[tuple(str(state) for state in BrokerState)]  # type: ignore[valid-type]  # the enum's values
-    broker_reason: Annotated[str | None, Field(description="What is wrong with which queue", examples=[None])]
+    broker_reason: Annotated[str | None, Field(description="The affected queue and its problem", examples=[None])]
 
 
 class NotReady(TransientError):
@@ -91,7 +93,7 @@ _queues = Probe(_read_queue_states)
 
 
 def _broker_state(deadline: float) -> tuple[BrokerState, str | None]:
-    """What the relay and the workers found of the queues, and what is wrong with them."""
+    """Return the state of the broker as the relay and the workers observe it, and the problem, if any."""
     try:
         return queue_states.summary(_queues.answer(max(0.0, deadline - time.monotonic())))
     except (ProbeTimeout, SQLAlchemyError) as exc:
@@ -99,15 +101,15 @@ def _broker_state(deadline: float) -> tuple[BrokerState, str | None]:
 
 
 def _checked_offset() -> float:
-    """The offset of this host's clock.
+    """Return the offset of this host's clock.
 
     Raises:
-        NotReady: it is too large: this host would rotate the signing keys at another time than the others.
+        NotReady: it is too large: this host would rotate the signing keys at a different time than the others.
     """
     offset = database_clock.offset_seconds() or 0.0
     limit = settings().clock_offset_max_seconds
     if abs(offset) > limit:
-        raise NotReady(f"{describe(offset)} More than {limit} s is too much.")
+        raise NotReady(f"{describe(offset)} The maximum is {limit} s.")
     return offset
 
 
@@ -119,7 +121,7 @@ def live(call: Call) -> Reply:  # noqa: ARG001
 
 @routes.get("/health/ready", public=True, answers={200: Ready}, errors=(NotReady, DatabaseUnavailable))
 def ready(call: Call) -> Reply:  # noqa: ARG001
-    """Whether the database is there with the schema that this version needs, and the clock of this host is right.
+    """Whether the database is available with the schema of this version, and the clock of this host is right.
 
     The broker's state is only reported: payments are accepted without it.
     """

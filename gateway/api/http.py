@@ -93,7 +93,7 @@ class Call:
         key = asked.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
             return None
-        if len(key) <= KEY_MAX_LENGTH:  # a longer one is refused below, without a search
+        if len(key) <= KEY_MAX_LENGTH:  # a longer one is rejected below without the regular expression
             refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
         return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
 

@@ -1,9 +1,9 @@
-"""How many payments of one merchant may be without an outcome at a time.
+"""The limit of unfinished payments of one merchant.
 
-No request asks the database for it: a process counts what is unfinished, and may then accept a part of what is missing
-to the limit before it counts again. So several processes can exceed the limit together, by a sixteenth of it each.
+Most requests need no query: a process counts the unfinished payments, and may then accept a fraction of the remaining
+capacity before it counts again. Thus each process can exceed the limit by at most a sixteenth.
 
-Without the database everybody is let in: a payment fails by itself then.
+While the database is unavailable the limit does not apply: the payment itself then fails.
 """
 
 import math
@@ -18,18 +18,18 @@ from gateway.domain import backlog
 from gateway.errors import RateLimited
 
 PART = 16
-"""A process may accept this part of what is missing to the limit before it counts again."""
+"""The divisor of the remaining capacity: a process may accept a sixteenth of it before it counts again."""
 RECOUNT_SECONDS = 10.0
-"""A count is not used longer: other processes accept payments too."""
+"""Maximum age of a count: other processes accept payments too."""
 COUNTED_PER_SECOND = 100_000
-"""Payments that a process counts per second at most: the more there are, the seldomer it counts them."""
+"""Maximum number of payments that a process counts per second: the more there are, the less often it counts them."""
 PAUSE_MIN_SECONDS = 0.05
 MERCHANTS_MAX = 10_000
-"""Merchants whose count is kept; another one's is forgotten."""
+"""Maximum number of merchants whose count is cached."""
 
 
 class _Unfinished:
-    """What this process knows of one merchant's unfinished payments."""
+    """This process's count of one merchant's unfinished payments."""
 
     __slots__ = ("_counted_at", "_lock", "_may_accept", "_merchant_id", "_pause")
 
@@ -41,7 +41,7 @@ class _Unfinished:
         self._pause = 0.0
 
     def accept(self, most: int) -> float:
-        """Accept one more; the seconds to wait if that would be too many."""
+        """Accept one more payment; return the seconds to wait if that would exceed the limit, or else 0."""
         with self._lock:
             age = time.monotonic() - self._counted_at
             if age >= RECOUNT_SECONDS or (not self._may_accept and age >= self._pause):
@@ -67,20 +67,20 @@ _unfinished = lru_cache(maxsize=MERCHANTS_MAX)(_Unfinished)
 
 
 def admit_payment(merchant_id: UUID) -> None:
-    """Let one more payment of this merchant in.
+    """Accept one more payment of this merchant.
 
     Raises:
-        RateLimited: MERCHANT_UNFINISHED_MAX of them have no outcome yet.
+        RateLimited: MERCHANT_UNFINISHED_MAX of its payments have no outcome yet.
     """
     most = settings().merchant_unfinished_max
     wait_seconds = _unfinished(merchant_id).accept(most) if most else 0.0
     if wait_seconds > 0:
         raise RateLimited(
-            f"This merchant has {most} payments without an outcome, the most that it may have at a time.",
+            f"This merchant has {most} payments without an outcome, which is the maximum.",
             headers={"Retry-After": str(math.ceil(wait_seconds))},
         )
 
 
 def forget() -> None:
-    """Count every merchant's payments anew."""
+    """Discard all counts."""
     _unfinished.cache_clear()

@@ -63,12 +63,12 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     DEVICE_HEADER: {
         "description": f"Send it with the next log-in from this device, within {DEVICE_TOKEN_DAYS} days: wrong "
-        "passwords from unknown devices then do not slow it. It gives no access",
+        "passwords from unknown devices then do not limit it. It grants no access",
         "required": True,
         "schema": {"type": "string"},
     },
     "Set-Cookie": {
-        "description": f"`{DEVICE_COOKIE}`: the device token once more, for browsers",
+        "description": f"`{DEVICE_COOKIE}`: the same device token, for browsers",
         "required": True,
         "schema": {"type": "string"},
     },
@@ -202,7 +202,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         text = "A UUID of your own, say. It makes the request safe to repeat: the first answer is given again"
         parameters.append({"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key})
     if endpoint.path == LOGIN_PATH:
-        text = "The device token of an earlier log-in or of the registration. One that is not valid any more is ignored"
+        text = "The device token of an earlier log-in or of the registration. An invalid token is ignored"
         for name, place in ((DEVICE_HEADER, "header"), (DEVICE_COOKIE, "cookie")):
             parameters.append({"name": name, "in": place, "description": text, "schema": {"type": "string"}})
     return parameters

@@ -17,7 +17,7 @@ LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 ID_BYTES = 16
 CURSOR_MAX_LENGTH = 100
-"""A longer one was never returned, and is refused unread."""
+"""No cursor of the API is longer; a longer one is rejected without parsing."""
 DECIMAL_MAX_DIGITS = 18
 """Fits into a PostgreSQL bigint."""
 

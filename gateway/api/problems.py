@@ -65,7 +65,7 @@ def type_uri(code: str) -> str:
 
 
 def document(error: GatewayError, id: str) -> Problem:
-    """The body that tells a caller about `error`; `id` is the request's."""
+    """Return the problem document of `error`; `id` is the request id."""
     problem = Problem(
         type=type_uri(error.code),
         title=error.title(),

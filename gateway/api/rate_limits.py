@@ -1,13 +1,13 @@
-"""How often somebody may call: each API client, each merchant, and each address where people and programs sign in.
+"""Rate limits: per API client, per merchant, and per address for registration, log-in and token requests.
 
-Wrong passwords are counted apart from this, by gateway/domain/login_limits.py.
+Wrong passwords are counted separately, by gateway/domain/login_limits.py.
 
-A process spends tokens that it leased in blocks from the bucket that all processes share, so a request seldom asks the
-database: hardly more than once a second of a quiet caller, at most `1 / PAUSE_SECONDS` times a second of one who is
-over the limit. What a process leased and did not spend lapses.
+A process spends tokens that it leased in blocks from the bucket that all processes share, so most requests need no
+query: about one per second for a caller below the limit, at most `1 / PAUSE_SECONDS` per second for a caller above it.
+Tokens that a process leased and did not spend expire.
 
-Without the database everybody is let in: a limiter must not be the outage, and what a limit protects, payments and
-passwords, fails by itself then.
+While the database is unavailable the limits do not apply: a rate limiter must not cause an outage, and the protected
+operations, payments and log-ins, then fail anyway.
 """
 
 import math
@@ -36,7 +36,7 @@ BLIND_SECONDS = 1.0
 BUCKETS_MAX = 10_000
 """Subjects whose lease is kept; another one's is forgotten, and its tokens lapse."""
 DEVICE_LOGINS = Limit(per_second=1, burst=10)
-"""Log-ins from one known device, right or wrong."""
+"""Log-ins from one known device, successful or not."""
 PACED_SHARE = 0.2
 """Of a second's tokens, what a client that ran into its limit may use at once: worth several PAUSE_SECONDS."""
 PACED_MIN = 2
@@ -77,7 +77,7 @@ class _Leased:
 
     @property
     def is_blind(self) -> bool:
-        """Whether everybody is let in, because the database did not answer."""
+        """Whether the limit is not applied, because the database did not answer."""
         return time.monotonic() < self._blind_until
 
     def _lease(self, now: float) -> None:
@@ -100,15 +100,15 @@ _leased = lru_cache(maxsize=BUCKETS_MAX)(_Leased)
 
 
 def admit_caller(subject: str, merchant_id: UUID | None) -> None:
-    """Let a request of this API client or user in. An operator has no merchant.
+    """Admit a request of this API client or user. An operator has no merchant.
 
     Raises:
-        RateLimited: it makes more than RATE_LIMIT_PER_SECOND, or all that act for the merchant make more than
-            MERCHANT_RATE_LIMIT_PER_SECOND together.
+        RateLimited: the caller exceeds RATE_LIMIT_PER_SECOND, or all callers of the merchant together exceed
+            MERCHANT_RATE_LIMIT_PER_SECOND.
     """
     per_second = settings().rate_limit_per_second
     if per_second and not _admit(f"caller:{subject}", _limit_of_caller(per_second), "this API client or user"):
-        return  # without the database, it is not asked a second time
+        return  # while the database is unavailable, it is not queried a second time
     per_second = settings().merchant_rate_limit_per_second
     if per_second and merchant_id is not None:
         _admit(f"merchant:{merchant_id}", _limit_of_caller(per_second), "this merchant, all its API clients together")
@@ -133,20 +133,20 @@ def admit_address(address: str | None) -> None:
 
 
 def admit_device(device_id: bytes) -> None:
-    """Let a log-in from this known device in, wherever it comes from.
+    """Admit a log-in from this known device, regardless of its address.
 
     Raises:
-        RateLimited: from there come more than DEVICE_LOGINS.
+        RateLimited: the device exceeds DEVICE_LOGINS.
     """
     if settings().auth_rate_limit_per_second:
         _admit(f"device:{device_id.hex()}", DEVICE_LOGINS)
 
 
 def _admit(subject: str, limit: Limit, whose: str | None = None) -> bool:
-    """Let a request in if the limit allows it; whether the database is known to keep the limit."""
+    """Admit a request if the limit allows it; return whether the limit is applied, that is, the database answered."""
     leased = _leased(subject, limit)
     wait_seconds = leased.take()
     if wait_seconds > 0:
-        detail = f"Too many requests of {whose}: the limit is {limit.per_second:g} a second." if whose else ""
+        detail = f"Too many requests of {whose}: the limit is {limit.per_second:g} per second." if whose else ""
         raise RateLimited(detail, headers={"Retry-After": str(math.ceil(wait_seconds))})
     return not leased.is_blind

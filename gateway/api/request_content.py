@@ -1,4 +1,4 @@
-"""What a request brings: its parameters, and its body by media type; bounded before it is parsed."""
+"""The parameters and the body of a request, with bounds that are checked before parsing."""
 
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
@@ -12,7 +12,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def refuse_parameters(asked: Request) -> None:
-    """Refuse a query string where the call takes none."""
+    """Reject a query string where the call takes no parameters."""
     if asked.query_string:
         parse_parameters(NoQuery, parameters_of(asked))
 
@@ -31,7 +31,7 @@ def body_of_type(asked: Request, media_type: str) -> bytes:
     """Return the body, which must be of this media type.
 
     Raises:
-        UnsupportedMediaType: it is of another one, or encoded.
+        UnsupportedMediaType: it has another media type, or a content encoding.
         BodyTooLarge: it has more than `BODY_MAX_BYTES`.
     """
     has_type = asked.environ.get("CONTENT_TYPE") == media_type or asked.mimetype == media_type
@@ -44,7 +44,7 @@ def body_of_type(asked: Request, media_type: str) -> bytes:
 
 
 def form_parameters() -> list[tuple[str, str]]:
-    """The fields of a form body, in order.
+    """Return the fields of a form body, in order.
 
     Raises:
         UnsupportedMediaType: the body is not a form.

@@ -1,7 +1,7 @@
-"""Signing in with a password: from which device, how many tries are taken, and the device token of the answer.
+"""Log-ins with a password: device recognition, limits, and the device token of the response.
 
-A request of a known device is limited by its device, any other one by its address. See gateway/domain/login_limits.py
-for wrong passwords, and docs/authentication.md.
+A request of a known device is limited by device, any other request by address. See gateway/domain/login_limits.py for
+wrong passwords, and docs/authentication.md.
 """
 
 import math
@@ -21,34 +21,34 @@ from gateway.telemetry import LOGIN_FAILURES
 DEVICE_HEADER = "X-Device-Token"
 DEVICE_COOKIE = "device_token"
 LOGIN_PATH = "/auth/login"
-"""The path that takes a device token."""
+"""The path that accepts a device token."""
 ISSUING_PATHS = frozenset({LOGIN_PATH, "/auth/register"})
-"""The paths whose answers have one."""
+"""The paths whose responses contain a device token."""
 
 
 def admit(asked: Request) -> None:
-    """Let a request in that tries credentials, by its device if that is known, else by its address.
+    """Admit a request with credentials, by its device if that is known, or else by its address.
 
     Raises:
-        RateLimited: too many come from there.
+        RateLimited: the device or the address sends too many.
     """
     device = _device_of(asked) if asked.path == LOGIN_PATH else None
     if device is not None:
         try:
             return rate_limits.admit_device(device.id)
         except RateLimited:
-            pass  # somebody may have copied its token: the device is let in as an unknown one
+            pass  # the token may be stolen: treat the device as an unknown one
     return rate_limits.admit_address(asked.remote_addr)
 
 
 def check_password(asked: Request, email: str, password: str) -> tuple[StoredUser, Device | None]:
     """Return the user with this e-mail in lower case and this password, and the device if the user knows it.
 
-    An unknown e-mail is answered as a wrong password is, after the same work and within the same limits.
+    An unknown e-mail has the same response as a wrong password, after the same work and within the same limits.
 
     Raises:
         InvalidCredentials: e-mail or password is wrong.
-        RateLimited: too many wrong passwords came from there, or for this account from unknown devices.
+        RateLimited: too many wrong passwords came from this address, or for this account from unknown devices.
         TooManyLogins: too many passwords are being checked.
     """
     found = _device_of(asked)
@@ -61,7 +61,7 @@ def check_password(asked: Request, email: str, password: str) -> tuple[StoredUse
             if device is not None and (user is None or not device.knows(user.password_hash)):
                 device = None
             if found is not None and device is None:
-                rate_limits.admit_address(asked.remote_addr)  # it was let in as a known device, which it is not
+                rate_limits.admit_address(asked.remote_addr)  # not known to this account after all
             with db.autocommit() as connection:
                 taken = login_limits.take(connection, email, asked.remote_addr, device.id if device else None)
             if isinstance(taken, Refused):
@@ -78,7 +78,7 @@ def check_password(asked: Request, email: str, password: str) -> tuple[StoredUse
 
 
 def device_headers(email: str, password_hash: str, known: Device | None = None) -> Mapping[str, str]:
-    """Return the headers that give the device a new token, after a log-in with this e-mail in lower case."""
+    """Return the response headers with a new device token, after a log-in with this e-mail in lower case."""
     token = device_tokens.issue(email, password_hash, known)
     attributes = f"Max-Age={DEVICE_TOKEN_SECONDS}; Path={LOGIN_PATH}; HttpOnly; Secure; SameSite=Strict"
     return {DEVICE_HEADER: token, "Set-Cookie": f"{DEVICE_COOKIE}={token}; {attributes}"}

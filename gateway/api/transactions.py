@@ -36,7 +36,7 @@ METADATA_KEY_MAX_LENGTH = 40
 METADATA_VALUE_MAX_LENGTH = 500
 STORED_TOGETHER_MAX = 50
 STORING_TRIES = 2
-"""The second one is for a payment whose time was wrong; see `transactions.repeat`."""
+"""The second attempt is for a payment whose time was wrong; see `transactions.repeat`."""
 
 routes = Routes("Transactions")
 

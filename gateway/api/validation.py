@@ -24,7 +24,7 @@ from gateway.errors import (
 ERRORS_MAX = 100
 """Errors listed in one answer."""
 PARAMETERS_MAX = 50
-"""Parameters in one query string or form: more than any call knows."""
+"""Maximum number of parameters in one query string or form: more than any endpoint has."""
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -85,23 +85,23 @@ def parse_json(model: type[Model], body: bytes) -> Model:
     """The validated body of a request.
 
     Raises:
-        MalformedJson: it is not one JSON text in UTF-8, or not one that all parsers read the same.
-        CardNumberRejected: a string in it holds a card number.
-        ValidationFailed: it is not what the model describes, or it has more values than any body may have.
+        MalformedJson: it is not one JSON text in UTF-8, or it is ambiguous (duplicate names).
+        CardNumberRejected: a string in it contains a card number.
+        ValidationFailed: it does not match the model, or it exceeds the limits of any body.
     """
     try:
         text = body.decode()
     except UnicodeDecodeError:
         raise MalformedJson from None
     parsed = bounded_json.decode(text)
-    if "\\" in text or has_enough_digits(text):  # without an escape each string is in the text as it is
+    if "\\" in text or has_enough_digits(text):  # without escapes, each string appears literally in the text
         _guard(parsed)
     try:
         return model.model_validate_json(body)
     except ValidationError as exc:
         errors = _errors_of(exc)
         if errors[0]["type"] == "json_invalid":
-            raise MalformedJson("The body holds a number that is too long.") from None
+            raise MalformedJson("The body contains a number that is too long.") from None
         refuse([_field_error(error) for error in errors])
 
 
@@ -158,7 +158,7 @@ def refuse_card_number(text: str, place: Place, *, issued_only: bool = False) ->
 
 
 def refuse_many_parameters(parameters: bytes) -> None:
-    """Refuse a query string or a form of more than `PARAMETERS_MAX` parameters, before it is parsed.
+    """Reject a query string or a form of more than `PARAMETERS_MAX` parameters, before it is parsed.
 
     Raises:
         ValidationFailed: it has more.
@@ -169,14 +169,14 @@ def refuse_many_parameters(parameters: bytes) -> None:
 
 
 def _guard(parsed: Any) -> None:
-    """Refuse a document with a string that holds a card number or cannot be stored. Only then are places built."""
+    """Reject a document with a string that contains a card number or cannot be stored; compute positions only then."""
     for text in _texts(parsed):
         if holds_card_number(text) or not _is_storable(text):
             break
     else:
         return
     unstorable: list[Place] = []
-    for place, text in _placed_texts(parsed):  # a name before what it leads to: no pointer repeats a card number
+    for place, text in _placed_texts(parsed):  # names come before their values: no pointer repeats a card number
         refuse_card_number(text, place)
         if not _is_storable(text) and len(unstorable) < ERRORS_MAX:
             unstorable.append(place)
@@ -185,7 +185,7 @@ def _guard(parsed: Any) -> None:
 
 
 def _texts(parsed: Any) -> Iterator[str]:
-    """Every string of a parsed document, names included."""
+    """Yield every string of a parsed document, including names."""
     waiting = [parsed]
     while waiting:
         value = waiting.pop()
@@ -214,7 +214,7 @@ def _placed_texts(parsed: Any) -> Iterator[tuple[Place, str]]:
 
 
 def _is_storable(text: str) -> bool:
-    """Whether PostgreSQL can store `text`."""
+    """Return whether PostgreSQL can store `text`."""
     return "\x00" not in text and _is_unicode(text)
 
 
@@ -229,7 +229,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _errors_of(exc: ValidationError) -> list[ErrorDetails]:
-    """The errors that an answer lists, without what it does not show of them."""
+    """Return the errors that a response lists, without unused details."""
     return exc.errors(include_url=False, include_context=False, include_input=False)[:ERRORS_MAX]
 
 

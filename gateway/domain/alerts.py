@@ -22,7 +22,7 @@ IDS_MAX = 20
 
 
 def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> UUID:
-    """Tell the operators, once this database transaction has committed; the log is told at once. Returns its id."""
+    """Raise an alert, which is delivered once this database transaction has committed; log it now; return its id."""
     alert_id = new_id()
     connection.execute(insert(Alert).values(id=alert_id, severity=severity, message=message, details=details))
     outbox.enqueue(connection, outbox.Topic.ALERT_RAISED, [alert_id])
@@ -33,10 +33,10 @@ def raise_alert(connection: Connection, severity: Severity, message: str, detail
 def raise_once(
     connection: Connection, seconds: int, severity: Severity, message: str, details: dict[str, Any]
 ) -> UUID | None:
-    """Raise an alert unless one whose details name the same `kind` and `subject` was raised within `seconds`.
+    """Raise an alert unless one with the same `kind` and `subject` in its details was raised within `seconds`.
 
-    Several processes may find the same thing at once: the others wait for this transaction, and then find its alert.
-    Returns its id, or None.
+    Processes that detect the same problem concurrently wait for this transaction, and then find its alert. Returns the
+    id of the alert, or None.
     """
     kind, subject = details["kind"], details.get("subject")
     connection.execute(_ONE_AT_A_TIME, {"what": f"alert {kind} {subject}"})
@@ -51,7 +51,7 @@ _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))"
 def raised_within(
     connection: Connection, seconds: int, kind: str, times: int = 1, *, subject: str | None = None
 ) -> bool:
-    """Whether so many alerts whose details name this `kind`, and this `subject` if one is given, were raised lately."""
+    """Return whether this many alerts of the `kind`, and of the `subject` if one is given, were raised recently."""
     since = utc_now() - timedelta(seconds=seconds)
     query = select(Alert.id).where(Alert.created_at > since, Alert.details["kind"].astext == kind).limit(times)
     if subject is not None:

@@ -41,22 +41,22 @@ class Claim(Generic[InstructionT]):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many may be claimed now: in all, of each of some merchants, and of any other merchant."""
+    """The number of attempts that may be claimed now: in total, for each of some merchants, for any other merchant."""
 
     free: int
     of_others: int
     of_merchants: Mapping[UUID, int]
     note_seconds: float = 60.0
-    """It is noted this often, at most, of what finds no room that it does not stand still."""
+    """Minimum interval at which the rows that find no room are marked as not stuck."""
 
     def holds(self, number: int) -> bool:
-        """Whether so many may be claimed, whosever they are."""
+        """Return whether this number may be claimed, regardless of the merchants."""
         return number <= min(self.free, self.of_others, *self.of_merchants.values())
 
     def split(self, ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
-        """Those of a list that are worth looking at now, and the others: more than `free` find no room anyway.
+        """Split a list into the ids to claim now and the others: more than `free` would find no room anyway.
 
-        Two at least: what is claimed alone is claimed under other conditions.
+        The first part has at least two ids, because a single id is claimed under other conditions.
         """
         worth = len(ids) if self.holds(len(ids)) else max(2, self.free)
         return ids[:worth], ids[worth:]
@@ -82,7 +82,7 @@ class Claimed(Generic[ClaimT]):
 
 @dataclass(frozen=True, slots=True)
 class ClaimStatements:
-    """`all` claims all that may be claimed, `some` as many as there is room for."""
+    """`all` claims everything that may be claimed, `some` only as many as there is room for."""
 
     all: TextClause
     some: TextClause
@@ -106,16 +106,16 @@ _FITTING = """, fitting AS MATERIALIZED (
             WHERE s.id = w.id
               AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :note_seconds)
         )"""
-"""CTEs that choose what fits into the room, one of each merchant after the other, and note that the rest does not stand
-still: it is put back, however long that goes on."""
+"""CTEs that select what fits into the room, in turns among the merchants, and mark the rest as not stuck, because it is
+requeued until there is room."""
 
 
 def claim_statements(
     *, source: str, columns: str, subjects: str, attempts: str, key: str, open_status: str
 ) -> ClaimStatements:
-    """The statements of `claim` for the `subjects` `s` in `source`; their `attempts` refer to them by `key`.
+    """Return the statements of `claim` for the `subjects` `s` in `source`; their `attempts` refer to them by `key`.
 
-    Their rows hold `columns` besides what `claim` reads: `id`, `status`, `number` of the attempt before, and others.
+    Their rows contain `columns` besides what `claim` reads: `id`, `status`, `number` of the last attempt, and others.
     """
     is_open = f"status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))"
     fitting = _FITTING.format(open=is_open, subjects=subjects)
@@ -170,9 +170,9 @@ def claim(
     open_status: str,
     of_row: Callable[[Any, bool], ClaimT],
 ) -> Claimed[ClaimT]:
-    """Start an attempt at each of `ids` that may have one, as far as there is `room`; say of each other one why not.
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason.
 
-    `of_row` makes the claim of a claimed row, and is told whether the attempt before is in doubt.
+    `of_row` creates the claim of a claimed row; its argument says whether the previous attempt is in doubt.
     """
     values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
     statement = statements.all

@@ -36,7 +36,7 @@ _UNFINISHED_OF = (
     .where(
         Transaction.merchant_id == bindparam("merchant_id"),
         Transaction.status.in_([status.value for status in UNFINISHED]),
-        Transaction.status != TransactionStatus.COMPLETED.value,  # the condition of the index that has the others
+        Transaction.status != TransactionStatus.COMPLETED.value,  # the condition of the partial index
     )
     .limit(bindparam("most", type_=Integer))
 )

@@ -26,9 +26,9 @@ from gateway.telemetry import log_context
 
 Action = Literal["replay", "discard"]
 JOBS_RUNNING_MAX = 20
-"""Jobs that may run at once."""
+"""Maximum number of jobs that run at the same time."""
 ADVISORY_LOCK = 7_205_020
-"""Held while a job is counted in."""
+"""The advisory lock that serializes the check of `JOBS_RUNNING_MAX`."""
 STEP_SECONDS = 1
 """A step resolves as many as the job may in so many seconds, and the next one begins after them."""
 
@@ -48,7 +48,7 @@ class NewJob:
 
 
 def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> dict[str, Any]:
-    """Count what the job would resolve, and unless that is all that is wanted, have it done.
+    """Count what the job would resolve, and start it unless it is a dry run.
 
     Raises:
         TooManyJobs: `JOBS_RUNNING_MAX` are running.

@@ -70,7 +70,7 @@ def list_newest(
     )
 
 
-# A delivery in hand has a lease of `lease_seconds` at most: what waits for longer is a retry, and may be hastened.
+# A claimed delivery has a lease of at most `lease_seconds`: one that is due later is a retry, and may be sent earlier.
 _RESEND = text("""
     WITH wanted AS (
         SELECT p.id, p.merchant_id FROM webhook_endpoints p
@@ -80,7 +80,7 @@ _RESEND = text("""
         SELECT d.* FROM webhook_deliveries d JOIN wanted w ON w.id = d.endpoint_id
         WHERE d.transaction_id = :transaction_id AND d.event_id = :event_id AND d.status = 'pending'
         FOR UPDATE OF d
-    ), hastened AS (
+    ), rescheduled AS (
         UPDATE webhook_deliveries d SET next_attempt_at = now() FROM pending p
         WHERE d.id = p.id AND p.next_attempt_at > now() + make_interval(secs => :lease_seconds)
         RETURNING d.*
@@ -91,9 +91,9 @@ _RESEND = text("""
         FROM wanted w WHERE NOT EXISTS (SELECT FROM pending p WHERE p.endpoint_id = w.id)
         RETURNING *
     )
-    SELECT *, true AS is_due FROM hastened
+    SELECT *, true AS is_due FROM rescheduled
     UNION ALL SELECT *, true FROM made
-    UNION ALL SELECT *, false FROM pending WHERE id NOT IN (SELECT id FROM hastened)
+    UNION ALL SELECT *, false FROM pending WHERE id NOT IN (SELECT id FROM rescheduled)
     ORDER BY id
 """)
 
@@ -101,13 +101,13 @@ _RESEND = text("""
 def resend(
     connection: Connection, merchant_id: UUID, event_id: UUID, endpoint_id: UUID | None
 ) -> Sequence[dict[str, Any]]:
-    """Have an event delivered now: to `endpoint_id`, or to every enabled endpoint that asks for its type.
+    """Enqueue the delivery of an event: to `endpoint_id`, or to every enabled endpoint that subscribes to its type.
 
-    An event has one pending delivery per endpoint at most: while there is one, it is sent at once if it waits for a
-    retry, and no other is made. Resends of one event take turns.
+    An event has at most one pending delivery per endpoint. If there is one, it is sent immediately if it waits for a
+    retry, and no other is created. Resends of one event are serialized.
 
     Raises:
-        NotFound: event or endpoint do not exist, or belong to another merchant.
+        NotFound: the event or the endpoint does not exist, or belongs to another merchant.
         InvalidState: the endpoint is disabled.
     """
     event = event_queries.find(connection, merchant_id, event_id)

@@ -66,7 +66,7 @@ def once(
     transaction_id: UUID,
     work: Callable[[], Answer],
 ) -> Given:
-    """Do `work`, or give the first answer again when `key` was used before. Without a key it is done each time.
+    """Do `work`, or return the first answer again if `key` was used before. Without a key the work is always done.
 
     The record is claimed before the work and completed after it, in the one database transaction of `connection`:
     what `work` raises undoes both. `transaction_id` is the transaction that the request is about; while it is

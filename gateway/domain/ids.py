@@ -1,6 +1,6 @@
-"""Ids and times, made in Python so that an answer is known before its statement is sent.
+"""Ids and times, which are created in Python so that a response is known before its statement is sent.
 
-Both are of the database's time: rows are in order whichever host made them, and however wrong its own clock is.
+Both use the database's time: rows are in order regardless of the host that created them and of its clock.
 """
 
 import secrets
@@ -18,9 +18,9 @@ __all__ = ["new_id", "new_id_text", "parse_id", "parse_ids", "rfc3339", "smalles
 _MILLISECONDS_MAX = 2**48 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICKS = 4096
-"""Parts of a millisecond that the 12 bits behind the milliseconds count (RFC 9562, section 6.2, method 3)."""
+"""The 12 bits after the milliseconds count fractions of a millisecond (RFC 9562, section 6.2, method 3)."""
 _BACK_MAX_TICKS = 1_000 * _TICKS
-"""A second. Ids stay in order while the time is corrected backwards by less; after more they follow the time."""
+"""One second. Ids stay in order if the time is corrected backwards by less; a larger correction changes the order."""
 _MARKS = 0b0111 << 76 | 0b10 << 62
 """The version and the variant of a UUIDv7."""
 
@@ -29,9 +29,9 @@ _last_ticks = 0
 
 
 def new_id() -> UUID:
-    """A UUIDv7 (RFC 9562) of the database's time: ids made later by this process sort later.
+    """Return a UUIDv7 (RFC 9562) of the database's time: ids that this process creates later sort later.
 
-    Ids of other processes and hosts sort by the time too, as exactly as that is measured: within milliseconds.
+    Ids of other processes and hosts also sort by time, with the precision of its measurement: within milliseconds.
     """
     global _last_ticks  # noqa: PLW0603  # one sequence per process
     ticks = _now_ns() * _TICKS // 1_000_000
@@ -44,7 +44,7 @@ def new_id() -> UUID:
 
 
 def new_id_text() -> str:
-    """The text of a UUID that orders nothing, such as a request's: made in a tenth of the time."""
+    """Return the text of a UUID without an order, such as a request id; it takes a tenth of the time."""
     return str(uuid_utils.uuid7())
 
 
@@ -84,10 +84,10 @@ def parse_ids(ids: object, limit: int) -> list[UUID] | None:
 
 
 def utc_now() -> datetime:
-    """Now by the database's clock, in UTC.
+    """Return the current time of the database's clock, in UTC.
 
     Raises:
-        sqlalchemy.exc.OperationalError: the database is away, and this process has not asked it for its time yet.
+        sqlalchemy.exc.OperationalError: the database is unavailable, and its time has never been measured.
     """
     return _EPOCH + timedelta(microseconds=_now_ns() // 1000)
 

@@ -1,19 +1,19 @@
-"""How many wrong passwords are taken, so that nobody guesses one and nobody closes an account for its owner.
+"""Limits of wrong passwords, which prevent guessing without locking the owner out of the account.
 
-Each try takes one token from each bucket that applies, before the password is checked; a right password puts them back.
-All processes share the buckets (rate_limits.py), which know an account by the digest of its e-mail, whether or not
-there is such a user.
+Each attempt takes one token from each bucket that applies, before the password is checked; a right password returns
+them. All processes share the buckets (rate_limits.py). An account is identified by the digest of its e-mail, whether or
+not the user exists.
 
-| A try | Is limited by |
+| Attempt | Limited by |
 | --- | --- |
-| from a device that is known to the account | `DEVICE`; beyond it, as from an unknown device |
-| from an unknown device | `ADDRESS` of wherever it comes from, and then one of the next two |
+| from a device that is known to the account | `DEVICE`; above it, like an unknown device |
+| from an unknown device | `ADDRESS` of the client, and then one of the next two |
 | the first ones for an account from an address | `FIRST_TRIES` of this account from this address |
-| more of them | `ACCOUNT`, which all addresses that have used up their first tries share |
+| further ones | `ACCOUNT`, shared by all addresses that have used up their first attempts |
 
-So whoever tries from many addresses shares `ACCOUNT` with all the others, while an address that has not failed for this
-account lately always gets its first tries, whatever others do. `ADDRESS` is taken first, so it also bounds how many
-buckets an address can make by trying random e-mails; buckets that are full again are purged.
+Thus an attacker with many addresses only exhausts `ACCOUNT`, while an address without recent failures for this account
+always has its first attempts. `ADDRESS` is taken first, so it also limits the number of buckets that an address can
+create with random e-mails. Full buckets are purged.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ FIRST_TRIES = Limit(per_second=5 / 3_600, burst=5)
 ACCOUNT = Limit(per_second=10 / 60, burst=100)
 """NIST SP 800-63B (5.2.2) allows 100 wrong passwords in a row."""
 ADDRESS = Limit(per_second=20 / 60, burst=200)
-"""For whatever accounts. More than one account takes, so that tries for one do not close an address that many share."""
+"""For all accounts together. It exceeds the limits of one account, so attempts at one do not block a shared address."""
 DEVICE = Limit(per_second=10 / 60, burst=20)
 
 Limited = Literal["account", "address"]
@@ -37,23 +37,23 @@ Limited = Literal["account", "address"]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A try that may be made, and the buckets that it took a token from."""
+    """An attempt that is allowed, and the buckets from which it took a token."""
 
     buckets: tuple[tuple[str, Limit], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A try that may not be made now, by which limit, and the seconds until it may."""
+    """An attempt that is not allowed now, the limit, and the seconds until it is allowed."""
 
     by: Limited
     wait_seconds: float
 
 
 def take(connection: Connection, email: str, address: str | None, device_id: bytes | None) -> Taken | Refused:
-    """Take the tokens of one try for the account of `email` in lower case; a refused try takes none.
+    """Take the tokens of one attempt for the account of `email` in lower case; a refused attempt takes none.
 
-    `device_id` is that of a device that is known to the account. `connection` is in autocommit, as for any lease.
+    `device_id` is the id of a device that is known to the account. `connection` is in autocommit, as for any lease.
     """
     if device_id is not None:
         of_device = (f"login-device:{device_id.hex()}", DEVICE)
@@ -76,13 +76,13 @@ def take(connection: Connection, email: str, address: str | None, device_id: byt
 
 
 def give_back(connection: Connection, taken: Taken) -> None:
-    """Put the tokens of a try back: its password was right, or was not checked."""
+    """Return the tokens of an attempt whose password was right or was not checked."""
     for subject, limit in taken.buckets:
         rate_limits.give_back(connection, subject, limit)
 
 
 def unlock(connection: Connection, *, email: str, user_id: str, actor: str) -> int:
-    """Forget all wrong passwords for the account of `email` in lower case; return how many buckets were removed."""
+    """Reset the limits of the account of `email` in lower case; return the number of removed buckets."""
     removed = rate_limits.remove(connection, _account(email))
     audit.record(
         connection, actor=actor, action="user.unlocked", subject=user_id, detail={"email": email, "removed": removed}

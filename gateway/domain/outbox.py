@@ -29,7 +29,7 @@ class Topic(StrEnum):
 
 
 FIRST_TURN = UUID(int=0)
-"""No merchant's id is smaller."""
+"""The smallest possible merchant id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A batch in the order of its rows. `more`: it left rows behind. `next_turn`: the merchant that is the next."""
+    """A batch in the order of its rows. `more`: rows are left. `next_turn`: the first merchant of the next batch."""
 
     rows: list[Waiting]
     more: bool
@@ -51,7 +51,7 @@ class Taken:
 
 
 MERCHANTS_MAX = 1_000
-"""Merchants that one batch takes turns among; the next batch goes on behind the last of them."""
+"""Maximum number of merchants in one batch; the next batch continues after the last of them."""
 
 _PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
 # An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
@@ -61,9 +61,9 @@ _TAKE = text("""
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
     )) RETURNING id, topic, subject_id, merchant_id
 """)
-# The merchants are found by one look into the index each, and so are their rows, however many wait. Rows of no merchant
-# have one turn together. A merchant whose share is used up has left rows behind. The orders name the merchant, so that
-# only the index by merchants has them: by the other one, PostgreSQL might look for a merchant's rows among all.
+# Each merchant takes one index lookup, and so do its rows, regardless of the length of the outbox. Rows without a
+# merchant share one turn. A merchant that used its whole share may have more rows. ORDER BY includes the merchant so
+# that only the index by merchant fits: with the other one PostgreSQL might search the whole outbox for a merchant.
 _TAKE_IN_TURNS = text("""
     WITH RECURSIVE waiting AS (
         (SELECT merchant_id, 1 AS nth FROM outbox WHERE merchant_id >= :next_turn ORDER BY merchant_id LIMIT 1)
@@ -76,26 +76,27 @@ _TAKE_IN_TURNS = text("""
         FROM waiting w LEFT JOIN merchants m ON m.id = w.merchant_id
         WHERE w.merchant_id IS NOT NULL AND nth <= :merchants_max
     ), turn AS MATERIALIZED (
-        SELECT merchant_id, CAST(ceil(CAST(:limit AS numeric) * weight / (sum(weight) OVER () + nobody)) AS int) AS share
+        SELECT merchant_id,
+               CAST(ceil(CAST(:limit AS numeric) * weight / (sum(weight) OVER () + ownerless_turns)) AS int) AS share
         FROM weighted,
-             (SELECT CAST(EXISTS (SELECT FROM outbox WHERE merchant_id IS NULL) AS int) AS nobody) AS others
+             (SELECT CAST(EXISTS (SELECT FROM outbox WHERE merchant_id IS NULL) AS int) AS ownerless_turns) AS others
     ), picked AS MATERIALIZED (
         SELECT o.id, t.merchant_id, t.share
         FROM turn t CROSS JOIN LATERAL (
             SELECT id FROM outbox WHERE merchant_id = t.merchant_id
             ORDER BY outbox.merchant_id, id LIMIT t.share FOR UPDATE SKIP LOCKED
         ) o
-    ), of_nobody AS MATERIALIZED (
+    ), ownerless AS MATERIALIZED (
         SELECT id FROM outbox WHERE merchant_id IS NULL ORDER BY merchant_id, id
         LIMIT (SELECT coalesce(min(share), :limit) FROM turn) FOR UPDATE SKIP LOCKED
     ), taken AS (
-        DELETE FROM outbox WHERE id = ANY (ARRAY(SELECT id FROM picked UNION ALL SELECT id FROM of_nobody))
+        DELETE FROM outbox WHERE id = ANY (ARRAY(SELECT id FROM picked UNION ALL SELECT id FROM ownerless))
         RETURNING id, topic, subject_id, merchant_id
     )
     SELECT taken.id, topic, subject_id, merchant_id, more, next_turn
     FROM taken, (
         SELECT EXISTS (SELECT FROM picked GROUP BY picked.merchant_id, share HAVING count(*) >= share)
-               OR (SELECT count(*) >= coalesce((SELECT min(share) FROM turn), :limit) FROM of_nobody)
+               OR (SELECT count(*) >= coalesce((SELECT min(share) FROM turn), :limit) FROM ownerless)
                OR (SELECT count(*) > :merchants_max FROM waiting) AS more,
                (SELECT merchant_id FROM waiting WHERE nth > :merchants_max) AS next_turn
     ) AS rest
@@ -112,13 +113,13 @@ _TAKE_SOME = text("""
 def enqueue(connection: Connection, topic: Topic, subject_ids: Iterable[UUID]) -> None:
     """Have the relay publish `topic` for each subject once this database transaction has committed.
 
-    For subjects of no merchant; see `enqueue_of` for the others.
+    For subjects without a merchant; see `enqueue_of` for the others.
     """
     _insert(connection, [{"topic": topic.value, "subject_id": subject_id} for subject_id in subject_ids])
 
 
 def enqueue_of(connection: Connection, topic: Topic, subjects: Iterable[tuple[UUID, UUID]]) -> None:
-    """Do what `enqueue` does, for subjects with the merchants that they belong to."""
+    """Enqueue like `enqueue`, for pairs of a subject and its merchant."""
     messages = [
         {"topic": topic.value, "subject_id": subject_id, "merchant_id": merchant_id}
         for subject_id, merchant_id in subjects
@@ -137,11 +138,11 @@ def prepare(connection: Connection) -> None:
 
 
 def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Taken:
-    """Take the oldest `limit` rows that no other relay holds; they are gone when this transaction commits.
+    """Take the oldest `limit` rows that no other relay has locked; this transaction deletes them.
 
     Rows of the topics `without` stay.
 
-    A crash of PostgreSQL just after that may bring them back, to be published again, as a crash just before it does.
+    A crash of PostgreSQL shortly before or after the commit may restore them, and they are published again.
     """
     if without:
         taken = rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)})
@@ -151,14 +152,14 @@ def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Tak
 
 
 def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Taken:
-    """Take about `limit` rows: the oldest ones of each merchant, at most its share, from merchant `next_turn` on.
+    """Take about `limit` rows: the oldest ones of each merchant, at most its share, starting at merchant `next_turn`.
 
-    The shares are in proportion to the merchants' weights. This is for a backlog: `take` costs less, and what it takes
-    is fair when it takes everything.
+    The shares are proportional to the merchants' weights. Use this for a backlog: `take` costs less, and is fair if it
+    takes everything.
     """
     values = {"limit": limit, "next_turn": next_turn, "merchants_max": MERCHANTS_MAX}
     taken = rows(connection, _TAKE_IN_TURNS, values)
-    if not taken:  # none waits, or none from that merchant on
+    if not taken:  # there are no rows, or none from that merchant on
         return Taken([], more=next_turn != FIRST_TURN)
     return Taken(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
 

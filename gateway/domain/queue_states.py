@@ -1,6 +1,7 @@
-"""Whether the work queues work: by what the relay could publish and the workers took, not by what the broker says.
+"""The state of the work queues, derived from what the relay could publish and the workers consumed.
 
-A broker may answer, and its management API call every queue running, while a queue takes no message or gives none out.
+The broker's own report is not used: a queue may accept or deliver no messages although the broker answers and its
+management API reports the queue as running.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,15 @@ from gateway.config import settings
 from gateway.domain import alerts
 
 FAILING_ALERT_SECONDS = 30
-"""A queue that takes no messages for so long is alerted: longer than the election of a leader or a restart takes."""
+"""A queue that takes no messages for this time is alerted: longer than a leader election or a restart."""
 STALLED_MARGIN_SECONDS = 30
 STALE_SECONDS = 90
-"""What the relay found is worth nothing after this time: it looks much more often."""
+"""Observations of the relay expire after this time, which is much longer than the interval between them."""
 ALERT_PAUSE_SECONDS = 600
 
 
 class BrokerState(StrEnum):
-    """What all queues together come to."""
+    """The summary of all queues."""
 
     UP = "up"
     DEGRADED = "degraded"
@@ -30,16 +31,16 @@ class BrokerState(StrEnum):
 
 
 def stalled_after_seconds() -> int:
-    """A queue from which nobody took a message that waited so long gives none out: all of its workers cannot be busy.
+    """Return the time after which a queue whose messages are not consumed counts as stalled.
 
-    They are for as long as a provider hangs, at most.
+    It is longer than all workers of a queue can be busy, which is the time for which a provider may hang.
     """
     return settings().claim_lease_seconds + STALLED_MARGIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the relay found of a queue: why it takes no messages, or None when it took one, and who consumes it."""
+    """One observation of a queue: why it takes no messages (None if it took one), and its number of consumers."""
 
     name: str
     reason: str | None
@@ -48,15 +49,15 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a queue at this moment, by the database's clock."""
+    """The current state of a queue, by the database's clock."""
 
     name: str
     reason: str | None
     consumers: int | None
     failing_seconds: float | None
-    """For how long it takes no messages, if it does not."""
+    """How long the queue has taken no messages; None if it takes them."""
     waiting_seconds: float | None
-    """For how long a message waits there that nobody has taken, if one does."""
+    """How long a message has waited in the queue without being consumed; None if none waits."""
     age_seconds: float
 
     @property
@@ -66,11 +67,11 @@ class State:
 
     @property
     def gives_messages(self) -> bool:
-        """Whether its messages are taken."""
+        """Whether its messages are consumed."""
         return self.waiting_seconds is None or self.waiting_seconds <= stalled_after_seconds()
 
     def problem(self) -> str | None:
-        """What is wrong with it, if anything is."""
+        """Return the problem of the queue, if it has one."""
         if self.failing_seconds is not None:
             return f"{self.name} has taken no messages for {self.failing_seconds:.0f} s: {self.reason}"
         if not self.gives_messages:
@@ -98,7 +99,7 @@ _OBSERVE = text("""
 
 
 def observe(connection: Connection, observations: Sequence[Observation]) -> None:
-    """Write what the relay found. In a queue that took a message, that one waits from now on, unless another does."""
+    """Store observations. In a queue that took a message, `waiting_since` is now unless an earlier message waits."""
     values = {
         "names": [found.name for found in observations],
         "reasons": [found.reason for found in observations],
@@ -114,7 +115,7 @@ _TAKEN = text("""
 
 
 def note_taken(connection: Connection, name: str) -> None:
-    """Note that a worker just took a message from this queue."""
+    """Record that a worker consumed a message of this queue."""
     connection.execute(_TAKEN, {"name": name})
 
 
@@ -128,12 +129,12 @@ _STATES = text("""
 
 
 def states(connection: Connection) -> list[State]:
-    """The state of each queue that the relay has looked at lately; none when no relay runs."""
+    """Return the state of each queue that the relay observed recently; empty if no relay runs."""
     return [State(*row) for row in connection.execute(_STATES, {"stale_seconds": STALE_SECONDS})]
 
 
 def summary(found: Sequence[State]) -> tuple[BrokerState, str | None]:
-    """The state of the broker, and what is wrong."""
+    """Return the state of the broker, and its problem, if any."""
     problems = [problem for state in found if (problem := state.problem())]
     if not found:
         return BrokerState.UNKNOWN, "No relay has looked at the queues lately."
@@ -144,13 +145,13 @@ def summary(found: Sequence[State]) -> tuple[BrokerState, str | None]:
 
 
 def publishing_problem(connection: Connection) -> str | None:
-    """Why messages cannot be published, as far as the relay knows."""
+    """Return why messages cannot be published, if the relay knows a reason."""
     failing = [state.problem() for state in states(connection) if not state.takes_messages]
     return "; ".join(problem for problem in failing if problem) or None
 
 
 def raise_alerts(connection: Connection) -> bool:
-    """Raise what is due: one alert for each queue and kind of problem, or one for all queues. Whether any was."""
+    """Raise the alerts that are due, per queue and kind of problem, or one for all queues; return whether one was."""
     found = states(connection)
     failing = [state for state in found if (state.failing_seconds or 0) >= FAILING_ALERT_SECONDS]
     stalled = [state for state in found if state.takes_messages and not state.gives_messages]
@@ -166,7 +167,7 @@ def raise_alerts(connection: Connection) -> bool:
 
 
 _TAKES_NOTHING = (
-    "RabbitMQ: look at memory and disk alarms (rabbitmq-diagnostics alarms); without one, restart the node that leads "
+    "RabbitMQ: check memory and disk alarms (rabbitmq-diagnostics alarms); if there is none, restart the leader of "
     "the queue (docs/runbooks/broker-takes-no-messages.md)"
 )
 _GIVES_NOTHING = (

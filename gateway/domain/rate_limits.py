@@ -79,7 +79,7 @@ def give_back(connection: Connection, subject: str, limit: Limit) -> None:
 
 
 def remove(connection: Connection, prefix: str) -> int:
-    """Delete the buckets whose subject begins with `prefix`, which fills them; return how many there were."""
+    """Delete the buckets whose subject begins with `prefix`, which resets them; return the number deleted."""
     return connection.execute(_REMOVE, {"prefix": prefix}).rowcount
 
 
@@ -89,10 +89,10 @@ def purge(connection: Connection, limit: int) -> int:
 
 
 def network_of(address: str | None) -> str:
-    """Return what one host has: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network of one client: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address or "")
-    except ValueError:  # a Unix socket, or a proxy that names no address
+    except ValueError:  # a Unix socket, or a proxy that sends no address
         return "unknown"
     if isinstance(parsed, IPv6Address):
         return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"

@@ -16,9 +16,9 @@ from gateway.models.reconciliation import ReconciliationRun
 from gateway.states import RunStatus
 
 RUNS_UNFINISHED_MAX = 50
-"""Reconciliations that may wait or run at once; one runs at a time."""
+"""Maximum number of reconciliations that wait or run; one runs at a time."""
 ADVISORY_LOCK = 7_205_021
-"""Held while a run is counted in."""
+"""The advisory lock that serializes the check of `RUNS_UNFINISHED_MAX`."""
 
 _R = ReconciliationRun
 _TABLE = ReconciliationRun.__table__
@@ -31,7 +31,7 @@ def request(
     provider: str | None,
     actor: str,
 ) -> dict[str, Any]:
-    """Have the period [from, to) reconciled, of all providers or of one; return the run, which is still pending.
+    """Enqueue a reconciliation of the period [from, to), of all providers or of one; return the pending run.
 
     Raises:
         TooManyJobs: `RUNS_UNFINISHED_MAX` are unfinished.

@@ -1,4 +1,4 @@
-"""Finding attempts that have no outcome although their worker went on with its next message: it may have died since."""
+"""Find attempts without an outcome whose message was acknowledged: their worker may have died."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from gateway.db import LISTED, rows
 
 @dataclass(slots=True)
 class Unfinished:
-    """Those of a list whose newest attempt has no outcome."""
+    """The ids of a list whose newest attempt has no outcome."""
 
     leased: list[UUID] = field(default_factory=list)
-    """A worker has them in hand, or had them when it died."""
+    """Their lease has not expired: a worker still processes them, or died."""
     lease_seconds: int = 0
-    """The time until the last of these leases is over, in whole seconds."""
+    """The time until the last of these leases expires, in whole seconds."""
     interrupted: list[UUID] = field(default_factory=list)
-    """Their worker died."""
+    """Their lease has expired: the worker died."""
 
 
 def _statement(attempts: str, key: str) -> TextClause:
@@ -37,12 +37,12 @@ _OF_REFUNDS = _statement("refund_attempts", "refund_id")
 
 
 def unfinished_transactions(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
-    """Find those of `ids` whose newest attempt has no outcome."""
+    """Return the `ids` whose newest attempt has no outcome."""
     return _unfinished(connection, _OF_TRANSACTIONS, ids)
 
 
 def unfinished_refunds(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
-    """Find those of `ids` whose newest attempt has no outcome."""
+    """Return the `ids` whose newest attempt has no outcome."""
     return _unfinished(connection, _OF_REFUNDS, ids)
 
 

@@ -37,7 +37,7 @@ _CLAIM = attempts.claim_statements(
 def claim(
     connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, room: Room | None = None
 ) -> Claimed[ChargeClaim]:
-    """Start an attempt at each of `ids` that may have one, as far as there is `room`; say of each other one why not."""
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason."""
     return attempts.claim(
         connection,
         _CLAIM,

@@ -31,7 +31,7 @@ COLUMNS = ("charge_id", "idempotency_key", "type", "amount", "fee", "currency", 
 ERRORS_MAX = 100
 """Errors that are listed; the file is not read any further."""
 LINE_MAX_LENGTH = 4_096
-"""Characters of one line: a valid one has less than a quarter. The file is not read further after a longer one."""
+"""Maximum characters of a line; valid lines have less than a quarter. Reading stops at a longer line."""
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
@@ -123,7 +123,7 @@ def read(
                 if len(errors) >= ERRORS_MAX:
                     break
         finally:
-            text.detach()  # neither of the two is to close what it wraps
+            text.detach()  # neither wrapper may close the underlying file
             out.detach()
         if errors:
             raise invalid(errors)
@@ -155,10 +155,10 @@ def _error(number: int, column: str, code: str, detail: str) -> FieldError:
 
 
 def _records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str] | str]]:
-    """The lines after the header with their numbers: the cells of each, or why it has none. Blank lines are left out.
+    """Yield the number of each line after the header with its cells, or with an error. Blank lines are skipped.
 
-    Each line is parsed by itself, because no valid cell has a line break in it: an open quote cannot collect the rest
-    of the file.
+    Each line is parsed separately, because valid cells contain no line breaks: an unclosed quote cannot consume the
+    rest of the file.
     """
     if _cells_of(text.readline(LINE_MAX_LENGTH)) != list(COLUMNS):
         raise invalid([_error(1, "", "invalid_header", f"The first line should be {','.join(COLUMNS)}")])
@@ -170,7 +170,7 @@ def _records(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str] | str]]:
             yield number, f"A line may have {LINE_MAX_LENGTH} characters at most."
             break
         if line.strip("\r\n"):
-            yield number, _cells_of(line) or "This line is not CSV (RFC 4180)."
+            yield number, _cells_of(line) or "This line is not valid CSV (RFC 4180)."
 
 
 def _cells_of(line: str) -> list[str] | None:

@@ -50,14 +50,14 @@ class NewStatement:
 def store(
     connection: Connection, statement: NewStatement, file: StatementFile, actor: str, *, timeout_seconds: int
 ) -> tuple[dict[str, Any], bool]:
-    """Store a statement with its lines and have it reconciled, unless it is here already; it, and whether it is new.
+    """Store a statement and enqueue its reconciliation unless it exists; return it, and whether it is new.
 
     The lines go from file to PostgreSQL with COPY, so that memory does not grow with their number. No statement takes
     longer than `timeout_seconds`.
 
     Raises:
         InvalidStatement: it lists a charge or a refund twice, or nothing tells its period.
-        TooManyJobs: too many reconciliations are unfinished to begin another one.
+        TooManyJobs: too many reconciliations are unfinished.
     """
     period_from, period_to = _period(statement, file)
     connection.execute(select(func.set_config("statement_timeout", f"{timeout_seconds}s", True)))  # noqa: FBT003

@@ -22,7 +22,7 @@ MAX_RETRIES = 3
 ATTEMPT_LIMIT = 1 + MAX_RETRIES
 """Attempts at one transaction before it is dead-lettered: the first one and its retries."""
 TIME_OFF_MAX_SECONDS = 120
-"""A transaction whose time, made before its statement, differs by more from the database's is not stored."""
+"""Maximum difference between the time that a process assigned to a transaction and the database's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ _STORE = text(f"""
 
 
 def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[bool]:
-    """Store transactions with their outbox rows. Of each whether it is stored now; if not, `repeat` tells why.
+    """Store transactions with their outbox rows; return for each whether it was stored. If not, `repeat` finds out why.
 
     `connection` may be in autocommit: a single statement does all of the writing.
 
@@ -102,10 +102,10 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
 
 
 def repeat(connection: Connection, acceptance: Acceptance) -> Answer | None:
-    """The answer that the first request with the key of `acceptance` got.
+    """Return the answer to the first request with the key of `acceptance`.
 
-    None when there was no such request: the time of `acceptance` is off by more than `TIME_OFF_MAX_SECONDS`, because
-    this process did not run for a while, or the database's clock was set. It is to be made again with the right time.
+    None if there was no such request: the time of `acceptance` is wrong by more than `TIME_OFF_MAX_SECONDS`, because
+    this process was suspended, or the database's clock was set. It must then be repeated with the right time.
 
     Raises:
         IdempotencyKeyReused: the key came with a different request then.

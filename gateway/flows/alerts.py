@@ -71,7 +71,7 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
 
 
 def deliver_overdue(seconds: int = OVERDUE_SECONDS) -> None:
-    """Deliver what waits for longer than `seconds`, past broker and relay: they may be what the alerts are about."""
+    """Deliver alerts that are older than `seconds`, bypassing broker and relay, which may have caused the alerts."""
     with db.autocommit() as connection:
         ids = alerts.overdue(connection, seconds, OVERDUE_MAX)
     if ids:

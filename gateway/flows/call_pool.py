@@ -1,8 +1,8 @@
-"""The threads of this process that call providers, and who may have the next one (docs/fairness.md).
+"""The threads of this process that call providers, and their fair allocation to merchants (docs/fairness.md).
 
-A merchant may start a call while it then has at most `SHARE` times as many in hand as threads stay free. So one
-merchant alone has `provider_threads` calls in hand, two have about half of them each, and there is a free thread for a
-merchant that has none in hand.
+A merchant may start a call if it then has at most `SHARE` times as many calls in progress as threads remain free. Thus
+a single merchant has up to `provider_threads` calls in progress, two merchants have about half of them each, and there
+is a free thread for a merchant without calls in progress.
 """
 
 import threading
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 def _share_of(free: int, in_hand: int) -> int:
-    """The largest n with in_hand + n <= SHARE * (free - n)."""
+    """Return the largest n with in_hand + n <= SHARE * (free - n)."""
     return max(0, (SHARE * free - in_hand) // (SHARE + 1))
 
 
 class CallPool:
-    """Runs calls in threads, and counts those in hand by merchant."""
+    """Runs calls in threads, and counts the calls in progress by merchant."""
 
     def __init__(self, threads: int) -> None:
         self._size = threads + -(-threads // SHARE)
@@ -49,7 +49,7 @@ class CallPool:
             return len(self._calls)
 
     def room(self) -> Room:
-        """How many calls may start now; while nobody starts one, it only grows."""
+        """Return how many calls may start now; it never decreases until a call starts."""
         with self._changed:
             free = max(0, self._size - len(self._calls))
             of_merchants = {id: _share_of(free, in_hand) for id, in_hand in self._in_hand.items()}
@@ -65,14 +65,14 @@ class CallPool:
         return future
 
     def abandon(self, futures: Iterable["Future[Any]"]) -> None:
-        """Give up calls that never return: they keep their threads, but take none from the calls after them."""
+        """Abandon calls that do not return: they keep their threads, which are replaced for later calls."""
         self._executor = self._new_executor()
         for future in futures:
-            future.cancel()  # one that still waits for a thread must not move money after its lease
+            future.cancel()  # a call that still waits for a thread must not move money after its lease
             self._release(future)
 
     def wait_for_room(self, calls: int, seconds: float) -> None:
-        """Return when there is room for so many calls, or for an eighth of all, or after so many seconds."""
+        """Wait until there is room for `calls` calls or for an eighth of the threads, for at most `seconds`."""
         enough = min(calls, max(1, self._size // SHARE))
         with self._changed:
             self._changed.wait_for(lambda: self.room().holds(enough), seconds)

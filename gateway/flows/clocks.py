@@ -1,4 +1,4 @@
-"""Clocks: the time that schedules go by, and the alert that a host's clock is off. Each process looks at its own."""
+"""Clocks: the time of schedules, and the alert for a wrong clock of a host. Each process checks its own host."""
 
 import socket
 from contextlib import suppress
@@ -17,9 +17,9 @@ WAIT_SECONDS = 30.0
 
 
 def scheduling_time() -> datetime:
-    """The database's time, in the time zone of the schedule, for a process that uses the database for nothing else.
+    """Return the database's time in the time zone of the schedule, for a process without other database access.
 
-    The first call waits for the database; later ones do without it while it is away.
+    The first call waits for the database; later calls extrapolate while it is unavailable.
     """
     while not database_clock.is_known():
         db.wait_until_available(WAIT_SECONDS)
@@ -30,25 +30,25 @@ def scheduling_time() -> datetime:
 
 
 def watch() -> None:
-    """Have this process alert whenever it measures that the clock of its host is wrong."""
-    database_clock.when_off(_alert_soon)
+    """Raise an alert when this process measures that the clock of its host is wrong."""
+    database_clock.on_offset(_alert_soon)
 
 
 def _alert_soon(offset: float) -> None:
-    # Whoever measured is about to use a connection for something else, perhaps the only one of the pool.
+    # The measuring thread is about to use its connection, which may be the only one of the pool.
     Thread(target=_alert, args=(offset,), name="clock-alert", daemon=True).start()
 
 
 def _alert(offset: float) -> None:
-    with suppress(*db.UNAVAILABLE):  # the next measurement tries again
+    with suppress(*db.UNAVAILABLE):  # the next measurement retries
         alert_of_offset(offset)
 
 
 def alert_of_offset(offset: float) -> None:
-    """Raise the alert that the clock of this host is off: one for each host in `ALERT_PAUSE_SECONDS`."""
+    """Raise the alert that the clock of this host is wrong: one per host in `ALERT_PAUSE_SECONDS`."""
     limit = settings().clock_offset_max_seconds
     severe = abs(offset) > limit
-    consequence = "The API here is not ready." if severe else f"With more than {limit} s the API here is not ready."
+    consequence = "The API here is not ready." if severe else f"Above {limit} s the API here is not ready."
     host = socket.gethostname()
     with db.begin() as connection:
         alerts.raise_once(

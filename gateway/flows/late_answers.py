@@ -1,8 +1,8 @@
-"""Calls that go on after the message that began them has been handled: recording their answers as they come.
+"""Record the answers of provider calls that continue after their message has been handled.
 
-One thread records what has been answered, list by list, and another one publishes what is to be done then. Both work on
-what the database does not know yet only while it is in memory: if this process dies, the attempts' leases run out, and
-the message that was published beforehand finds them (`gateway.flows.recovery`).
+One thread records answers, list by list, and another one publishes the next step. Their state is in memory only: if
+this process dies, the leases of the attempts expire, and a message that was published beforehand finds them
+(`gateway.flows.recovery`).
 """
 
 import queue
@@ -20,7 +20,7 @@ from gateway import db
 from gateway.outcomes import Outcome
 
 GATHER_SECONDS = 0.02
-"""Answers that come within this time are recorded together."""
+"""Answers that arrive within this time are recorded together."""
 LOOK_SECONDS = 1.0
 DATABASE_PAUSE_SECONDS = 1.0
 
@@ -28,22 +28,22 @@ ClaimT = TypeVar("ClaimT")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Late(Generic[ClaimT]):
-    """A call in hand. Its outcome is recorded by `list`, until `lease_until` (monotonic) at the latest."""
+class LateCall(Generic[ClaimT]):
+    """A call in progress. Its outcome is recorded by `list`, at the latest at `lease_until` (monotonic)."""
 
     claim: ClaimT
     future: "Future[Outcome]"
     overdue_at: float
     lease_until: float
-    list: "LateList[ClaimT]"
+    list: "LateCallList[ClaimT]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LateList(Generic[ClaimT]):
-    """What the calls of one message have in common.
+class LateCallList(Generic[ClaimT]):
+    """The shared callbacks of the calls of one message.
 
-    `record` stores outcomes and returns what `publish` is to be called with. `overdue` gives up calls that never
-    return, and returns the outcome that is recorded for them.
+    `record` stores outcomes and returns the argument of `publish`. `overdue` abandons calls that do not return, and
+    returns the outcome that is recorded for them.
     """
 
     record: Callable[[Sequence[tuple[ClaimT, Outcome]]], Any]
@@ -52,12 +52,12 @@ class LateList(Generic[ClaimT]):
 
 
 class LateAnswers:
-    """All calls of this process that go on in the background."""
+    """The calls of this process that continue in the background."""
 
     def __init__(self) -> None:
-        self._answered: queue.SimpleQueue[Late[Any]] = queue.SimpleQueue()
+        self._answered: queue.SimpleQueue[LateCall[Any]] = queue.SimpleQueue()
         self._to_publish: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._waiting: set[Late[Any]] = set()
+        self._waiting: set[LateCall[Any]] = set()
         self._lock = threading.Lock()
         self._closing = False
         self._recorder = threading.Thread(target=self._record_all, name="late-answers", daemon=True)
@@ -65,28 +65,28 @@ class LateAnswers:
         self._recorder.start()
         self._publisher.start()
 
-    def take_over(self, calls: Sequence[Late[Any]]) -> None:
-        """Record the outcomes of `calls` when they come; returns at once."""
+    def take_over(self, calls: Sequence[LateCall[Any]]) -> None:
+        """Record the outcomes of `calls` when they arrive; return immediately."""
         with self._lock:
             self._waiting.update(calls)
         for call in calls:
             call.future.add_done_callback(partial(self._note, call))
 
     def close(self, seconds: float) -> None:
-        """Wait until all calls have been answered, recorded and published, for so many seconds at most."""
+        """Wait for at most `seconds` until all calls have been answered, recorded and published."""
         deadline = time.monotonic() + seconds
         self._closing = True
         self._recorder.join(max(0.0, deadline - time.monotonic()))
         self._to_publish.put(None)
         self._publisher.join(max(0.0, deadline - time.monotonic()))
 
-    def _note(self, call: Late[Any], _future: "Future[Outcome]") -> None:
+    def _note(self, call: LateCall[Any], _future: "Future[Outcome]") -> None:
         self._answered.put(call)
 
     def _record_all(self) -> None:
         while not (self._closing and not self._waiting):
             answered = self._next()
-            by_list: dict[LateList[Any], list[tuple[Late[Any], Outcome]]] = {}
+            by_list: dict[LateCallList[Any], list[tuple[LateCall[Any], Outcome]]] = {}
             for call in answered:
                 by_list.setdefault(call.list, []).append((call, call.future.result()))
             for of_list, silent in self._overdue().items():
@@ -95,9 +95,9 @@ class LateAnswers:
             for of_list, calls in by_list.items():
                 self._record(of_list, calls)
 
-    def _next(self) -> list[Late[Any]]:
-        """The calls that were answered, each once; it waits for the first one."""
-        found: list[Late[Any]] = []
+    def _next(self) -> list[LateCall[Any]]:
+        """Return the answered calls, each once; wait for the first one."""
+        found: list[LateCall[Any]] = []
         try:
             found.append(self._answered.get(timeout=LOOK_SECONDS))
             time.sleep(GATHER_SECONDS)
@@ -109,17 +109,17 @@ class LateAnswers:
                 self._waiting.difference_update(taken)
             return taken
 
-    def _overdue(self) -> dict[LateList[Any], list[Late[Any]]]:
+    def _overdue(self) -> dict[LateCallList[Any], list[LateCall[Any]]]:
         now = time.monotonic()
-        silent: dict[LateList[Any], list[Late[Any]]] = {}
+        silent: dict[LateCallList[Any], list[LateCall[Any]]] = {}
         with self._lock:
             for call in [call for call in self._waiting if call.overdue_at <= now and not call.future.done()]:
                 self._waiting.discard(call)
                 silent.setdefault(call.list, []).append(call)
         return silent
 
-    def _record(self, of_list: LateList[Any], calls: Sequence[tuple[Late[Any], Outcome]]) -> None:
-        """Record outcomes of one list, and have published what follows."""
+    def _record(self, of_list: LateCallList[Any], calls: Sequence[tuple[LateCall[Any], Outcome]]) -> None:
+        """Record outcomes of one list, and enqueue the publication of the next step."""
         outcomes = [(call.claim, outcome) for call, outcome in calls]
         while True:
             try:
@@ -128,10 +128,10 @@ class LateAnswers:
             except db.UNAVAILABLE as exc:
                 if time.monotonic() >= min(call.lease_until for call, _ in calls):
                     logger.error("{} answers could not be recorded in time: {}", len(calls), exc)
-                    return  # whoever takes them up after the lease asks the provider first
+                    return  # the worker that recovers them after the lease queries the provider first
                 logger.warning("{} answers wait for the database: {}", len(calls), type(exc).__name__)
                 time.sleep(DATABASE_PAUSE_SECONDS)
-            except Exception:  # noqa: BLE001  # one bad answer must not keep its neighbours from being recorded
+            except Exception:  # noqa: BLE001  # one bad answer must not prevent the recording of the others
                 if len(calls) == 1:
                     logger.exception("an answer could not be recorded")
                     return
@@ -144,5 +144,5 @@ class LateAnswers:
         while (publish := self._to_publish.get()) is not None:
             try:
                 publish()
-            except Exception:  # noqa: BLE001  # the sweep finds what was not published
-                logger.exception("what follows a late answer was not published")
+            except Exception:  # noqa: BLE001  # the sweep finds unpublished work
+                logger.exception("the next step after a late answer was not published")

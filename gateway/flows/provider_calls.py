@@ -1,6 +1,6 @@
-"""Sending claimed instructions to their providers: concurrently, bounded in time, with no database connection held.
+"""Send claimed instructions to their providers: concurrently, bounded in time, without a database connection.
 
-A message does not wait for slow calls: they go on in the background, and their answers are recorded as they come.
+A message does not wait for slow calls: they continue in the background, and their answers are recorded on arrival.
 """
 
 import time
@@ -18,7 +18,7 @@ from gateway import db
 from gateway.config import settings
 from gateway.domain.attempts import Claim, Claimed, Recorded, Room
 from gateway.flows.call_pool import CallPool
-from gateway.flows.late_answers import Late, LateAnswers, LateList
+from gateway.flows.late_answers import LateAnswers, LateCall, LateCallList
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
@@ -28,13 +28,13 @@ from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequ
 FIRST_WAVE_SECONDS = 0.1
 """Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
 CROWDED_WAVE_SECONDS = 0.03
-"""The same while most threads are taken: the next message is to have those that become free."""
-CALM_SECONDS = 0.5
-"""How long a message waits for its calls while the process has no others in hand: what a usual provider needs."""
+"""The same while most threads are busy: the next message shall get the threads that become free."""
+IDLE_WAIT_SECONDS = 0.5
+"""How long a message waits for its calls if the process has no others: the latency of a typical provider."""
 ANSWER_MARGIN_SECONDS = 1
 ROOM_SECONDS = 0.1
 NOTES = 4
-"""So often within `stuck_after_seconds` it is noted that what finds no room does not stand still."""
+"""How many times per `stuck_after_seconds` the rows that find no room are marked as not stuck."""
 CLOSE_MARGIN_SECONDS = 10
 
 ClaimT = TypeVar("ClaimT", bound=Claim[Any])
@@ -53,9 +53,9 @@ class Handled:
     dead: list[UUID] = field(default_factory=list)
     """Out of attempts, or nonexistent: for the dead-letter queue."""
     waiting: list[UUID] = field(default_factory=list)
-    """Their merchant has too many calls in hand here: nothing was claimed or attempted."""
+    """Their merchant has too many calls in progress here: nothing was claimed or attempted."""
     in_hand: list[UUID] = field(default_factory=list)
-    """Their calls go on in the background. They are looked for when the lease is over, in case this process dies."""
+    """Their calls continue in the background. They are checked when the lease expires, in case this process dies."""
 
     @classmethod
     def before_the_calls(cls, claimed: Claimed[Any]) -> "Handled":
@@ -84,7 +84,7 @@ class Handled:
 
 
 Follow = Callable[[Handled], None]
-"""What is called with the results of calls that were answered after their message had been handled."""
+"""A callback for the results of calls that were answered after their message had been handled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ class Recording(Generic[ClaimT]):
             self.count(row)
         return handled
 
-    def anew(self, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
-        """Store `outcomes`; what they came to."""
+    def store(self, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
+        """Store `outcomes`; return them classified."""
         return self.into(Handled(), outcomes)
 
 
@@ -120,53 +120,54 @@ def _late_answers() -> LateAnswers:
 
 
 def room() -> Room:
-    """How many calls may start now."""
+    """Return how many calls may start now."""
     return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
 
 
 def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
-    """Those of a list that are worth looking at now, and the others.
+    """Split a list into the ids to claim now and the others.
 
-    This waits a moment for room, so that a full process does not put messages back again and again.
+    It waits up to `ROOM_SECONDS` for room, so that a full process does not requeue messages in a busy loop.
     """
     _pool().wait_for_room(len(ids), ROOM_SECONDS)
     return room().split(ids)
 
 
 def close() -> None:
-    """Finish the calls in hand, as this process ends."""
+    """Finish the calls in progress before this process ends."""
     if _late_answers.cache_info().currsize:
         _late_answers().close(_limit_seconds() + CLOSE_MARGIN_SECONDS)
         _late_answers.cache_clear()
 
 
 def carry_out(claimed: Claimed[ClaimT], recording: Recording[ClaimT], follow: Callable[[], Follow] | None) -> Handled:
-    """Send what was claimed, and have the outcomes stored: the quick ones first, then the others.
+    """Send the claimed instructions and store the outcomes, the quick ones first.
 
-    Calls that take long go on in the background: `follow` makes what another thread calls with what they came to.
-    Without it, all of them are waited for.
+    Slow calls continue in the background: `follow` creates the callback for their results, which runs in another
+    thread. Without it, the function waits for all calls.
     """
     handled = Handled.before_the_calls(claimed)
     if not claimed.claims:
         return handled
-    calm = _pool().in_hand == 0
+    was_idle = _pool().in_hand == 0
     first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
     began = time.monotonic()
     calls = {_pool().start(claim.merchant_id, partial(ask_provider, claim)): claim for claim in claimed.claims}
     waiting = _record_answered(calls, first_wave_seconds, recording, handled)
-    if waiting and calm and follow is not None:
-        waiting = _record_answered(waiting, CALM_SECONDS - FIRST_WAVE_SECONDS, recording, handled)
+    if waiting and was_idle and follow is not None:
+        waiting = _record_answered(waiting, IDLE_WAIT_SECONDS - FIRST_WAVE_SECONDS, recording, handled)
     if not waiting:
         return handled
     if follow is None:
         if silent := _record_answered(waiting, _limit_seconds(), recording, handled):
-            late = _give_up(list(silent))
+            late = _abandon(list(silent))
             recording.into(handled, [(claim, late) for claim in silent.values()])
         return handled
     handled.in_hand = [claim.instruction.id for claim in waiting.values()]
     overdue_at, lease_until = began + _limit_seconds(), began + settings().claim_lease_seconds
-    of_list: LateList[ClaimT] = LateList(recording.anew, follow(), _give_up)
-    _late_answers().take_over([Late(claim, call, overdue_at, lease_until, of_list) for call, claim in waiting.items()])
+    of_list: LateCallList[ClaimT] = LateCallList(recording.store, follow(), _abandon)
+    late_calls = [LateCall(claim, call, overdue_at, lease_until, of_list) for call, claim in waiting.items()]
+    _late_answers().take_over(late_calls)
     return handled
 
 
@@ -177,14 +178,14 @@ def _limit_seconds() -> float:
 def _record_answered(
     calls: dict["Future[Outcome]", ClaimT], seconds: float, recording: Recording[ClaimT], handled: Handled
 ) -> dict["Future[Outcome]", ClaimT]:
-    """Store what is answered within `seconds`; the calls that are not."""
+    """Store the outcomes that arrive within `seconds`; return the other calls."""
     answered, waiting = wait(calls, timeout=seconds)
     if answered:
         recording.into(handled, [(calls[call], call.result()) for call in answered])
     return {call: claim for call, claim in calls.items() if call in waiting}
 
 
-def _give_up(calls: Sequence["Future[Outcome]"]) -> Outcome:
+def _abandon(calls: Sequence["Future[Outcome]"]) -> Outcome:
     _pool().abandon(calls)
     return Unknown("provider_timeout", f"No answer within {_limit_seconds():g} s.")
 

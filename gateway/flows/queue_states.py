@@ -1,4 +1,4 @@
-"""The state of the queues: recorded by the relay and the workers, alerted by the relay."""
+"""The state of the queues, which relay and workers record and for which the relay raises alerts."""
 
 import time
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from gateway.domain.queue_states import Observation
 from gateway.flows import alerts as delivery
 
 NOTE_SECONDS = 10.0
-"""How often a process notes that it takes messages from a queue, however many it takes."""
+"""Minimum interval at which a process records that it consumes a queue."""
 DIRECT_SECONDS = 5
-"""An alert that waits longer is delivered past a broker that does not work."""
+"""An alert that waits longer is delivered without the broker."""
 
 _noted: dict[str, float] = {}
 _lock = Lock()
 
 
 def record(observations: Sequence[Observation]) -> None:
-    """Store what the relay found, and raise the alerts that are due.
+    """Store the observations of the relay, and raise the alerts that are due.
 
-    While the queue of the alerts themselves does not work, this process delivers them.
+    While the queue of the alerts does not work, this process delivers them.
     """
     with db.begin() as connection:
         queue_states.observe(connection, observations)
@@ -34,7 +34,7 @@ def record(observations: Sequence[Observation]) -> None:
 
 
 def note_taken(name: str) -> None:
-    """Note that this process took a message from a queue: at most every `NOTE_SECONDS`, and only if it can be."""
+    """Record that this process consumed a message of a queue: at most every `NOTE_SECONDS`, ignoring outages."""
     now = time.monotonic()
     with _lock:
         if now - _noted.get(name, -NOTE_SECONDS) < NOTE_SECONDS:

@@ -1,4 +1,4 @@
-"""Looking after calls that went on in the background, once their leases are over."""
+"""Check calls that continued in the background, once their leases have expired."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,12 +9,12 @@ from gateway.domain.recovery import Unfinished
 
 
 def unfinished_transactions(ids: Sequence[UUID]) -> Unfinished:
-    """Find those of `ids` that are still in a worker's hands, or were when it died."""
+    """Return the `ids` whose newest attempt has no outcome: a worker processes them, or died."""
     with db.autocommit() as connection:
         return recovery.unfinished_transactions(connection, ids)
 
 
 def unfinished_refunds(ids: Sequence[UUID]) -> Unfinished:
-    """Find those of `ids` that are still in a worker's hands, or were when it died."""
+    """Return the `ids` whose newest attempt has no outcome: a worker processes them, or died."""
     with db.autocommit() as connection:
         return recovery.unfinished_refunds(connection, ids)

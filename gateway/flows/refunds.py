@@ -14,7 +14,7 @@ from gateway.telemetry import REFUNDS
 
 
 def refund(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
-    """Give back each of `ids` that may be, and record the outcomes; see `carry_out` for `follow`."""
+    """Carry out each refund of `ids` that may be attempted, and record the outcomes; see `carry_out` for `follow`."""
     with db.autocommit() as connection:
         claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
     return carry_out(claimed, _RECORDING, follow)

@@ -1,4 +1,4 @@
-"""One call of a merchant's receiver: what is sent, how much of the answer is read, and what it came to."""
+"""Call a merchant's receiver once, with bounds on the response."""
 
 from asyncio import IncompleteReadError, timeout
 from contextlib import suppress
@@ -18,31 +18,31 @@ from gateway.reasons import reason_of
 from gateway.vault import UnreadableSecret
 
 CALL_SECONDS = 15.0
-"""The longest that a receiver may take, from the lookup of its name to its answer's status."""
+"""Maximum time from the DNS lookup to the status of the response."""
 ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
-"""How long, and how much of an answer's body is read, so that the connection serves again. Nothing of it is kept."""
+"""Limits within which the body of a response is read so that the connection can be reused. The body is discarded."""
 ERROR_MAX_LENGTH = 200
 USER_AGENT = "payment-gateway-webhooks/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A call that ended. `is_excessive`: the receiver sent all that one call may receive before any status."""
+    """A finished call. `is_excessive`: the receiver exceeded the limit of received bytes before it sent a status."""
 
     result: Result
     is_excessive: bool = False
 
 
 def session() -> aiohttp.ClientSession:
-    """The client that `call` takes; see `outbound.session`."""
+    """Return the HTTP client for `call`; see `outbound.session`."""
     return outbound.session(
         allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
     )
 
 
 async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
-    """POST one event. The answer's status is what counts; of its body only so much is read as keeps the connection."""
+    """POST one event. The status decides; the body is read only so far that the connection can be reused."""
     status = None
     is_excessive = False
     try:
@@ -56,14 +56,14 @@ async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = describe(exc)
         is_excessive = isinstance(_root_of(exc), AnswerTooLong)
-    except Exception as exc:  # noqa: BLE001  # whatever it is, this delivery failed, and the others go on
+    except Exception as exc:  # noqa: BLE001  # this delivery failed; the others continue
         logger.exception("delivery {} raised", claim.id)
         error = type(exc).__name__
     return Attempt(Result(claim, status, error), is_excessive)
 
 
 async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
-    """The status of the answer."""
+    """Return the status of the response."""
     now = int(utc_now().timestamp())
     headers = {
         "Content-Type": "application/json",
@@ -77,14 +77,14 @@ async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
     async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
         with suppress(TimeoutError, aiohttp.ClientError, AnswerTooLong, IncompleteReadError):
             async with timeout(ANSWER_SECONDS):
-                await answer.content.readexactly(ANSWER_MAX_BYTES)  # it mostly ends earlier: that is an IncompleteRead
+                await answer.content.readexactly(ANSWER_MAX_BYTES)  # shorter bodies raise IncompleteReadError
     return answer.status
 
 
 def describe(exc: BaseException) -> str:
-    """Describe a failed call in the words of what was raised first: the libraries' own repeat the URL.
+    """Describe a failed call by the root cause, because the outer exceptions repeat the URL.
 
-    The receiver may have chosen some of them, so they are shortened, and made such as PostgreSQL can store.
+    The receiver may control parts of the text, so it is truncated and made storable in PostgreSQL.
     """
     root = _root_of(exc)
     text = f"{type(exc).__name__}: {root}" if root is not exc and str(root) else type(exc).__name__

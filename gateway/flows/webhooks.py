@@ -7,8 +7,8 @@ many of them are dead, slow or hostile, the others' deliveries go on. What bound
   after a failure. Which endpoints are failing is in the database too.
 - Failing endpoints together may have a part of all calls only, and endpoints that have calls in hand leave some for
   those that have none.
-- What one call may receive is bounded (gateway.outbound). An endpoint whose answer exceeds the bound is paused, so that
-  it costs the loop little however many deliveries it has.
+- The data that one call may receive is bounded (gateway.outbound). An endpoint whose response exceeds the bound is
+  paused, so that it costs the event loop little regardless of its number of deliveries.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ RESERVED = 250
 """Calls that are left for endpoints with none in hand."""
 ENDPOINTS_AT_ONCE = 200
 PAUSE_SECONDS = 60.0
-"""How long an endpoint gets no call after it sent more than one call may receive."""
+"""The pause of an endpoint whose response exceeded the bound of received data."""
 GATHER_SECONDS = 0.005
 DATABASE_PAUSE_SECONDS = 1.0
 CLOSE_SECONDS = CALL_SECONDS + ANSWER_SECONDS + 4

@@ -12,7 +12,7 @@ from gateway.models.base import Base, CreatedAt, Id, one_of
 
 
 class Merchant(Base):
-    """A business that takes payments. `weight` is its share of the relay while other merchants wait too."""
+    """A business that takes payments. `weight` is its relative share of the relay while other merchants wait too."""
 
     __tablename__ = "merchants"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Whether each queue takes messages and gives them out."""
+"""The state of each work queue: whether it takes messages, and whether they are consumed."""
 
 from datetime import datetime
 
@@ -9,9 +9,9 @@ from gateway.models.base import Base
 
 
 class QueueState(Base):
-    """One row per work queue: what the relay found when it looked last, and when a worker last took a message.
+    """One row per work queue: the relay's last observation, and the time when a worker last consumed a message.
 
-    `waiting_since` is when a message was put there that nobody has taken yet; with a later `taken_at` it means nothing.
+    `waiting_since` is the publishing time of a message that has not been consumed; it is void if `taken_at` is later.
     """
 
     __tablename__ = "queue_states"

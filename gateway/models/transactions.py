@@ -84,7 +84,8 @@ class Transaction(Base):
 class OutboxMessage(Base):
     """Work that is committed but not yet published. The relay deletes the row once the broker confirmed.
 
-    `merchant_id` is whose turn it is; NULL: nobody's. It is no foreign key, which would lock the merchant's row.
+    `merchant_id` is for the fair order among merchants; NULL: no merchant. It has no foreign key, which would lock the
+    merchant's row.
     """
 
     __tablename__ = "outbox"

@@ -12,7 +12,7 @@ from gateway.models.base import Base, CreatedAt, Id, Json, one_of
 from gateway.states import DeliveryStatus, EndpointStatus, EventType
 
 LEASE_SECONDS = 60
-"""A claimed delivery belongs to its process for so long: much longer than a call may take, and its recording."""
+"""The lease of a claimed delivery: much longer than a call and its recording may take."""
 
 
 class Event(Base):

@@ -1,8 +1,8 @@
-"""Bounding time and length of a whole answer, for `requests`.
+"""Bound the time and the length of a whole response, for `requests`.
 
-Its read timeout bounds each wait for some bytes, so an answer that drips in byte by byte, headers or body, can hold
-a thread for hours. Here the read timeout is the time for all of the answer. And it reads informational answers
-(`100 Continue`), headers and a body for as long as they come: here an answer has `ANSWER_MAX_BYTES` at most.
+The read timeout of `requests` bounds each wait for some bytes, so a response that arrives byte by byte can occupy a
+thread for hours. Here the read timeout bounds the whole response. `requests` also reads informational responses (`100
+Continue`), headers and a body without a limit: here a response has at most `ANSWER_MAX_BYTES`.
 """
 
 import http.client
@@ -17,11 +17,11 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 ANSWER_MAX_BYTES = 256 * 1024
-"""Bytes of one answer: informational answers, head and body. What reads bodies has a lower bound for them."""
+"""Maximum bytes of one response: informational responses, head and body. Code that reads bodies has lower limits."""
 
 
 class _BoundedReader(io.RawIOBase):
-    """Reads from a socket: as many bytes as an answer may have, in the time that the socket's timeout gave."""
+    """Reads from a socket: at most the bytes of one response, within the timeout of the socket in total."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._socket, self._raw = sock, raw
@@ -75,7 +75,7 @@ class _SecurePool(HTTPSConnectionPool):
 class BoundedAdapter(HTTPAdapter):
     """A transport whose read timeout is the time for the whole answer, from the moment the request is sent.
 
-    A longer answer than `ANSWER_MAX_BYTES` fails like one whose connection was lost.
+    A response of more than `ANSWER_MAX_BYTES` fails like a lost connection.
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ class BoundedAdapter(HTTPAdapter):
 
 
 def session() -> requests.Session:
-    """A client of which each answer is bounded."""
+    """Return an HTTP client with bounded responses."""
     made = requests.Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, BoundedAdapter())

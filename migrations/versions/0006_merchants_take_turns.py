@@ -1,4 +1,4 @@
-"""Outbox rows name their merchant, and merchants have a weight, so that the relay can take turns among merchants"""
+"""Add the merchant to outbox rows and a weight to merchants, for round-robin scheduling among merchants in the relay"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The state of the queues as the relay and the workers saw it: it is shared with the API, and alerts go by it"""
+"""Add the state of the queues as the relay and the workers observe it, for the API and for alerts"""
 
 from collections.abc import Sequence
 

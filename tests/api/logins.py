@@ -1,4 +1,4 @@
-"""Log-ins from chosen addresses, and limits that a few of them reach; fixtures are imported where they are used."""
+"""Log-ins from given addresses, and low limits; modules import the fixtures that they use."""
 
 from typing import cast
 
@@ -27,14 +27,14 @@ def nothing_leased() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits that a few tries reach."""
+    """Lower the limits so that a few attempts reach them."""
     for name, limit in SMALL.items():
         monkeypatch.setattr(login_limits, name, limit)
 
 
 @pytest.fixture
 def account(anonymous: Caller) -> Answer:
-    """The registration of the account of `EMAIL`, from a device that is known from then on."""
+    """Register the account of `EMAIL` from a device that is then known."""
     body = {"email": EMAIL, "password": PASSWORD, "business_name": "Ada's Bookshop"}
     answer = anonymous.post("/auth/register", body, environ_base={"REMOTE_ADDR": OWNER})
     assert answer.status_code == 201
@@ -44,7 +44,7 @@ def account(anonymous: Caller) -> Answer:
 def try_to_log_in(
     caller: Caller, address: str, password: str = "wrong", *, email: str = EMAIL, **headers: str
 ) -> Answer:
-    """One log-in from `address`; `headers` with underscores for hyphens."""
+    """Log in from `address`; the names in `headers` have underscores for hyphens."""
     body = {"email": email, "password": password}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     client = caller.app.test_client(use_cookies=False)

@@ -1,7 +1,6 @@
 """The API as processes of its own, as the Procfile starts it, on the test database."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import psutil
 import requests
 from honcho.environ import parse_procfile
 
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30
@@ -34,14 +33,13 @@ class ApiProcess:
 
 @contextmanager
 def api_process(log: Path, workers: int = 1, **environment: str) -> Iterator[ApiProcess]:
-    """The Procfile's `api` with `workers` processes on a free port; all is ended when the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """Run the Procfile's `api` with `workers` processes on a free port until the block ends."""
+    port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    told = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
+    variables = os.environ | {"PATH": path, "PORT": str(port), "API_WORKERS": str(workers)} | environment
     command = ["/bin/sh", "-c", f"exec {parse_procfile((ROOT / 'Procfile').read_text()).processes['api']}"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=told, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: process.poll() is not None or _lives(url), within=START_SECONDS, what=f"{url}/health/live")

@@ -151,7 +151,7 @@ def test_a_payment_that_is_only_accepted_is_no_event(merchant: Caller) -> None:
 
 
 def failed_once(delay_seconds: int) -> None:
-    """As if each delivery had failed, and were to be tried again after so many seconds."""
+    """Make each delivery look failed, with the next attempt after `delay_seconds`."""
     execute(
         "UPDATE webhook_deliveries SET attempts = 1, next_attempt_at = now() + make_interval(secs => :delay)",
         delay=delay_seconds,

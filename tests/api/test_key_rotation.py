@@ -52,13 +52,13 @@ class Hosts:
         return token
 
     def status_of(self, token: str, url: str | None = None) -> int:
-        """What the verifier, or the host at `url`, says to `token`."""
+        """Return the status of a request with `token` at the verifier, or at the host with `url`."""
         headers = {"Authorization": f"Bearer {token}"}
         target = f"{url or self.verifier.url}/v1/transactions"
         return requests.get(target, headers=headers, timeout=HTTP_SECONDS).status_code
 
     def log_in(self, headers: Mapping[str, str] | None = None) -> requests.Response:
-        """The answer of the issuer to a right password."""
+        """Log in at the issuer with the right password."""
         body = {"email": EMAIL, "password": PASSWORD}
         return requests.post(f"{self.issuer.url}/auth/login", json=body, headers=headers, timeout=HTTP_SECONDS)
 

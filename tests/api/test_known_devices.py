@@ -1,4 +1,4 @@
-"""Devices that have logged in before: what others try does not slow them (docs/authentication.md)."""
+"""Known devices: attempts from elsewhere do not limit their log-ins (docs/authentication.md)."""
 
 from contextlib import ExitStack
 

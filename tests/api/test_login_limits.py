@@ -1,4 +1,4 @@
-"""Wrong passwords: nobody guesses a password, and nobody closes an account for its owner (docs/authentication.md)."""
+"""Limits of wrong passwords, which do not lock out the owner of the account (docs/authentication.md)."""
 
 import json
 import secrets
@@ -102,7 +102,7 @@ def test_an_owner_who_mistyped_under_attack_waits_for_a_bounded_time(anonymous: 
 
 
 def outcomes(caller: Caller, email: str, address: str, times: int) -> list[tuple[Any, ...]]:
-    """All that a caller sees of so many tries."""
+    """Return everything that a caller sees of `times` attempts."""
     seen = []
     for _ in range(times):
         answer = try_to_log_in(caller, address, email=email, X_Request_Id="same")
@@ -167,7 +167,7 @@ def test_an_unlocked_account_takes_tries_at_once(app: Flask, anonymous: Caller) 
     assert result.exit_code == 0, result.output
     assert EMAIL in result.output
     assert try_to_log_in(anonymous, OWNER, PASSWORD).status_code == 200
-    assert count("rate_limits", "subject LIKE 'login:%'") == 2  # that of this log-in, and the one of somebody else
+    assert count("rate_limits", "subject LIKE 'login:%'") == 2  # of this log-in, and of another account
     with autocommit() as connection:
         found = connection.exec_driver_sql(
             "SELECT actor, subject = (SELECT id::text FROM users), detail FROM audit_log WHERE action = 'user.unlocked'"

@@ -1,4 +1,4 @@
-"""Limits of a merchant, whatever number of API clients it has."""
+"""Limits of a merchant, regardless of its number of API clients."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ MOST = 20
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
-    """Have the limits take these settings, and forget what they know."""
+    """Change the settings of the limits, and discard their state."""
     changed = settings().model_copy(update=changes)
     for module in (rate_limits, merchant_limits):
         monkeypatch.setattr(module, "settings", lambda: changed)
@@ -90,7 +90,7 @@ def test_a_merchant_with_too_many_unfinished_payments_pays_again_when_they_finis
 
 
 def accept_all(merchant: Caller) -> None:
-    """Pay until the limit is reached; near it, a process counts again and again."""
+    """Pay until the limit is reached; near the limit, a process counts frequently."""
     for _ in range(100 * MOST):
         if merchant.pay().status_code == 429 and count("transactions") >= MOST:
             return

@@ -19,16 +19,10 @@ from gateway.config import settings
 from tests.api.conftest import Caller
 from tests.api.process import ROOT, api_process
 from tests.factories import count
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 TIMEOUT_SECONDS = 15
 PAYMENT = {"amount": 1000, "currency": "USD"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 class Gate:

@@ -1,4 +1,4 @@
-"""An upper bound on CPU time and memory per byte of whatever a request holds: generated worst cases of each parser."""
+"""Upper bounds of CPU time and memory per byte of a request, for generated worst cases of each parser."""
 
 import io
 import json
@@ -39,7 +39,7 @@ CSV_BYTES = 256 * 1024
 
 @pytest.fixture
 def _without_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No limit of requests from one address."""
+    """Disable the limit of requests from one address."""
     monkeypatch.setenv("AUTH_RATE_LIMIT_PER_SECOND", "0")
     settings.cache_clear()
     yield

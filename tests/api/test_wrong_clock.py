@@ -1,4 +1,4 @@
-"""An API host whose own clock is wrong beside a database whose clock is right."""
+"""An API host with a wrong clock and a database with the right one."""
 
 import time
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class WrongHost:
 
 @pytest.fixture(params=["+1d", "-1d"])
 def wrong_host(request: pytest.FixtureRequest, merchant: Caller, tmp_path: Path) -> Iterator[WrongHost]:
-    """A host whose clock is a day ahead, or a day behind."""
+    """Run a host whose clock is a day ahead or a day behind."""
     with api_process(tmp_path / "api.log", 1, **environment_with_clock(request.param)) as api:
         form = {"grant_type": "client_credentials", **merchant.facts["client"]}
         answer = requests.post(f"{api.url}/oauth/token", data=form, timeout=TIMEOUT_SECONDS)
@@ -55,7 +55,7 @@ def wrong_host(request: pytest.FixtureRequest, merchant: Caller, tmp_path: Path)
 
 
 def seconds_since(text: str) -> float:
-    """Seconds since a time in an answer, by the database's clock."""
+    """Return the seconds since a time in a response, by the database's clock."""
     with autocommit() as connection:
         told: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     return (told - datetime.fromisoformat(text)).total_seconds()

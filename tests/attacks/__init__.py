@@ -1,1 +1,1 @@
-"""What a hostile client does, as programs: each runs against a gateway of your own and says what it saw."""
+"""Attacks of hostile clients as programs, to be run against your own gateway."""

@@ -1,4 +1,4 @@
-"""Connections that a slow client leaves unfinished, many at once."""
+"""Open many unfinished connections of slow clients."""
 
 import resource
 import socket
@@ -20,12 +20,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _header(name: bytes, value: bytes) -> bytes:
-    """A literal header without indexing (RFC 7541, section 6.2.2)."""
+    """Encode a literal header without indexing (RFC 7541, section 6.2.2)."""
     return bytes((0, len(name))) + name + bytes((len(value),)) + value
 
 
 def http2_streams(count: int) -> bytes:
-    """HTTP/2 without TLS: `count` POSTs that announce 1000 bytes and send one."""
+    """Return HTTP/2 frames without TLS: `count` POSTs that announce 1000 bytes and send one."""
     head = b"".join(
         _header(name, value)
         for name, value in (
@@ -47,7 +47,7 @@ def http2_streams(count: int) -> bytes:
 
 @dataclass
 class Crowd:
-    """Connections that were opened and left as they are."""
+    """Connections that are opened and left unfinished."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class Crowd:
     connections: list[socket.socket] = field(default_factory=list)
 
     def open(self, count: int, sent: bytes, receive_buffer_bytes: int | None = None) -> list[socket.socket]:
-        """Open `count` more that send this much and no more; the kernel holds so much of what they do not read."""
+        """Open `count` connections that send only `sent`; the kernel buffers at most `receive_buffer_bytes` of each."""
         opened = []
         for _ in range(count):
             connection = socket.socket()
@@ -71,7 +71,7 @@ class Crowd:
         return opened
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all connections."""
         for connection in self.connections:
             connection.close()
         self.connections.clear()
@@ -79,9 +79,9 @@ class Crowd:
 
 @contextmanager
 def crowd(host: str, port: int, source: str = "") -> Iterator[Crowd]:
-    """A crowd that connects from `source`, and is gone when the block ends.
+    """Yield a crowd that connects from `source`, and close it when the block ends.
 
-    This process may open as many files as the system lets it.
+    It raises the limit of open files of this process to the maximum.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

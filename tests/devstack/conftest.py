@@ -22,13 +22,13 @@ def _started(home: Path) -> Iterator[Started]:
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Started]:
-    """A stack that the test may stop and spoil."""
+    """Start a stack that the test may stop or damage."""
     with _started(tmp_path / "dev") as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """A stack for tests that leave it as it is."""
+    """Start a stack for tests that do not change it."""
     with _started(tmp_path_factory.mktemp("shared") / "dev") as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""A supervisor of PostgreSQL alone, started in a folder of its own."""
+"""A supervisor of PostgreSQL only, in a separate folder."""
 
 import os
 import random
@@ -20,7 +20,7 @@ LIMIT_SECONDS = 60
 
 
 def free_ports() -> Ports:
-    """Return a row of ports that nobody listens on."""
+    """Return consecutive ports on which nothing listens."""
     for _ in range(50):
         ports = Ports.counted_from(random.randrange(20000, 30000, 20))  # noqa: S311 - no secret
         with suppress(OSError), socket.create_server(("127.0.0.1", ports.postgresql)):
@@ -29,7 +29,7 @@ def free_ports() -> Ports:
 
 
 class Started:
-    """A supervisor in a folder of its own."""
+    """A supervisor in a separate folder."""
 
     def __init__(self, home: Path, **variables: str) -> None:
         self.layout = Layout(home, home / "cache", free_ports())
@@ -61,11 +61,21 @@ class Started:
         return processes.leftovers(self.layout)["postgresql"].process
 
     def connect(self, role: str = postgres.USER) -> psycopg.Connection:
-        """Connect by a role and the password that the stack has for it."""
+        """Connect as a role, with the stack's password."""
         return psycopg.connect(postgres.url(self.layout, role).replace("+psycopg", ""), connect_timeout=10)
 
+    def make_table(self) -> None:
+        """Create a table with one row, as the owner."""
+        with self.connect(postgres.OWNER) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS n")
+
+    def expect_table(self) -> None:
+        """Assert that the table of `make_table` still has its row."""
+        with self.connect() as connection:
+            assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
+
     def end(self) -> None:
-        """Let the supervisor stop everything, if it has not ended yet."""
+        """Stop the supervisor and its servers if they are running."""
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(LIMIT_SECONDS)

@@ -1,4 +1,4 @@
-"""Who can connect to the stack's PostgreSQL, what its roles may do, and what the programs that it runs may read."""
+"""Access to the stack's PostgreSQL, privileges of its roles, and files that its programs can read."""
 
 import os
 import re
@@ -20,7 +20,7 @@ only_as_root = pytest.mark.skipif(not AS_ROOT, reason="only root can run the ser
 
 
 def run_by_the_server(stack: Started, program: str) -> str:
-    """Return what a program prints that the superuser lets PostgreSQL run."""
+    """Run a program by COPY FROM PROGRAM as the superuser; return its output."""
     with stack.connect(postgres.SUPERUSER) as connection:
         connection.execute("CREATE TEMP TABLE printed (line text)")
         connection.execute("COPY printed FROM PROGRAM %s WITH (DELIMITER E'\\x01')" % repr(program))  # noqa: UP031
@@ -116,7 +116,7 @@ def test_the_server_of_root_runs_as_a_user_of_its_own_and_reads_no_file_of_root(
 
 
 def older_folder(home: Path) -> None:
-    """Make what an older version left behind: everybody is trusted, and one role has all rights but the superuser's."""
+    """Create the data of an older version: trust authentication, and one role with all privileges but superuser."""
     data = home / "postgres"
     data.mkdir(parents=True, mode=0o700)
     command: list[str | Path] = []
@@ -156,15 +156,13 @@ def test_data_of_a_version_that_asked_for_no_password_is_kept_and_protected(tmp_
 
 
 def test_lost_passwords_are_replaced_and_the_data_is_kept(stack: Started) -> None:
-    with stack.connect(postgres.OWNER) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 7 AS n")
+    stack.make_table()
     stack.end()
     stack.layout.secrets_file.unlink()
     again = Started(stack.layout.home)
     try:
         again.wait_until_ready()
-        with again.connect() as connection:
-            assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
+        again.expect_table()
     finally:
         again.end()
 
@@ -186,7 +184,7 @@ def test_clean_removes_the_server_s_folder_even_when_the_stack_s_is_gone(tmp_pat
 
 @only_as_root
 def test_programs_that_the_server_s_user_cannot_reach_are_copied(tmp_path: Path) -> None:
-    """As when the project is below root's home."""
+    """Make the programs unreachable for other users, as in a project below root's home."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     packages = postgres.installed_programs().parents[2]

@@ -1,4 +1,4 @@
-"""What the stack's RabbitMQ answers to a stranger on this machine."""
+"""Unauthenticated access to the stack's RabbitMQ."""
 
 import os
 import socket
@@ -20,13 +20,13 @@ HTTP_SECONDS = 10
 
 @pytest.fixture
 def ports(stack_file: dict[str, Any]) -> Ports:
-    """The ports of the running stack."""
+    """Return the ports of the running stack."""
     return Ports.counted_from(urlsplit(stack_file["api_url"]).port or 0)
 
 
 @pytest.fixture
 def stack_file() -> dict[str, Any]:
-    """stack.json of the running stack."""
+    """Return stack.json of the running stack."""
     return secretfile.read_json(Path(os.environ["GATEWAY_STACK"]))
 
 

@@ -26,8 +26,7 @@ def test_the_database_is_durable_and_local(stack: Started) -> None:
 
 
 def test_sigint_stops_everything_and_data_survives_a_restart(stack: Started) -> None:
-    with stack.connect(postgres.OWNER) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 7 AS n")
+    stack.make_table()
     server = stack.server()
     stack.process.send_signal(signal.SIGINT)
     assert stack.process.wait(LIMIT_SECONDS) == 0, stack.log.read_text()
@@ -36,8 +35,7 @@ def test_sigint_stops_everything_and_data_survives_a_restart(stack: Started) -> 
     again = Started(stack.layout.home)
     try:
         again.wait_until_ready()
-        with again.connect() as connection:
-            assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
+        again.expect_table()
     finally:
         again.process.terminate()
         assert again.process.wait(LIMIT_SECONDS) == 0

@@ -1,4 +1,4 @@
-"""How relays take turns among merchants, on real PostgreSQL."""
+"""Fair turns among merchants in the outbox, on real PostgreSQL."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LIMIT = 400
 
 
 def enqueue(merchant_id: UUID | None, number: int) -> None:
-    """Rows of payments that do not exist."""
+    """Insert rows of payments that do not exist."""
     execute(
         "INSERT INTO outbox (topic, subject_id, merchant_id)"
         " SELECT 'transaction.created', uuid_v7(), :merchant_id FROM generate_series(1, :number)",
@@ -40,7 +40,7 @@ def by_merchant(taken: Taken) -> Counter[UUID | None]:
 
 @pytest.fixture
 def heavy() -> Iterator[UUID]:
-    """A merchant with a backlog that PostgreSQL's statistics know nothing of."""
+    """Create a merchant with a backlog that PostgreSQL's statistics do not contain."""
     merchant_id = make_merchant()
     enqueue(merchant_id, BACKLOG)
     yield merchant_id
@@ -85,7 +85,7 @@ def test_rows_of_no_merchant_have_a_turn_too(heavy: UUID) -> None:
 
 
 def test_rows_of_no_merchant_alone_are_taken_to_the_last(heavy: UUID) -> None:
-    execute("UPDATE outbox SET merchant_id = NULL")  # as written by the version before
+    execute("UPDATE outbox SET merchant_id = NULL")  # as the previous version wrote them
     assert by_merchant(take()) == {None: LIMIT}
     assert take().more
     assert count("merchants", f"id = '{heavy}'") == 1

@@ -1,6 +1,6 @@
-"""A broker that does not work although it runs: alarms, a queue whose process is down, a node that is frozen.
+"""A broker that runs but does not work: alarms, a stopped queue process, a suspended node.
 
-Its management API says that everything is up. The gateway goes by what is published and taken.
+Its management API reports that everything is up. The gateway judges it by published and consumed messages.
 """
 
 import json
@@ -44,25 +44,25 @@ class Broker:
         rabbitmq.control(own, self._stack["management"]["password"], dict(os.environ), *arguments)
 
     def manages(self) -> bool:
-        """Whether the management API answers."""
+        """Return whether the management API answers."""
         auth = (self._stack["management"]["user"], self._stack["management"]["password"])
         return requests.get(f"{self._stack['management_url']}/api/queues", auth=auth, timeout=10).ok
 
     @contextmanager
     def without_disk(self) -> Iterator[None]:
-        """The disk counts as full within the block."""
+        """Set the disk limit so that the disk counts as full within the block."""
         with self._changed(("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "200MB")):
             yield
 
     @contextmanager
     def without_queue(self) -> Iterator[None]:
-        """The process of a queue is down within the block."""
+        """Stop the process of a queue within the block."""
         with self._changed(("eval", SERVER_OF_QUEUE % "stop"), ("eval", SERVER_OF_QUEUE % "restart")):
             yield
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The node does not run within the block."""
+        """Suspend the node within the block."""
         pid = self._processes.leader("rabbitmq")
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -81,7 +81,7 @@ class Broker:
 
 @pytest.fixture
 def broker(stack: dict[str, Any], processes: Processes) -> Broker:
-    """The stack's RabbitMQ."""
+    """Return the stack's RabbitMQ."""
     return Broker(stack, processes)
 
 

@@ -24,7 +24,7 @@ MIX = ("tok_slow", "tok_error_always", "tok_slow", "tok_timeout_not_charged", "t
 
 
 def post(merchant: Client, tokens: Sequence[str], number: int) -> list[str]:
-    """Payments, by turns with each of the tokens."""
+    """Create payments with each of the tokens in turn."""
 
     def one(index: int) -> str:
         id: str = merchant.pay(tokens[index % len(tokens)])["id"]
@@ -57,15 +57,15 @@ def test_a_merchant_is_served_while_most_of_anothers_backlog_waits(
 
 
 def children(leader: int) -> list[int]:
-    """The processes of a worker's pool."""
+    """Return the processes of a worker's pool."""
     return [int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split()]
 
 
-def slow_calls_in_hand(merchant: Client, truth: Truth, processes: Processes) -> list[str]:
-    """Payments of which many have a call in hand."""
+def slow_calls_in_progress(merchant: Client, truth: Truth, processes: Processes) -> list[str]:
+    """Create payments, and wait until many of them have a call in progress."""
     with processes.down("worker-settle", signal.SIGTERM):
         ids = post(merchant, ("tok_slow",), SLOW)
-    eventually(lambda: attempts(truth, ids, "outcome IS NULL") >= SLOW // 3, within=60, what="calls in hand")
+    eventually(lambda: attempts(truth, ids, "outcome IS NULL") >= SLOW // 3, within=60, what="calls in progress")
     return ids
 
 
@@ -87,20 +87,20 @@ def settlements(truth: Truth, ids: list[str]) -> int:
 def test_slow_calls_whose_process_is_killed_are_settled_once(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
-    ids = slow_calls_in_hand(merchant, truth, processes)
+    ids = slow_calls_in_progress(merchant, truth, processes)
     for pid in children(processes.leader("worker-settle")):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: unfinished(truth, ids) == 0, within=90, what="the end of all")
     assert settlements(truth, ids) == SLOW
-    assert attempts(truth, ids, "code = 'worker_lost'") > 0, "the processes died with calls in hand"
+    assert attempts(truth, ids, "code = 'worker_lost'") > 0, "the processes died with calls in progress"
 
 
 def test_a_worker_that_is_told_to_stop_finishes_its_slow_calls(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
-    ids = slow_calls_in_hand(merchant, truth, processes)
+    ids = slow_calls_in_progress(merchant, truth, processes)
     with processes.down("worker-settle", signal.SIGTERM):
-        eventually(lambda: not attempts(truth, ids, "outcome IS NULL"), within=30, what="the end of the calls in hand")
+        eventually(lambda: not attempts(truth, ids, "outcome IS NULL"), within=30, what="the end of the calls")
         assert attempts(truth, ids, "outcome = 'approved'") >= SLOW // 3
     eventually(lambda: unfinished(truth, ids) == 0, within=60, what="the end of the others")
     assert settlements(truth, ids) == SLOW

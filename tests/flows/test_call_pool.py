@@ -1,4 +1,4 @@
-"""Who may have the next thread that calls a provider."""
+"""The allocation of the threads that call providers."""
 
 import threading
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ THREADS = 16
 
 @pytest.fixture
 def hanging() -> Iterator[threading.Event]:
-    """Calls that wait for this are in hand until the test ends."""
+    """Yield an event that keeps calls in progress until the test ends."""
     event = threading.Event()
     yield event
     event.set()
 
 
 def fill(pool: CallPool, merchant_id: UUID, hanging: threading.Event) -> int:
-    """Start as many calls of a merchant as there is room for; how many these are."""
+    """Start as many calls of a merchant as there is room for; return their number."""
     started = 0
     while pool.room().of_merchants.get(merchant_id, pool.room().of_others) > 0:
         pool.start(merchant_id, hanging.wait)

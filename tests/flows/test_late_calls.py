@@ -1,4 +1,4 @@
-"""Calls that go on in the background, and payments for which there is no room, on real PostgreSQL."""
+"""Calls that continue in the background, and payments without room, on real PostgreSQL."""
 
 import threading
 from uuid import UUID
@@ -23,7 +23,7 @@ LEASE_SECONDS = 30
 
 
 class Followed:
-    """Takes what follows late answers."""
+    """Collects the results of late answers."""
 
     def __init__(self) -> None:
         self.results: list[Handled] = []
@@ -33,7 +33,7 @@ class Followed:
 
 
 def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
-    """Those of a list that are claimed, and those that find no room."""
+    """Claim a list; return the claimed ids, and the ids without room."""
     with autocommit() as connection:
         found = settlements.claim(connection, ids, "task-1", LEASE_SECONDS, room)
     return {claim.instruction.id for claim in found.claims}, set(found.waiting)

@@ -163,7 +163,7 @@ def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
 
 
 def counting(behave: Callable[[socket.socket], object], calls: list[float]) -> Callable[[socket.socket], None]:
-    """A receiver that notes each call and then behaves so."""
+    """Return a receiver that records the time of each call and then calls `behave`."""
 
     def handle(connection: socket.socket) -> None:
         calls.append(time.monotonic())

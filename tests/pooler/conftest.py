@@ -1,4 +1,4 @@
-"""A database with the gateway's schema and the session defaults, and PgBouncer before it."""
+"""A database with the gateway's schema and the session defaults, and PgBouncer in front of it."""
 
 import os
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ def program() -> Path:
 
 
 def environment(pooler: PgBouncer, direct: URL) -> dict[str, str]:
-    """Where a process finds both."""
+    """Return the environment with the URLs of both."""
     return {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": direct.render_as_string(hide_password=False)}
 
 
 @contextmanager
 def database(name: str, admin_url: str) -> Iterator[URL]:
-    """An empty database of the gateway's role: defaults of a role in it are gone with it."""
+    """Create an empty database of the gateway's role; dropping it also drops the role's defaults in it."""
     server = make_url(settings().database_url).set(drivername="postgresql")
     with psycopg.connect(admin_url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -48,21 +48,21 @@ def database(name: str, admin_url: str) -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def direct(program: Path, stack: dict[str, Any]) -> Iterator[URL]:  # noqa: ARG001  # skips before it is made
-    """The database of these tests."""
+    """Create the database of these tests."""
     with database(f"{NAME}_pooled", stack["database_admin_url"]) as url:
         yield url
 
 
 @pytest.fixture
 def unprepared(program: Path, stack: dict[str, Any]) -> Iterator[URL]:  # noqa: ARG001
-    """A database in which the role has no session defaults."""
+    """Create a database in which the role has no session defaults."""
     with database(f"{NAME}_unprepared", stack["database_admin_url"]) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def pooler(program: Path, direct: URL) -> Iterator[PgBouncer]:
-    """A pooler as the README has it set up, but with few sessions."""
+    """Run a pooler as the documentation describes it, but with few sessions."""
     with pgbouncer(program, direct, default_pool_size=str(POOL_SIZE)) as running:
         alembic("upgrade", "head", **environment(running, direct))
         flask("database", "set-session-defaults", **environment(running, direct))
@@ -71,5 +71,5 @@ def pooler(program: Path, direct: URL) -> Iterator[PgBouncer]:
 
 @pytest.fixture
 def both(pooler: PgBouncer, direct: URL) -> dict[str, str]:
-    """The environment of a process that uses the pooler."""
+    """Return the environment of a process that uses the pooler."""
     return environment(pooler, direct)

@@ -1,9 +1,8 @@
-"""PgBouncer as a process of its own, with the project's configuration, in front of the tests' PostgreSQL."""
+"""Run PgBouncer with the project's configuration in front of the tests' PostgreSQL."""
 
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL
 
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 CONFIGURATION = Path(__file__).parents[2] / "ops" / "pgbouncer.ini"
 START_SECONDS = 10
@@ -31,7 +30,7 @@ class PgBouncer:
     """A running pooler."""
 
     address: URL
-    """Of the database, through the pooler."""
+    """The database through the pooler."""
     log: Path
 
     @property
@@ -39,7 +38,7 @@ class PgBouncer:
         return self.address.render_as_string(hide_password=False)
 
     def console(self, command: str) -> list[dict[str, Any]]:
-        """Give a command to its console."""
+        """Run a command of its console."""
         console = self.address.set(drivername="postgresql", database="pgbouncer").render_as_string(hide_password=False)
         with psycopg.connect(console, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
             cursor = connection.execute(command.encode())
@@ -48,11 +47,10 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer(program: Path, direct: URL, **options: str) -> Iterator[PgBouncer]:
-    """PgBouncer on a free port before the database at `direct`, with further options; ended with the block."""
+    """Run PgBouncer on a free port in front of the database at `direct`, with further options, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     user, password = direct.username or "", direct.password or ANY_PASSWORD
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     try:
         (folder / "userlist.txt").write_text(f'"{user}" "{password}"\n')
         listening = {"listen_port": str(port), "auth_file": str(folder / "userlist.txt"), "admin_users": user}

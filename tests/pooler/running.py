@@ -1,4 +1,4 @@
-"""Commands and roles of the gateway as processes of their own."""
+"""Run commands and roles of the gateway as separate processes."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ STOP_SECONDS = 30
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of this Python to its end; its output holds both streams."""
+    """Run a Python command to its end, with both streams in its output."""
     return subprocess.run(
         [sys.executable, "-m", *command],
         check=False,
@@ -29,12 +29,12 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def alembic(*arguments: str, **environment: str) -> str:
-    """What `alembic` prints, which must succeed."""
+    """Run `alembic`, which must succeed; return its output."""
     return _successful(run("alembic", *arguments, **environment))
 
 
 def flask(*arguments: str, **environment: str) -> str:
-    """What `flask` prints, which must succeed."""
+    """Run `flask`, which must succeed; return its output."""
     return _successful(run("flask", "--app", "gateway.app", *arguments, **environment))
 
 
@@ -45,7 +45,7 @@ def _successful(done: subprocess.CompletedProcess[str]) -> str:
 
 @contextmanager
 def roles(folder: Path, *names: str, **environment: str) -> Iterator[dict[str, Path]]:
-    """Roles of the Procfile; the block gets where each logs to. They are ended with it."""
+    """Run roles of the Procfile within the block; yield the log file of each."""
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | environment | {"LOG_FORMAT": "json", "PATH": tools}
     commands = parse_procfile((ROOT / "Procfile").read_text()).processes

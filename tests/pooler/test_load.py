@@ -1,4 +1,4 @@
-"""Real processes behind PgBouncer: every payment is accepted and settled, although few sessions serve all of them."""
+"""Real processes behind PgBouncer: every payment is accepted and settled with few database sessions."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.support import eventually
 PAYMENTS, CALLERS = 1_800, 24
 SETTLE_SECONDS = 90
 LOOKS = 10
-"""So many in a row: a relay that keeps a session gives it back for a moment only."""
+"""Number of consecutive checks: a relay that keeps a session returns it only for a moment."""
 WORKERS = ("relay", "worker-route", "worker-settle", "worker-operations")
 SETTLED = """
     SELECT count(*) FROM transactions t JOIN settlements s ON s.transaction_id = t.id
@@ -40,7 +40,7 @@ Truth = psycopg.Connection[Any]
 
 @pytest.fixture
 def truth(pooler: PgBouncer, direct: URL) -> Iterator[Truth]:  # noqa: ARG001
-    """The database itself."""
+    """Connect to the database directly."""
     url = direct.set(query={"application_name": "truth"}).render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
@@ -88,7 +88,7 @@ def test_concurrent_payments_are_all_accepted_and_settled_by_few_sessions(
 
 
 def _expect_few_sessions(truth: Truth, pooler: PgBouncer) -> None:
-    """At most the pool's and the relay's, which listens; and at rest, nobody keeps one of the pool's."""
+    """Assert that there are only sessions of the pool and of the relay's LISTEN, and that idle processes use none."""
     sessions = [row for row in truth.execute(SESSIONS).fetchall() if row[0] != "truth"]
     listening = [row for row in sessions if row[1] == "LISTEN outbox"]
     assert len(listening) == 1, sessions

@@ -1,4 +1,4 @@
-"""What the gateway needs of the sessions that PgBouncer lends, and what it says when they lack it."""
+"""Required settings of PgBouncer's sessions, and the errors when they are missing."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -43,13 +43,13 @@ PID = text("SELECT pg_backend_pid() AS pid")
 
 @pytest.fixture
 def pooled(both: dict[str, str]) -> Iterator[None]:
-    """This process uses the pooler."""
+    """Make this process use the pooler."""
     with engine_on(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"]):
         yield
 
 
 def in_every_session(work: Callable[[Connection], Any]) -> dict[int, Any]:
-    """Do `work` in a transaction on each session of the pool at the same time; the results by server process."""
+    """Do `work` in concurrent transactions on each session of the pool; return the results by server process."""
     together = Barrier(POOL_SIZE, timeout=BARRIER_SECONDS)
 
     def one(_number: int) -> tuple[int, Any]:
@@ -67,7 +67,7 @@ def shown(connection: Connection) -> dict[str, str]:
 
 
 def refusal(url: str, direct_url: str = "") -> str:
-    """Why a process with these URLs refuses to use the database."""
+    """Return the reason why a process with these URLs refuses to use the database."""
     with engine_on(url, direct_url), pytest.raises(OperationalError) as refused, db.autocommit():
         pass
     assert isinstance(refused.value.orig, sessions.UnsuitableSession), refused.value
@@ -146,11 +146,11 @@ def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(prog
 
 @pytest.mark.usefixtures("pooled")
 def test_notifications_come_by_the_direct_connection() -> None:
-    with db.listening(outbox.CHANNEL) as hear:
+    with db.listening(outbox.CHANNEL) as wait_for_notification:
         with db.autocommit() as connection:
             connection.exec_driver_sql(f"NOTIFY {outbox.CHANNEL}")
         began = time.monotonic()
-        hear(10)
+        wait_for_notification(10)
         assert time.monotonic() - began < 10
 
 

@@ -1,4 +1,4 @@
-"""The pipeline on hosts whose clocks are wrong: delays and schedules are not theirs to measure."""
+"""The pipeline on hosts with wrong clocks: delays and schedules do not depend on them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Flower's pages, as the stack serves them."""
+"""The authentication of Flower's pages in the stack."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from flower.urls import handlers
 
 HTTP_SECONDS = 10
 OPEN = {"/healthcheck", "/static/(.*)", "/login/?", "/logout", ".*"}
-"""They tell nothing about workers and tasks: probes, assets, the way in and out, and the page for what is not found."""
+"""Public paths, which show nothing about workers and tasks: probes, assets, log-in, log-out, and the 404 page."""
 
 
 def paths() -> list[str]:
-    """Every path that Flower has a page for, but those that are open."""
+    """Return every path of Flower's pages except the public ones."""
     patterns = [
         handler[0] if isinstance(handler, tuple) else handler.regex.pattern.removesuffix("$") for handler in handlers
     ]

@@ -1,4 +1,4 @@
-"""What becomes of a message's ids that are not done: real queues, real PostgreSQL."""
+"""Unfinished ids of a message, on real queues and real PostgreSQL."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MAIN, BULK, ANNOUNCED = "settlement.requested", "settlement.requested.bulk", "se
 
 
 def got(broker: Connection, name: str, within: float = 15.0) -> tuple[str, list[UUID], int]:
-    """Task, ids and retries of the next message on a queue."""
+    """Return task, ids and retries of the next message on a queue."""
     queue = app.amqp.queues[name](broker.default_channel)
     message: Any = eventually(queue.get, within=within, what=f"a message on {name}")
     message.ack()
@@ -38,7 +38,7 @@ def length(broker: Connection, name: str) -> int:
 
 @pytest.fixture
 def settling() -> Any:
-    """The task, as it is while it handles a message of a chain."""
+    """Return the task in the state in which it handles a message of a chain."""
     task = transactions.settle
     chain = [transactions.announce.s()]
     task.push_request(id="task-1", retries=1, chain=chain, delivery_info={"routing_key": MAIN}, called_directly=False)

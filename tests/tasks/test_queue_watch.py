@@ -1,4 +1,4 @@
-"""Queues that do not work although the broker and its management API answer: who finds out, and what goes on."""
+"""Queues that do not work although the broker and its management API answer: detection and isolation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from amqp.exceptions import MessageNacked, NotFound
+from amqp.exceptions import MessageNacked
 from kombu import Connection, Consumer
-from kombu.exceptions import OperationalError
 
 import celeryconfig
 from gateway.config import settings
@@ -21,7 +20,7 @@ from gateway.domain.outbox import Topic
 from gateway.domain.queue_states import BrokerState, State
 from gateway.flows import queue_states as flow
 from gateway.flows import upkeep
-from gateway.reasons import REASON_MAX_LENGTH, doing, reason_of
+from gateway.reasons import reason_of
 from tasks import app, monitor, queue_watch, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
 from tasks.queue_watch import AvoidedQueues, QueueWatch
@@ -38,7 +37,7 @@ OTHERS = [name for name in celeryconfig.WORK_QUEUE_NAMES if name != FULL]
 
 @pytest.fixture
 def management(stack: dict[str, Any]) -> Iterator[requests.Session]:
-    """RabbitMQ's management API; the policies that a test made are gone afterwards."""
+    """Use RabbitMQ's management API; delete the policies of the test afterwards."""
     with requests.Session() as session:
         session.auth = (stack["management"]["user"], stack["management"]["password"])
         yield session
@@ -46,7 +45,7 @@ def management(stack: dict[str, Any]) -> Iterator[requests.Session]:
 
 @contextmanager
 def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL) -> Iterator[None]:
-    """Within the block a queue holds a message and refuses every other (basic.nack)."""
+    """Fill a queue within the block with one message, so that it refuses every other one (basic.nack)."""
     vhost = urlsplit(settings().rabbitmq_url).path.removeprefix("/")
     policy = f"{stack['management_url']}/api/policies/{vhost}/full"
 
@@ -59,13 +58,13 @@ def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL)
         eventually(lambda: not takes_one(queue), what="a full queue")
         yield
     finally:
-        limit(1_000)  # without any limit RabbitMQ would not tell the delay queues that there is room again
+        limit(1_000)  # without any limit RabbitMQ would not notify the delay queues of free space
         eventually(lambda: takes_one(queue, purge=True), what="a queue that takes messages")
         management.delete(policy, timeout=10).raise_for_status()
 
 
 def takes_one(name: str, *, purge: bool = False) -> bool:
-    """Whether a queue takes a message; it is emptied before and after that on demand."""
+    """Return whether a queue takes a message; with `purge` it is emptied before and after."""
     with relay.broker_connection() as connection, connection.Producer() as producer:
         queue = app.amqp.queues[name](connection.default_channel)
         try:
@@ -272,33 +271,3 @@ def test_the_alert_of_a_lagging_outbox_says_why() -> None:
     upkeep.alert_lagging_outbox()
     assert count("alerts", f"message LIKE '%wait in the outbox%{FULL}%MessageNacked%'") == 1
     assert count("alerts", "details->>'reason' LIKE '%MessageNacked%'") == 1
-
-
-def caused_by(cause: Exception) -> OperationalError:
-    """What kombu makes of an error of the broker that says nothing."""
-    error = OperationalError(str(cause))
-    error.__cause__ = cause
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (caused_by(MessageNacked()), "OperationalError: MessageNacked: Message was nacked by broker."),
-        (MessageNacked(), "MessageNacked: Message was nacked by broker."),
-        (NotFound("no queue 'x'", (50, 10), "Queue.declare", 404), "NotFound: Queue.declare: (404) no queue 'x'"),
-        (TimeoutError(), "TimeoutError: Timeout expired."),
-        (ValueError("two\n  lines"), "ValueError: two; lines"),
-        (type("Bare", (Exception,), {"__doc__": None})(), "Bare"),
-    ],
-    ids=str,
-)
-def test_a_reason_is_never_empty(error: Exception, told: str) -> None:
-    assert reason_of(error) == told
-
-
-def test_a_reason_tells_what_was_being_done_and_is_bounded() -> None:
-    with pytest.raises(TimeoutError) as caught, doing("waiting for the confirm of a message"):
-        raise TimeoutError
-    assert reason_of(caught.value) == "TimeoutError: Timeout expired. (waiting for the confirm of a message)"
-    assert len(reason_of(ValueError("x" * 10_000))) == REASON_MAX_LENGTH

@@ -169,10 +169,10 @@ def test_what_a_relay_that_died_had_taken_is_found_by_another_though_nobody_noti
 
 
 def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
-    with db.listening(outbox.CHANNEL) as hear:
+    with db.listening(outbox.CHANNEL) as wait_for_notification:
         id = accept_payment(make_merchant())
         began = time.monotonic()
-        hear(30)
+        wait_for_notification(30)
         assert time.monotonic() - began < 15, "nothing was heard"
         with begin() as connection:
             assert [row.subject_id for row in outbox.take(connection, 10).rows] == [id]

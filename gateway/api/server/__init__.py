@@ -1,1 +1,1 @@
-"""The API's side of its HTTP server: heads, bodies and answers, before and after the Flask application sees them."""
+"""The adapter between the HTTP server (ASGI) and the Flask application (WSGI): heads, bodies and responses."""

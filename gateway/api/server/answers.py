@@ -1,4 +1,4 @@
-"""Answers: from WSGI to ASGI, long ones in pieces: a slow reader holds neither a thread nor much memory."""
+"""Send WSGI responses by ASGI, long ones in pieces, so a slow reader occupies neither a thread nor much memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
@@ -23,7 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 @dataclass(slots=True)
 class WsgiAnswer:
-    """What a WSGI application answered; an iterator still makes its pieces."""
+    """The response of a WSGI application; its body may be an iterator that is not exhausted yet."""
 
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -41,7 +41,7 @@ def _refuse_write(_data: bytes) -> object:
 
 
 def call(application: "WSGIApplication", environ: Environ) -> WsgiAnswer:
-    """Return the answer of `application`, whole unless it is an iterator."""
+    """Return the response of `application`, with the whole body unless it is an iterator."""
     answer = WsgiAnswer()
     body = application(environ, answer.start)
     if isinstance(body, list | tuple):
@@ -52,7 +52,7 @@ def call(application: "WSGIApplication", environ: Environ) -> WsgiAnswer:
 
 
 class Answers:
-    """Sends the answers of this process."""
+    """Sends the responses of this process."""
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
@@ -63,7 +63,7 @@ class Answers:
         )
 
     async def send(self, answer: WsgiAnswer, receive: Receive, send: Send, client: Callable[[], str]) -> None:
-        """Send `answer`; `client` says whose it is if it is a long one."""
+        """Send `answer`; `client` returns the address of the client, and is called for a long one only."""
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         body = answer.body
         if isinstance(body, bytes) and len(body) <= limits.WHOLE_ANSWER_BYTES:
@@ -78,7 +78,7 @@ class Answers:
             reason = wait.reason()
             if reason is None:
                 raise
-            logger.info("An answer was not read to its end: {}", reason.detail)
+            logger.info("A client did not read a response to its end: {}", reason.detail)
         finally:
             self._waits.finish(wait)
             gone.cancel()
@@ -107,7 +107,7 @@ class Answers:
                 yield piece
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        """Run in a thread; an answer that has begun waits for one however long it takes."""
+        """Run in a thread; a response that has begun waits for a thread without a limit."""
         while True:
             with suppress(Overloaded):
                 return await self._threads.run(function)

@@ -1,6 +1,6 @@
-"""The ASGI application that the Procfile's server runs: it receives a request whole, then answers it in a thread.
+"""The ASGI application of the Procfile's `api`: it receives a whole request, then processes it in a thread.
 
-A client that is slow occupies the event loop's memory, never a thread (docs/decisions/http-server.md).
+A slow client occupies memory of the event loop, never a thread (docs/decisions/http-server.md).
 """
 
 import io
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.api.server.uploads import UploadGate
 
 LIVENESS = frozenset({"/health/live"})
-"""Answered by a thread of its own: a process whose threads are all busy is alive."""
+"""Has a thread of its own: a process whose threads are all busy is alive."""
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         self._served = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Process one request."""
         if not self._served:
             self._served = True
             sockets.end_unread_answers(int(scope["server"][1]))
@@ -59,7 +59,7 @@ class Server:
             answer = await self._answer(environ, receive)
         except GatewayError as error:
             answer = refusals.answer(error, scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began)
-        except Exception:  # noqa: BLE001  # Flask answers what it raises itself: this is the adapter's or the edge's
+        except Exception:  # noqa: BLE001  # Flask handles its own errors: this one is of the adapter or the edge
             logger.exception("Internal error")
             answer = refusals.answer(GatewayError(), scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began)
         await self._answers.send(answer, receive, send, partial(self._bodies.client_of, environ))
@@ -71,7 +71,7 @@ class Server:
         elif await self._threads.run(partial(self._uploads.admits, environ)):
             body = await self._bodies.receive_upload(environ, receive, max_bytes)
         else:
-            body = io.BytesIO()  # the application refuses it without looking at its body
+            body = io.BytesIO()  # the application rejects it without reading its body
         environ["wsgi.input"] = body
         threads = self._liveness if environ["PATH_INFO"] in LIVENESS else self._threads
         try:

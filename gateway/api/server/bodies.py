@@ -1,4 +1,4 @@
-"""The body of a request, received by the event loop before a thread is taken: bounded in size, time and number."""
+"""Receive request bodies in the event loop, before a thread is used, bounded in size, time and number."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ _network = lru_cache(ADDRESSES_MAX)(network_of)
 
 
 class Bodies:
-    """Receives the bodies of this process' requests."""
+    """Receives the request bodies of this process."""
 
     def __init__(self, *, trusted_proxies: int, seconds: float) -> None:
         self._trusted_proxies = trusted_proxies
@@ -37,7 +37,7 @@ class Bodies:
         )
 
     def client_of(self, environ: Environ) -> str:
-        """Return whose request this is: an IPv4 address or the /64 of an IPv6 address, as the last proxy named it."""
+        """Return the client's network as the last proxy reports it: an IPv4 address or the /64 of an IPv6 address."""
         address: str = environ["REMOTE_ADDR"]
         if self._trusted_proxies and "HTTP_X_FORWARDED_FOR" in environ:
             named = environ["HTTP_X_FORWARDED_FOR"].split(",")
@@ -46,11 +46,11 @@ class Bodies:
         return _network(address)
 
     async def receive(self, environ: Environ, receive: Receive) -> IO[bytes]:
-        """Return the body; of one that is too long only so much that the application notices and refuses it.
+        """Return the body. One that is too long is truncated so that the application still rejects it as too long.
 
         Raises:
             MalformedRequest: it ended early.
-            RateLimited: there are too many unfinished ones.
+            RateLimited: there are too many unfinished bodies.
             RequestTimeout: it took too long.
         """
         if not _comes(environ, BODY_MAX_BYTES):
@@ -58,7 +58,7 @@ class Bodies:
         return await self._received(environ, receive, self._small, BODY_MAX_BYTES, io.BytesIO())
 
     async def receive_upload(self, environ: Environ, receive: Receive, max_bytes: int) -> IO[bytes]:
-        """Return a file of at most `max_bytes`; raise as `receive`."""
+        """Return a file of at most `max_bytes`; raise the same errors as `receive`."""
         if not _comes(environ, max_bytes):
             return io.BytesIO()
         file = SpooledTemporaryFile(limits.UPLOAD_MEMORY_BYTES)  # noqa: SIM115  # closed after the answer
@@ -96,7 +96,7 @@ class Bodies:
 
 
 def _comes(environ: Environ, max_bytes: int) -> bool:
-    """Whether there is a body to wait for: none that says that it is too long, for the application refuses it."""
+    """Return whether to receive a body; one whose Content-Length is too large is rejected by the application unread."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
     announced: str = environ.get("CONTENT_LENGTH", "0")

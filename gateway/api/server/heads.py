@@ -1,8 +1,8 @@
-"""The head of a request: from ASGI to WSGI (PEP 3333), without what two programs could read in two ways.
+"""Convert the head of a request from ASGI to WSGI (PEP 3333), and reject ambiguous heads.
 
-WSGI gives headers the names of environment variables, in which `X_Forwarded_For` and `X-Forwarded-For` are the same;
-a proxy in front sees two. A path that is spelled in another way (`//metrics`, `/%6detrics`) passes a proxy's rules,
-and reaches the same route. So headers with underscores are dropped, and each path has one spelling.
+WSGI maps header names to environment variables, so `X_Forwarded_For` and `X-Forwarded-For` become the same variable,
+while a proxy treats them as two headers. Another spelling of a path (`//metrics`, `/%6detrics`) bypasses the rules of a
+proxy and reaches the same route. So headers with underscores are dropped, and each path has exactly one spelling.
 """
 
 import re
@@ -17,9 +17,9 @@ Environ = dict[str, Any]
 
 _SEGMENT = r"/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+"
 _PATH = re.compile(rf"(?:{_SEGMENT})+|/".encode())
-"""No route has a character that must be encoded, an empty segment, or a dot segment."""
+"""No route contains a character that must be percent-encoded, an empty segment, or a dot segment."""
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
-"""A name or an address with or without a port: what DNS allows of RFC 3986, section 3.2.2."""
+"""A host name or an address with or without a port: the subset of RFC 3986, section 3.2.2, that DNS allows."""
 _HTTP_1_0 = "1"
 
 _ONCE = frozenset(
@@ -34,7 +34,7 @@ _ONCE = frozenset(
         "HTTP_X_REQUEST_ID",
     }
 )
-"""Headers that mean one thing; a second one is refused. All others are lists: `X-Forwarded-For` grows by each proxy."""
+"""Headers with a single value, which are rejected if repeated. All others are lists, such as `X-Forwarded-For`."""
 
 _BASE: Mapping[str, Any] = {
     "SCRIPT_NAME": "",
@@ -76,8 +76,8 @@ def environ_of(scope: Mapping[str, Any]) -> Environ:
     """Return the WSGI environment of a request, without `wsgi.input`.
 
     Raises:
-        MalformedRequest: it has no valid Host header, a header twice that means one thing, or undecodable bytes.
-        NotFound: its path is spelled in another way than the route's.
+        MalformedRequest: it has no valid Host header, a repeated header of a single value, or undecodable bytes.
+        NotFound: its path is not in the canonical spelling.
     """
     environ = {
         **_BASE,
@@ -102,18 +102,18 @@ def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]]) -> None:
         variable = _USUAL.get(name) or _variable(name)
         if not value.isascii():
             _refuse_undecodable(value)
-        text = value.decode("latin-1")  # as PEP 3333 has it
+        text = value.decode("latin-1")  # see PEP 3333
         if variable not in environ:
             environ[variable] = text
         elif variable in _ONCE:
-            raise MalformedRequest(f"The header {name.decode('latin-1')} came more than once.")
+            raise MalformedRequest(f"The header {name.decode('latin-1')} was sent more than once.")
         else:
             separator = "; " if variable == "HTTP_COOKIE" else ", "
             environ[variable] += separator + text
 
 
 def _check_host(environ: Environ, http_version: str) -> None:
-    host = environ.get("HTTP_HOST", "")  # the server adds an empty one when there is none
+    host = environ.get("HTTP_HOST", "")  # the server adds an empty one if the request has none
     if not _HOST.fullmatch(host) and (host or http_version != _HTTP_1_0):
         raise MalformedRequest("The request needs one valid Host header (RFC 9112, section 3.2).")
 
@@ -128,11 +128,11 @@ def _path(path: bytes) -> str:
     if _PATH.fullmatch(path):
         return path.decode("ascii")
     _refuse_undecodable(unquote_to_bytes(path))
-    raise NotFound("Each path has one spelling: no empty or dot segments, and nothing encoded.")
+    raise NotFound("The path must have no empty segments, no dot segments and no percent-encoding.")
 
 
 def _refuse_undecodable(value: bytes) -> None:
     try:
         value.decode()
     except UnicodeDecodeError:
-        raise MalformedRequest("The request holds bytes that are not UTF-8.") from None
+        raise MalformedRequest("The request contains bytes that are not UTF-8.") from None

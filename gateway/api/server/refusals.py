@@ -1,4 +1,4 @@
-"""Answers to requests that the application never sees: counted, logged and shaped like its own."""
+"""Responses to requests that do not reach the application: counted, logged and formatted like its own."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from gateway.telemetry import log_context
 
 
 def answer(error: GatewayError, method: str, offered_request_id: str, began: float) -> WsgiAnswer:
-    """Return the problem document about `error`; `began` is when its request came (time.perf_counter)."""
+    """Return the problem document of `error`; `began` is the start of the request (time.perf_counter)."""
     id = edge.chosen_request_id(offered_request_id)
     with log_context(request_id=id):
         edge.note(method, edge.UNMATCHED, error.status, time.perf_counter() - began)
@@ -19,7 +19,7 @@ def answer(error: GatewayError, method: str, offered_request_id: str, began: flo
         ("Content-Type", problems.MEDIA_TYPE),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
-        ("Connection", "close"),  # what is left of the request is not read
+        ("Connection", "close"),  # the rest of the request is not read
         *error.headers.items(),
         *edge.added_headers(id),
     ]

@@ -1,4 +1,4 @@
-"""What the kernel bounds for the server: open files, and how long a client may leave an answer unread."""
+"""Limits that the kernel enforces for the server: open files, and the time in which a client must read a response."""
 
 import os
 import resource
@@ -10,14 +10,14 @@ from gateway.api.server import limits
 from gateway.config import ConfigError
 
 FILES_BESIDE_CONNECTIONS = 512
-"""Files that a process opens besides its clients' connections: database, temporary files, logs, metrics."""
+"""Files that a process opens besides client connections: database, temporary files, logs, metrics."""
 
 
 def raise_file_limit(connections: int) -> None:
-    """Allow this process as many open files as it may have.
+    """Raise the soft limit of open files of this process to its hard limit.
 
     Raises:
-        ConfigError: its connections need more. The server would accept them without end and without a pause.
+        ConfigError: the connections need more files. The server would retry failing accepts in a busy loop.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
@@ -33,9 +33,9 @@ def raise_file_limit(connections: int) -> None:
 
 
 def end_unread_answers(port: int) -> None:
-    """Have the kernel end connections of this server's port whose client does not read (TCP_USER_TIMEOUT, tcp(7)).
+    """Make the kernel close connections of this server whose client does not read (TCP_USER_TIMEOUT, tcp(7)).
 
-    The server has no such setting. Connections inherit the option from the socket that they were accepted on.
+    The server has no such setting. Connections inherit the option from the listening socket.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""The threads that answer requests. A request waits for one in a bounded queue, for a bounded time."""
+"""The threads that process requests. A request waits for a thread in a bounded queue, for a bounded time."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class _Job:
-    """Something to do in a thread, which either a thread claims or the deadline."""
+    """A function to run in a thread. Either a thread claims it or its deadline does."""
 
     __slots__ = ("_claims", "_error", "_result", "deadline", "function", "future")
 
@@ -30,11 +30,11 @@ class _Job:
 
     @property
     def claimed(self) -> bool:
-        """Whether it runs, ran, or will never run."""
+        """Whether it has been claimed: it is running, has run, or has expired."""
         return not self._claims
 
     def claim(self) -> bool:
-        """Claim it, for one claimer only; list.pop() is atomic."""
+        """Claim it; return whether this call was the first. list.pop() is atomic."""
         try:
             self._claims.pop()
         except IndexError:
@@ -42,14 +42,14 @@ class _Job:
         return True
 
     def run(self) -> None:
-        """Run it, in a thread."""
+        """Run it in the current thread."""
         try:
             self._result = self.function()
-        except BaseException as exc:  # noqa: BLE001  # whoever awaits the future gets it
+        except BaseException as exc:  # noqa: BLE001  # the future raises it
             self._error = exc
 
     def settle(self) -> None:
-        """Tell whoever awaits the future what came of it, in the event loop."""
+        """Set the result of the future, in the event loop."""
         if self.future.done():
             return
         if self._error is None:
@@ -61,7 +61,7 @@ class _Job:
 class Threads:
     """A fixed number of threads with one queue.
 
-    An executor of `concurrent.futures` bounds neither how many wait nor how long, and wakes the event loop for each.
+    An executor of `concurrent.futures` bounds neither the queue nor the waiting time, and wakes the event loop per job.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -74,10 +74,10 @@ class Threads:
             Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Return what `function` returns in one of the threads.
+        """Run `function` in one of the threads, and return its result.
 
         Raises:
-            Overloaded: no thread became free in time, or too much waits already.
+            Overloaded: no thread became free in time, or the queue is full.
         """
         loop = asyncio.get_running_loop()
         waiting = self._waiting
@@ -95,7 +95,7 @@ class Threads:
         return result
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuse what waited too long, and come again when the next one has."""
+        """Reject jobs that waited too long, and schedule the next check."""
         self._timer = None
         waiting = self._waiting
         while waiting and (waiting[0].claimed or waiting[0].deadline <= loop.time()):
@@ -111,11 +111,11 @@ class Threads:
             if job.claim():
                 job.run()
                 self._finished.append(job)
-                if not self._loop_knows:  # what ends at the same time wakes the event loop once
+                if not self._loop_knows:  # jobs that end at the same time wake the event loop once
                     self._loop_knows = True
-                    with suppress(RuntimeError):  # the loop is closed: the process ends
+                    with suppress(RuntimeError):  # the loop is closed because the process ends
                         self._loop.call_soon_threadsafe(self._settle)
-            del job  # its body is not kept until the next one comes
+            del job  # releases the request body before the next job arrives
 
     def _settle(self) -> None:
         self._loop_knows = False

@@ -1,4 +1,4 @@
-"""Which requests bring a file, and whether it is received at all: only from a caller who may send it."""
+"""Decide which requests upload a file, and receive it only from authorized callers."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from gateway.errors import GatewayError
 
 
 class UploadGate:
-    """The calls of `app` that take a file."""
+    """The endpoints of `app` that take a file."""
 
     def __init__(self, app: Flask, endpoints: Iterable[Endpoint]) -> None:
         self._app = app
@@ -20,12 +20,12 @@ class UploadGate:
         }
 
     def max_bytes(self, environ: Environ) -> int | None:
-        """Return the size that the request's file may have; None of a request that brings no file."""
+        """Return the maximum size of the request's file; None if the endpoint takes no file."""
         endpoint = self._endpoints.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
         return None if endpoint is None or endpoint.upload is None else endpoint.upload.max_bytes
 
     def admits(self, environ: Environ) -> bool:
-        """Whether the caller may send it. The application decides again, and says why not."""
+        """Return whether the caller may upload. The application checks again and returns the error."""
         endpoint = self._endpoints[environ["REQUEST_METHOD"], environ["PATH_INFO"]]
         with self._app.app_context():
             try:

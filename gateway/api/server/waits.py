@@ -1,4 +1,4 @@
-"""Waiting for a client: each wait ends in time, and an address that has too many loses its oldest one."""
+"""Bounded waits for clients: each wait has a timeout, and an address with too many waits loses its oldest one."""
 
 import asyncio
 from collections import defaultdict
@@ -7,7 +7,7 @@ from gateway.errors import GatewayError, RateLimited, RequestTimeout
 
 
 class Wait:
-    """A task that waits for its client; `error` says why the wait was ended for it."""
+    """A task that waits for its client; `error` is the reason if the wait was ended."""
 
     __slots__ = ("address", "error", "task", "timer")
 
@@ -18,35 +18,35 @@ class Wait:
         self.error: GatewayError | None = None
 
     def end(self, error: GatewayError) -> None:
-        """Have the task leave its wait with this error."""
+        """End the wait: cancel the task with this error."""
         if self.error is None:
             self.error = error
             self.task.cancel()
 
     def time_out(self) -> None:
-        """Have the task leave its wait because the client's time is over."""
+        """End the wait because the client exceeded its time."""
         self.end(RequestTimeout())
 
     def reason(self) -> GatewayError | None:
-        """Return why the task was cancelled by this wait; None when something else did it."""
+        """Return the error with which this wait cancelled the task; None if something else cancelled it."""
         if self.error is not None:
             self.task.uncancel()
         return self.error
 
 
 class Waits:
-    """All waits of one kind in this process. Everything here runs in the event loop's thread."""
+    """All waits of one kind in this process. All methods run in the event loop's thread."""
 
     def __init__(self, *, seconds: float, most: int, most_per_address: int) -> None:
         self._seconds, self._most, self._most_per_address = seconds, most, most_per_address
-        self._all: dict[Wait, None] = {}  # oldest first, as dictionaries are
+        self._all: dict[Wait, None] = {}  # a dictionary keeps the order: oldest first
         self._by_address: defaultdict[str, dict[Wait, None]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._all)
 
     def begin(self, address: str) -> Wait:
-        """Begin a wait of the current task; end the oldest when there are too many."""
+        """Begin a wait of the current task; end the oldest wait if there are too many."""
         task = asyncio.current_task()
         assert task is not None
         wait = Wait(address, task)
@@ -60,18 +60,18 @@ class Waits:
         return wait
 
     def renew(self, wait: Wait) -> None:
-        """Give the client the whole time again."""
+        """Restart the timeout."""
         self.pause(wait)
         wait.timer = asyncio.get_running_loop().call_later(self._seconds, wait.time_out)
 
     def pause(self, wait: Wait) -> None:
-        """Stop the clock: it is not the client's turn."""
+        """Stop the timeout while the server is not waiting for the client."""
         if wait.timer is not None:
             wait.timer.cancel()
             wait.timer = None
 
     def finish(self, wait: Wait) -> None:
-        """Forget a wait that is over."""
+        """Remove a wait that has ended."""
         self.pause(wait)
         if self._all.pop(wait, wait) is None:
             same_address = self._by_address[wait.address]

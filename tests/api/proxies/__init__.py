@@ -1,1 +1,1 @@
-"""The API behind a real nginx and a real HAProxy, with the files of ops/."""
+"""The API behind real nginx and HAProxy servers with the files of ops/."""

@@ -1,4 +1,4 @@
-"""A real nginx and a real HAProxy with the project's files, in front of a running API."""
+"""Run real nginx and HAProxy servers with the project's files in front of an API."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from devstack import unpack
 from devstack.console import DevstackError
 from devstack.settings import layout
 from tests.api.process import ApiProcess, api_process
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 OPS = Path(__file__).parents[3] / "ops"
 STOP_SECONDS = 10
@@ -35,7 +35,7 @@ class Proxy:
 
 
 def program(name: str) -> Path:
-    """The proxy's executable; the test is skipped where it cannot be had, but never in CI."""
+    """Return the proxy's executable; skip the test if it is not available, except in CI."""
     try:
         return unpack.program(layout().cache, dict(os.environ), name)
     except DevstackError as error:
@@ -45,7 +45,7 @@ def program(name: str) -> Path:
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
-    """`text` with each place that an operator changes changed, which must be there."""
+    """Return `text` with the replacements; each old text must be present."""
     for old, new in changes.items():
         assert old in text, f"{old!r} is not in the file"
         text = text.replace(old, new)
@@ -53,14 +53,14 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 
 
 def configured(name: str, folder: Path, port: int, api: ApiProcess) -> list[str]:
-    """Write the proxy's configuration, with the addresses of a test; the command that starts it."""
+    """Write the proxy's configuration with the addresses of a test; return the command that starts it."""
     upstream = f"127.0.0.1:{api.port}"
     if name == "nginx":
         temporary = {" /tmp/": f" {folder}/"}
         own = {"listen 8080": f"listen 127.0.0.1:{port}", "api:8000": upstream, **temporary}
         file = folder / "nginx.conf"
         file.write_text(replaced((OPS / "nginx.conf").read_text(), own))
-        user = " user root;" if os.geteuid() == 0 else ""  # another user could not reach the test's folder
+        user = " user root;" if os.geteuid() == 0 else ""  # another user has no access to the test's folder
         return ["-p", str(folder), "-c", str(file), "-g", f"daemon off;{user}"]
     file = folder / "haproxy.cfg"
     own = {"bind :8080": f"bind 127.0.0.1:{port}", "api:8000": upstream, "maxconn 16384": "maxconn 2000"}
@@ -70,10 +70,9 @@ def configured(name: str, folder: Path, port: int, api: ApiProcess) -> list[str]
 
 @contextmanager
 def proxy_process(name: str, folder: Path, api: ApiProcess) -> Iterator[Proxy]:
-    """The proxy in front of `api`."""
+    """Run the proxy in front of `api`."""
     executable = program(name)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(executable), *configured(name, folder, port, api)]
     log = folder / f"{name}.log"
     with log.open("wb") as output:
@@ -97,7 +96,7 @@ def _accepts(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    """An API that knows of one proxy in front, with a strict limit per address where people sign in."""
+    """Run an API behind one trusted proxy, with a strict limit of log-in requests per address."""
     folder = Path(tmp_path_factory.mktemp("api"))
     with api_process(
         folder / "api.log", TRUSTED_PROXIES="1", AUTH_RATE_LIMIT_PER_SECOND="1", AUTH_RATE_LIMIT_BURST="5"
@@ -107,6 +106,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
 
 @pytest.fixture(scope="module", params=NAMES)
 def proxy(request: pytest.FixtureRequest, api: ApiProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """Each of the proxies."""
+    """Run each of the proxies."""
     with proxy_process(request.param, Path(tmp_path_factory.mktemp(request.param)), api) as started:
         yield started

@@ -1,6 +1,5 @@
-"""nginx and HAProxy with the files of ops/: what reaches the API, as whom, and what does not."""
+"""nginx and HAProxy with the files of ops/: which requests reach the API, and with which client address."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,22 @@ from gateway.api.statements import STATEMENT_MAX_BYTES
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess
 from tests.api.proxies.conftest import NAMES, Proxy, proxy_process
-from tests.api.server.raw import SECONDS, ask, get
+from tests.api.server.raw import SECONDS, ask, get, payment
 from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd
 from tests.factories import count
 from tests.statements import csv_of, line
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 LOGIN = b'{"email": "nobody@example.com", "password": "wrong"}'
 TRIES = 40
-"""More than the API's limit per address lets through at once."""
+"""More requests than the API's limit per address allows at once."""
 ATTACKER, OTHER = "127.0.0.2", "127.0.0.3"
 PATIENCE_SECONDS = 5.0
 PER_ADDRESS_MAX = 256
 
 
 def login(proxy: Proxy, source: str, *headers: bytes) -> int:
-    """The status of a wrong log-in from the address `source`."""
+    """Return the status of a log-in with a wrong password from the address `source`."""
     lines = [b"Host: x", b"Content-Type: application/json", b"Content-Length: %d" % len(LOGIN), *headers]
     return ask(proxy.port, b"POST /auth/login HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + LOGIN, source).status
 
@@ -73,12 +72,8 @@ def test_payments_pass_and_errors_are_problem_documents(proxy: Proxy, merchant: 
 
 
 def test_a_payment_with_two_idempotency_keys_is_refused(proxy: Proxy, merchant: Caller) -> None:
-    body = b'{"amount": 1000, "currency": "USD"}'
-    head = (
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Authorization: Bearer %s\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n"
-    ) % (len(body), str(merchant.token).encode())
-    assert ask(proxy.port, head + body).status == 400
+    request = payment(merchant.token, b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n")
+    assert ask(proxy.port, request).status == 400
     assert count("transactions") == 0
 
 
@@ -132,9 +127,7 @@ def test_an_address_has_a_bounded_number_of_connections(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_api_that_is_away_is_a_problem_document_too(name: str, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    away = ApiProcess(f"http://127.0.0.1:{port}", tmp_path / "none.log")
+    away = ApiProcess(f"http://127.0.0.1:{free_port()}", tmp_path / "none.log")
     with proxy_process(name, tmp_path, away) as proxy:
         answer = get(proxy.port, b"/health/live")
         assert (answer.status, answer.code) == (503, "overloaded")

@@ -1,1 +1,1 @@
-"""The API's side of its HTTP server."""
+"""The adapter between the HTTP server and the application."""

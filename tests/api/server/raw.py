@@ -1,4 +1,4 @@
-"""Requests byte by byte, and their answers."""
+"""Send raw requests, and read the responses."""
 
 import json
 import socket
@@ -25,7 +25,7 @@ class RawAnswer:
 
 
 def read_answer(connection: socket.socket) -> RawAnswer:
-    """The answer that comes on a connection."""
+    """Read the response on a connection."""
     response = HTTPResponse(connection)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}
@@ -37,6 +37,16 @@ def ask(port: int, request: bytes, source: str = "127.0.0.1") -> RawAnswer:
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS, source_address=(source, 0)) as connection:
         connection.sendall(request)
         return read_answer(connection)
+
+
+def payment(token: object, headers: bytes = b"") -> bytes:
+    """Return the bytes of a request that creates a payment, with these additional header lines."""
+    body = b'{"amount": 1000, "currency": "USD"}'
+    head = (
+        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        b"Authorization: Bearer %s\r\n%s\r\n"
+    )
+    return head % (len(body), str(token).encode(), headers) + body
 
 
 def get(port: int, path: bytes, headers: bytes = b"Host: x\r\n", source: str = "127.0.0.1") -> RawAnswer:

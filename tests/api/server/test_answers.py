@@ -1,4 +1,4 @@
-"""Long answers are sent piece by piece, at the reader's pace, and end when the reader does not read."""
+"""Long responses are sent in pieces at the client's pace, and are ended if the client does not read."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ SECONDS = 10
 
 @dataclass
 class Client:
-    """A client that takes this many pieces and then no more, or all of them; it may be gone from the start."""
+    """A client that reads a number of pieces or all of them; it may be disconnected from the start."""
 
     takes: int | None = None
     gone: bool = False
@@ -45,7 +45,7 @@ class Client:
 
 @dataclass
 class Pieces:
-    """An answer's body that notes in which threads it was made, and that it was closed."""
+    """A response body that records the threads that produced it, and whether it was closed."""
 
     pieces: Iterator[bytes]
     threads: set[str] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Pieces:
 
 
 def sent(client: Client, body: bytes | Pieces) -> Client:
-    """Send an answer with this body to the client."""
+    """Send a response with this body to the client."""
 
     async def scenario() -> None:
         answers = Answers(Threads(2, "test"))

@@ -1,4 +1,4 @@
-"""One request has one meaning: header names, repeated headers, Host, spellings of a path, bytes that are no text."""
+"""A request has one meaning: header names, repeated headers, Host, spellings of a path, undecodable bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from gateway.api.server.heads import environ_of
 from gateway.errors import MalformedRequest, NotFound
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess, api_process
-from tests.api.server.raw import ask, get
+from tests.api.server.raw import ask, get, payment
 from tests.factories import count
 
 Headers = list[tuple[bytes, bytes]]
@@ -18,7 +18,7 @@ HOST = (b"host", b"gateway.example")
 
 
 def scope(path: bytes = b"/v1/transactions", headers: Headers | None = None, **changes: Any) -> dict[str, Any]:
-    """A request as the server hands it over."""
+    """Return the ASGI scope of a request."""
     made = {
         "method": "GET",
         "http_version": "1.1",
@@ -34,7 +34,7 @@ def scope(path: bytes = b"/v1/transactions", headers: Headers | None = None, **c
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    """A running API."""
+    """Run an API."""
     with api_process(Path(tmp_path_factory.mktemp("heads")) / "api.log") as started:
         yield started
 
@@ -151,16 +151,12 @@ def test_the_running_api_refuses_an_ambiguous_head(api: ApiProcess, headers: byt
 
 
 def test_a_payment_with_two_idempotency_keys_is_not_made(api: ApiProcess, merchant: Caller) -> None:
-    body = b'{"amount": 1000, "currency": "USD"}'
-    head = (
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Authorization: Bearer %s\r\nIdempotency-Key: a\r\n"
-    ) % (len(body), str(merchant.token).encode())
+    first_key = b"Idempotency-Key: a\r\n"
 
-    answer = ask(api.port, head + b"Idempotency-Key: b\r\n\r\n" + body)
+    answer = ask(api.port, payment(merchant.token, first_key + b"Idempotency-Key: b\r\n"))
     assert (answer.status, answer.code) == (400, "malformed_request")
     assert count("transactions") == 0
-    assert ask(api.port, head + b"Idempotency_Key: b\r\n\r\n" + body).status == 201
+    assert ask(api.port, payment(merchant.token, first_key + b"Idempotency_Key: b\r\n")).status == 201
 
 
 def test_what_the_application_never_sees_is_counted_and_logged(api: ApiProcess) -> None:

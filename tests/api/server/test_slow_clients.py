@@ -1,4 +1,4 @@
-"""Slow, silent and unfinished clients leave the API to everybody else, and cost it nothing for ever."""
+"""Slow, silent and unfinished clients do not block other clients, and their resources are released."""
 
 import signal
 import socket
@@ -13,7 +13,7 @@ import requests
 from gateway.api.server import limits
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess, api_process
-from tests.api.server.raw import SECONDS, get, read_answer
+from tests.api.server.raw import SECONDS, get, payment, read_answer
 from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd, http2_streams
 from tests.attacks.slow_clients import seconds_of_live, seconds_of_payment
 from tests.factories import count
@@ -21,20 +21,20 @@ from tests.support import eventually
 
 BODY_SECONDS = 2
 PATIENCE_SECONDS = 5.0
-"""The goals are 1 and 2 s (tests/attacks/slow_clients.py measures them); a busy machine is given more."""
+"""The goals are 1 and 2 s (tests/attacks/slow_clients.py measures them); a busy machine needs more."""
 ASSET = b"/docs/swagger-ui-bundle.js"
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    """A running API with few threads, which waits a short time for bodies."""
+    """Run an API with few threads and a short timeout for bodies."""
     log = Path(tmp_path_factory.mktemp("slow")) / "api.log"
     with api_process(log, API_THREADS="4", REQUEST_BODY_SECONDS=str(BODY_SECONDS)) as started:
         yield started
 
 
 def expect_service(api: ApiProcess, merchant: Caller) -> None:
-    """Others are served."""
+    """Assert that other clients are served."""
     assert seconds_of_live(api.url) < PATIENCE_SECONDS
     assert seconds_of_payment(api.url, str(merchant.token)) < PATIENCE_SECONDS
 
@@ -132,7 +132,7 @@ def test_readers_that_do_not_read_hold_neither_threads_nor_much_memory(api: ApiP
 
 
 def listener(port: int) -> int:
-    """The process that listens on a port, or its parent."""
+    """Return the process that listens on a port, or its parent."""
     for found in psutil.net_connections("tcp"):
         if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
             parent = psutil.Process(found.pid).parent()
@@ -141,19 +141,15 @@ def listener(port: int) -> int:
 
 
 def test_a_request_under_way_is_finished_after_sigterm(merchant: Caller, tmp_path: Path) -> None:
-    body = b'{"amount": 1000, "currency": "USD"}'
-    head = (
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"Authorization: Bearer %s\r\n\r\n"
-    ) % (len(body), str(merchant.token).encode())
+    request = payment(merchant.token)
     with (
         api_process(tmp_path / "api.log") as api,
         socket.create_connection(("127.0.0.1", api.port), timeout=SECONDS) as connection,
     ):
-        connection.sendall(head + body[:5])
+        connection.sendall(request[:-5])
         requests.get(f"{api.url}/health/live", timeout=SECONDS)
         psutil.Process(listener(api.port)).send_signal(signal.SIGTERM)
         eventually(lambda: "hutting down" in api.log.read_text(), what="the end of the API")
-        connection.sendall(body[5:])
+        connection.sendall(request[-5:])
         assert read_answer(connection).status == 201
     assert count("transactions") == 1

@@ -1,4 +1,4 @@
-"""What the kernel bounds for the API: open files, unread answers."""
+"""Limits that the kernel enforces for the API: open files, unread responses."""
 
 import os
 import resource
@@ -42,7 +42,7 @@ def test_the_kernel_ends_connections_of_the_servers_port_whose_client_does_not_r
 
 
 def limit_or_refusal(soft: int, hard: int, connections: int) -> tuple[str, str]:
-    """The limit of open files that a process with these limits raises for itself, or why it ends."""
+    """Return the limit of open files that a process with these limits sets, and the reason if it ends."""
     command = [sys.executable, "-c", RAISE, *map(str, (soft, hard, connections))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
     return done.stdout.strip(), done.stderr

@@ -1,4 +1,4 @@
-"""Waiting for a thread, and for a client: bounded in time and number."""
+"""Waits for a thread and for a client are bounded in time and number."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SECONDS = 10
 
 
 def outcome(task: "asyncio.Task[None]") -> BaseException | None:
-    """What a task that is over raised."""
+    """Return the exception of a finished task."""
     return task.exception()
 
 
@@ -76,7 +76,7 @@ def test_what_a_thread_raises_is_raised_where_it_is_awaited() -> None:
 
 
 def waiting(waits: Waits, address: str) -> "asyncio.Task[None]":
-    """A task that waits for a client that never sends anything."""
+    """Start a task that waits for a client that sends nothing."""
 
     async def wait() -> None:
         began = waits.begin(address)
@@ -94,7 +94,7 @@ def waiting(waits: Waits, address: str) -> "asyncio.Task[None]":
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when it is true."""
+    """Wait until the condition is true."""
     while not condition():  # the tasks that change it run meanwhile
         await asyncio.sleep(0)
 
