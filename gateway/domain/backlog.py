@@ -38,6 +38,7 @@ _UNFINISHED_OF = (
         Transaction.status.in_([status.value for status in UNFINISHED]),
         Transaction.status != TransactionStatus.COMPLETED.value,  # the condition of the partial index
     )
+    .order_by(Transaction.merchant_id, Transaction.status, Transaction.id)  # the order of that index, and of no other
     .limit(bindparam("most", type_=Integer))
 )
 

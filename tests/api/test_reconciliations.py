@@ -259,17 +259,21 @@ def test_the_report_is_csv_with_every_discrepancy(operator: Caller, monkeypatch:
     assert (rows[0]["expected_amount"], rows[0]["settlement_id"] != "", rows[0]["note"]) == ("1005", True, "")
 
 
-def test_a_report_is_sent_page_by_page_and_never_held_as_a_whole(
+def test_a_report_is_made_page_by_page_and_announces_its_length(
     operator: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciliations, "REPORT_PAGE", 1)
+    monkeypatch.setattr(reconciliations, "REPORT_PIECE_BYTES", 100)
     for _ in range(2):
         damaged_payment()
     run = carried_out(operator)
 
-    pieces = list(operator.get(f"{RUNS}/{run['id']}/report.csv").response)
+    answer = operator.get(f"{RUNS}/{run['id']}/report.csv")
+    pieces = list(answer.response)
 
-    assert [piece.count(b"\r\n") for piece in pieces] == [1, 1, 1]
+    assert max(map(len, pieces)) == 100
+    assert sum(map(len, pieces)) == answer.content_length
+    assert b"".join(pieces).count(b"\r\n") == 3
 
 
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"])

@@ -79,7 +79,7 @@ def test_a_delayed_message_carries_no_time_of_its_senders_clock(broker: Connecti
     began = utc_now()
     with app.amqp.Producer(broker, auto_declare=False) as producer:
         transactions.accepted([str(new_id())]).apply_async(producer=producer, countdown=1)
-    message = eventually(lambda: raw(broker, "transaction.created"), what="the delayed message")
+    message = eventually(lambda: raw(broker, "transaction.created.bulk"), what="the delayed message")
     message.ack()
     assert utc_now() - began >= timedelta(seconds=1)
     assert message.headers["eta"] is None
