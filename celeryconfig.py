@@ -29,6 +29,7 @@ MAIN_QUEUE_NAMES = (
     "operations",
 )
 BULK_SUFFIX = ".bulk"
+PROBE_TASK = "queues.take_probe"
 BULK_QUEUE_NAMES = tuple(
     f"{name}{BULK_SUFFIX}" for name in ("transaction.created", "settlement.requested", "refund.requested")
 )

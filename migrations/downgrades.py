@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 
 def refuse_to_lose(*tables: str, rows: Mapping[str, str] | None = None) -> None:
@@ -14,7 +15,7 @@ def refuse_to_lose(*tables: str, rows: Mapping[str, str] | None = None) -> None:
         rows: by table, a condition for rows that are deleted or lose information.
 
     Raises:
-        RuntimeError: such rows exist; the message names their tables.
+        CommandError: such rows exist; the message names their tables.
     """
     conditions = dict.fromkeys(tables, "true") | dict(rows or {})
     op.execute(f"LOCK TABLE {', '.join(conditions)} IN ACCESS EXCLUSIVE MODE")
@@ -25,8 +26,8 @@ def refuse_to_lose(*tables: str, rows: Mapping[str, str] | None = None) -> None:
         if count:
             lost.append(f"{table} ({count})")
     if lost:
-        raise RuntimeError(
-            f"This downgrade would delete rows that cannot be recreated: {', '.join(lost)}. This step changed nothing."
+        raise CommandError(
+            f"This downgrade would delete rows that cannot be recreated: {', '.join(lost)}. Nothing was changed."
             " To return to the older version, restore the backup that was made before the upgrade. If you do not need"
             " these rows, export and delete them first, or create a new database."
         )

@@ -5,8 +5,9 @@ from typing import Any
 import psycopg
 from alembic import context
 from alembic.util import CommandError
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from gateway import sessions
@@ -26,7 +27,8 @@ ADVISORY_LOCK = 7_205_001  # two deploys at once migrate one after the other
 
 
 def _migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=all_tables(), transaction_per_migration=True)
+    # One transaction for all steps: a downgrade of which a later step refuses changes nothing.
+    context.configure(connection=connection, target_metadata=all_tables())
     with context.begin_transaction():
         context.get_context()._ensure_version_table()
         context.run_migrations()
@@ -52,7 +54,15 @@ def _run() -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         connection.commit()
-        _migrate(connection)
+        try:
+            _migrate(connection)
+        except ProgrammingError as exc:
+            if not isinstance(exc.orig, InsufficientPrivilege):
+                raise
+            raise CommandError(
+                f"{reason_of(exc)}. Migrations need the DATABASE_URL of the tables' owner; in the development stack that"
+                " is DATABASE_OWNER_URL of DEV_DIR/env."
+            ) from exc
         connection.commit()
 
 

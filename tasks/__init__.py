@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from celeryconfig import PROBE_TASK
 from gateway.flows import clocks
 from gateway.telemetry import configure_logging
 
@@ -18,6 +19,13 @@ def _log_through_loguru(**_: Any) -> None:
     configure_logging()
     # One line for each message as it arrives says nothing that the task's own lines do not, and delays the task.
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    logging.getLogger("celery.app.trace").addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out the successes of probes, which come every few seconds."""
+    probe = isinstance(record.args, dict) and record.args.get("name") == PROBE_TASK
+    return not probe or record.levelno > logging.INFO
 
 
 @signals.import_modules.connect

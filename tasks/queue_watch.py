@@ -33,7 +33,7 @@ AVOID_FAILING_SECONDS = 60.0
 """The same for a queue that failed a check; the next check updates it much sooner."""
 
 
-@app.task(name="queues.take_probe", max_retries=0)
+@app.task(name=celeryconfig.PROBE_TASK, max_retries=0)
 def take_probe(queue: object) -> None:
     """Record that a worker consumes this queue."""
     if queue in celeryconfig.WORK_QUEUE_NAMES:
@@ -93,14 +93,11 @@ class QueueWatch:
 
     def look(self) -> list[Observation]:
         """Check every queue once, and record the observations."""
-        try:
-            self._connected()
-        except BROKER_UNAVAILABLE as exc:
-            self.close()
-            reason = f"the broker cannot be reached: {reason_of(exc)}"
-            found = [Observation(name, reason) for name in celeryconfig.WORK_QUEUE_NAMES]
-        else:
-            found = [self._look_at(name) for name in celeryconfig.WORK_QUEUE_NAMES]
+        found: list[Observation] = []
+        unreachable: str | None = None
+        for name in celeryconfig.WORK_QUEUE_NAMES:
+            unreachable = unreachable or self._reason_unreachable()  # asked once: each try may take seconds
+            found.append(Observation(name, unreachable) if unreachable else self._look_at(name))
         some_work = any(observation.reason is None for observation in found)
         for observation in found:
             if observation.reason is None:
@@ -109,6 +106,15 @@ class QueueWatch:
                 self._avoided.avoid(observation.name, AVOID_FAILING_SECONDS)
         queue_states.record(found)
         return found
+
+    def _reason_unreachable(self) -> str | None:
+        """Connect where there is no connection; return why that fails."""
+        try:
+            self._connected()
+        except BROKER_UNAVAILABLE as exc:
+            self.close()
+            return f"the broker cannot be reached: {reason_of(exc)}"
+        return None
 
     def _look_at(self, name: str) -> Observation:
         try:

@@ -76,12 +76,16 @@ def environ_of(scope: Mapping[str, Any]) -> Environ:
     """Return the WSGI environment of a request, without `wsgi.input`.
 
     Raises:
-        MalformedRequest: it has no valid Host header, a repeated header of a single value, or undecodable bytes.
+        MalformedRequest: it has no valid Host header, a repeated header of a single value, undecodable bytes, a method
+            in lower case, or a transfer coding other than chunked.
         NotFound: its path is not in the canonical spelling.
     """
+    method: str = scope["method"]
+    if method != method.upper():
+        raise MalformedRequest("Methods are case-sensitive (RFC 9110, section 9.1): send it in upper case.")
     environ = {
         **_BASE,
-        "REQUEST_METHOD": scope["method"],
+        "REQUEST_METHOD": method,
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "SERVER_NAME": scope["server"][0],
         "SERVER_PORT": scope["server"][1],
@@ -90,6 +94,8 @@ def environ_of(scope: Mapping[str, Any]) -> Environ:
     }
     _add_headers(environ, scope["headers"])
     _check_host(environ, scope["http_version"])
+    if environ.get("HTTP_TRANSFER_ENCODING", "chunked").lower() != "chunked":
+        raise MalformedRequest("The only transfer coding that is supported is chunked.")
     environ["QUERY_STRING"] = _query(scope["query_string"])
     environ["PATH_INFO"] = _path(scope["raw_path"])
     return environ

@@ -66,6 +66,18 @@ def test_a_request_without_a_valid_host_is_refused(host: bytes) -> None:
         environ_of(scope() | {"headers": [(b"host", host)]})
 
 
+@pytest.mark.parametrize("method", ["post", "Head", "gEt"])
+def test_a_method_in_lower_case_is_refused(method: str) -> None:
+    with pytest.raises(MalformedRequest):
+        environ_of(scope() | {"method": method})
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity", b"chunked, chunked", b"xchunked"])
+def test_another_transfer_coding_than_chunked_is_refused(coding: bytes) -> None:
+    with pytest.raises(MalformedRequest):
+        environ_of(scope(headers=[(b"transfer-encoding", coding)]))
+
+
 @pytest.mark.parametrize("host", [b"gateway.example", b"gateway.example:8443", b"[2001:db8::1]:80", b"127.0.0.1"])
 def test_a_valid_host_is_taken(host: bytes) -> None:
     assert environ_of(scope() | {"headers": [(b"host", host)]})["HTTP_HOST"] == host.decode()
