@@ -60,8 +60,8 @@ def _run() -> None:
             if not isinstance(exc.orig, InsufficientPrivilege):
                 raise
             raise CommandError(
-                f"{reason_of(exc)}. Migrations need the DATABASE_URL of the tables' owner; in the development stack that"
-                " is DATABASE_OWNER_URL of DEV_DIR/env."
+                f"{reason_of(exc)}. Migrations need the DATABASE_URL of the tables' owner; in the development stack,"
+                " that is DATABASE_OWNER_URL of DEV_DIR/env."
             ) from exc
         connection.commit()
 
