@@ -32,7 +32,7 @@ from gateway.api import (
     webhook_endpoints,
 )
 from gateway.api.application import Application
-from gateway.api.server import sockets
+from gateway.api.server import connections, limits, sockets
 from gateway.api.server.asgi import Server
 from gateway.api.server.uploads import UploadGate
 from gateway.config import settings
@@ -94,11 +94,7 @@ def create_served_app() -> Server:
     if processor is not None:
         logger.info("process {} keeps to processor {}", os.getpid(), processor)
     if not config.trusted_proxies:
-        logger.info(
-            "no proxy in front (TRUSTED_PROXIES=0): requests are limited per address, connections only in total "
-            "(API_CONNECTIONS={})",
-            config.api_connections,
-        )
+        connections.watch(config.port, config.api_connections // limits.CONNECTIONS_SHARE_OF_ADDRESS)
     endpoints = [endpoint for part in PARTS for endpoint in part.endpoints]
     return Server(
         app,

@@ -7,6 +7,8 @@ docs/decisions/http-server.md says how they were chosen.
 UPLOAD_SECONDS = 120.0
 """Maximum time between the head of a request and the end of its file; REQUEST_BODY_SECONDS is for other bodies."""
 
+CONNECTIONS_SHARE_OF_ADDRESS = 4
+"""One address may have this fraction of API_CONNECTIONS: a quarter."""
 RECEIVING_MAX = 1024
 """Bodies that are received at the same time: 64 MiB at most. When the limit is exceeded, the oldest one is ended."""
 RECEIVING_PER_ADDRESS_MAX = 64

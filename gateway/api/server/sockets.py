@@ -40,12 +40,12 @@ def end_unread_answers(port: int) -> None:
     if sys.platform != "linux":
         return
     for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(OSError), _socket_of(int(descriptor)) as own:  # not a socket, or closed by now
+        with suppress(OSError), socket_of(int(descriptor)) as own:  # not a socket, or closed by now
             if own.family in {socket.AF_INET, socket.AF_INET6} and own.getsockname()[1] == port:
                 own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.PIECE_SECONDS * 1000))
 
 
-def _socket_of(descriptor: int) -> socket.socket:
+def socket_of(descriptor: int) -> socket.socket:
     """Return another socket object of an open descriptor; OSError when it is no socket."""
     duplicate = os.dup(descriptor)
     try:
