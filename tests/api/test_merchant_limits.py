@@ -107,9 +107,8 @@ def test_a_payment_far_from_the_limit_asks_the_database_for_no_count(
     assert not [statement for statement in sent if "count" in statement.sql]
 
 
-@pytest.mark.parametrize("analyzed", [False, True], ids=["unknown", "known"])
 def test_counting_a_merchants_unfinished_payments_reads_only_these_and_not_more_than_asked(
-    merchant: Caller, other_merchant: Caller, analyzed: bool
+    merchant: Caller, other_merchant: Caller
 ) -> None:
     first, other = accept_payment(merchant.merchant_id), accept_payment(other_merchant.merchant_id)
     copies = """
@@ -120,8 +119,7 @@ def test_counting_a_merchants_unfinished_payments_reads_only_these_and_not_more_
     """
     execute(copies, status="canceled", id=first)
     execute(copies, status="pending", id=other)
-    if analyzed:
-        execute("ANALYZE transactions")
+    execute("ANALYZE transactions")  # as autovacuum does; what it knows of earlier tests would mislead the planner
     with autocommit() as connection, statements() as sent:
         assert backlog.unfinished_of(connection, merchant.merchant_id, 500) == 1
         assert backlog.unfinished_of(connection, other_merchant.merchant_id, 500) == 500

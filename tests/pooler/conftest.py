@@ -1,6 +1,8 @@
 """A database with the gateway's schema and the session defaults, and PgBouncer in front of it."""
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,15 @@ from tests.pooler.pgbouncer import PgBouncer, pgbouncer
 from tests.pooler.running import alembic, flask
 
 POOL_SIZE = 5
+
+
+@pytest.fixture(autouse=True)
+def _collect_connections() -> Iterator[None]:
+    """Collect connections that were in use when a test disposed of their engine, before another test is blamed."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
