@@ -12,7 +12,7 @@ from bench.client import Seen
 from bench.phases import Figures
 from bench.running import Running
 from devstack import stackfile
-from devstack.console import DevstackError, say
+from devstack.terminal import DevstackError, say
 from devstack.waiting import pause
 
 BACKLOGS = {"tok_slow": (1, "take the provider 2 s"), "tok_error_always": (3, "fail at each of 4 attempts")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from devstack.console import say
+from devstack.terminal import say
 from devstack.waiting import pause
 
 COUNT_MAX = 10_000_000

@@ -7,7 +7,7 @@ from typing import Any
 from bench import usage
 from bench.client import Seen
 from bench.running import Running
-from devstack.console import say
+from devstack.terminal import say
 
 CLIENTS = 16
 LATENCY_RATE = 20.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.phases import Figures
-from devstack.console import say, write
+from devstack.terminal import say, write
 
 GROWN = "grown"
 """The gateway's rounds with many settled payments in the tables."""

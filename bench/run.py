@@ -8,9 +8,10 @@ from bench.phases import Figures
 from bench.report import GROWN, Result
 from bench.running import PaymentsLost, running
 from bench.sides import Servers, Side
-from devstack import serverhome, supervisor
-from devstack.console import complain, say
+from devstack import supervisor
+from devstack.servers import serverhome
 from devstack.settings import BENCH_DIR, BENCH_PORT_BASE, environment, layout
+from devstack.terminal import complain, say
 
 RESULT_FILE = "bench.json"
 WARM_UP = 300

@@ -17,7 +17,7 @@ from bench.client import Order, Seen
 from bench.sides import Servers, Side
 from bench.usage import Meter
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError, say
+from devstack.terminal import DevstackError, say
 from devstack.waiting import pause
 
 POLL_SECONDS = 0.5

@@ -14,12 +14,13 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from devstack import accounts, health, postgres, processes, procfile, secretfile, services, stackfile, supervisor
+from devstack import health, processes, procfile, services, stackfile, supervisor
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError
 from devstack.processes import Unit
+from devstack.servers import accounts, postgres, secretfile
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout
+from devstack.terminal import DevstackError
 from devstack.waiting import run_step, wait_until
 
 BASELINE = "baseline"

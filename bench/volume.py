@@ -15,9 +15,10 @@ from bench.phases import Figures
 from bench.report import GROWN, Result
 from bench.running import Running
 from bench.sides import Servers, Side
-from devstack import postgres, stackfile
+from devstack import stackfile
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError, say
+from devstack.servers import postgres
+from devstack.terminal import DevstackError, say
 from devstack.waiting import pause
 
 RUNS = 3

@@ -3,7 +3,7 @@
 import sys
 
 from devstack.bootstrap import enter_venv
-from devstack.console import DevstackError, complain
+from devstack.terminal import DevstackError, complain
 
 
 def main(arguments: list[str]) -> int:

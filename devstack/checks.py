@@ -7,11 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from devstack import postgres, serverhome, services, supervisor
+from devstack import services, supervisor
 from devstack.bootstrap import ROOT
-from devstack.console import complain, say
+from devstack.servers import postgres, serverhome
 from devstack.services import Plan
 from devstack.settings import Layout, environment, layout
+from devstack.terminal import complain, say
 
 _LIMIT_SECONDS = 900
 _SOURCES = ("gateway", "tasks", "devstack", "bench", "tests", "celeryconfig.py", "migrations")

@@ -8,25 +8,14 @@ import psutil
 import psycopg
 import requests
 
-from devstack import (
-    checks,
-    health,
-    processes,
-    secretfile,
-    serverhome,
-    services,
-    stackfile,
-    supervisor,
-    testing,
-    unpack,
-    waiting,
-)
+from devstack import checks, health, processes, services, stackfile, supervisor, testing, waiting
 from devstack.bootstrap import file_lock
-from devstack.console import DevstackError, complain, say, write
 from devstack.journey import Journey
 from devstack.procfile import Follower
+from devstack.servers import secretfile, serverhome, unpack
 from devstack.settings import Layout, environment, layout
 from devstack.supervisor import Stack
+from devstack.terminal import DevstackError, complain, say, write
 from devstack.waiting import StopRequested
 
 _STOP_LIMIT_SECONDS = 300.0

@@ -10,10 +10,11 @@ from pathlib import Path
 import gateway
 from devstack import postman
 from devstack.bootstrap import ROOT
-from devstack.console import say
+from devstack.terminal import say
 from gateway import app
-from gateway.api import field_codes, openapi_errors
-from gateway.api.problems import OAuthError
+from gateway.api.http import field_codes
+from gateway.api.http.problems import OAuthError
+from gateway.api.openapi import errors as openapi_errors
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, PermanentError
 
 ERRORS = ROOT / "docs" / "errors.md"

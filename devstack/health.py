@@ -10,9 +10,9 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from devstack import procfile
-from devstack.console import DevstackError, say
 from devstack.processes import Unit
 from devstack.settings import Layout
+from devstack.terminal import DevstackError, say
 from devstack.waiting import pause, tail, wait_until
 
 _START_LIMIT_SECONDS = 90

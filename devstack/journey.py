@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import requests
 
-from devstack import accounts
-from devstack.accounts import Merchant
-from devstack.console import DevstackError, write
+from devstack.servers import accounts
+from devstack.servers.accounts import Merchant
+from devstack.terminal import DevstackError, write
 
 _PAYMENTS = (
     ("tok_approve", 12550, "USD", "approved"),

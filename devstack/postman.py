@@ -10,9 +10,9 @@ from typing import Any
 
 from devstack.journeys import MERCHANT, OPERATOR, Step
 from gateway import app
-from gateway.api.examples import ID
-from gateway.api.openapi import document
-from gateway.api.request_content import FORM, JSON
+from gateway.api.http.request_content import FORM, JSON
+from gateway.api.openapi.document import document
+from gateway.api.openapi.examples import ID
 
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 POLLS_MAX = 150

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from devstack.bootstrap import ROOT
-from devstack.console import say
 from devstack.settings import MARKER, Layout
+from devstack.terminal import say
 
 CLOCK_TOLERANCE_SECONDS = 2.0
 """psutil derives start times from the boot time, which moves a little when the clock is set."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from devstack import cluster, postgres, processes, procfile, rabbitmq, secretfile
-from devstack.console import DevstackError, say
+from devstack import processes, procfile
 from devstack.processes import Unit
+from devstack.servers import cluster, postgres, rabbitmq, secretfile
 from devstack.settings import Layout
+from devstack.terminal import DevstackError, say
 
 _DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _BROKERS = ("amqp://", "amqps://")

@@ -9,7 +9,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from devstack.bootstrap import ROOT, VENV
-from devstack.console import DevstackError
+from devstack.terminal import DevstackError
 
 RUN_DIR, RUN_PORT_BASE = ".dev", 15870
 TEST_DIR, TEST_PORT_BASE = ".dev-test", 16870

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from devstack import secretfile
-from devstack.accounts import Merchant, Operator
 from devstack.processes import Unit
+from devstack.servers import secretfile
+from devstack.servers.accounts import Merchant, Operator
 from devstack.services import Endpoints
 from devstack.settings import Layout
 

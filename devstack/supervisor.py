@@ -15,12 +15,13 @@ from typing import Any
 
 import psutil
 
-from devstack import accounts, health, postgres, processes, procfile, secretfile, services, stackfile, waiting
+from devstack import health, processes, procfile, services, stackfile, waiting
 from devstack.bootstrap import ROOT, file_lock
-from devstack.console import DevstackError, say
 from devstack.processes import Unit
+from devstack.servers import accounts, postgres, secretfile
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout
+from devstack.terminal import DevstackError, say
 
 _STEP_LIMIT_SECONDS = 120
 _RESTART_PAUSE_SECONDS = 1.0

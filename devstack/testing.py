@@ -11,9 +11,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from devstack import serverhome, services, stackfile, supervisor, waiting
+from devstack import services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError, say, write
+from devstack.servers import serverhome
 from devstack.settings import (
     CHAOS_DIR,
     CHAOS_PORT_BASE,
@@ -26,6 +26,7 @@ from devstack.settings import (
     layout,
 )
 from devstack.supervisor import Stack
+from devstack.terminal import DevstackError, say, write
 
 _SUITE_LIMIT_SECONDS = 40 * 60
 _INTERRUPT_LIMIT_SECONDS = 60

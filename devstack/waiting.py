@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from devstack.bootstrap import ROOT
-from devstack.console import DevstackError, say
+from devstack.terminal import DevstackError, say
 
 _POLL_SECONDS = 0.05
 _requested = threading.Event()

@@ -6,23 +6,20 @@ from typing import Any
 from flask import Flask
 from loguru import logger
 
-from gateway import affinity, cli, device_tokens, keys, vault
-from gateway.api import (
-    access,
+from gateway import affinity
+from gateway.api.access import tokens
+from gateway.api.http import middleware, problems, routes
+from gateway.api.http.application import Application
+from gateway.api.resources import (
+    accounts,
     api_clients,
     audit_log,
-    auth,
-    balance,
+    balances,
     dead_letter_jobs,
     dead_letters,
     discrepancies,
-    docs,
-    edge,
     events,
-    health,
-    http,
     oauth,
-    problems,
     reconciliations,
     refunds,
     settlements,
@@ -31,23 +28,25 @@ from gateway.api import (
     transactions,
     webhook_endpoints,
 )
-from gateway.api.application import Application
 from gateway.api.server import connections, limits, sockets
 from gateway.api.server.asgi import Server
 from gateway.api.server.uploads import UploadGate
+from gateway.api.service import docs, health
+from gateway.cli import commands
 from gateway.config import settings
 from gateway.flows import clocks
+from gateway.security import device_tokens, encryption, signing_keys
 from gateway.telemetry import configure_logging
 
 PARTS = (
-    auth.routes,
+    accounts.routes,
     oauth.routes,
     api_clients.routes,
     transactions.routes,
     timeline.routes,
     refunds.routes,
     settlements.routes,
-    balance.routes,
+    balances.routes,
     webhook_endpoints.routes,
     events.routes,
     dead_letter_jobs.routes,
@@ -69,16 +68,16 @@ def create_app() -> Flask:
     """
     settings()
     configure_logging()
-    keys.make_ready()
-    vault.make_ready()
+    signing_keys.make_ready()
+    encryption.make_ready()
     device_tokens.make_ready()
     clocks.watch()
     app = Application(__name__, static_folder=None)
-    edge.install(app)
+    middleware.install(app)
     problems.install(app)
-    access.install(app)
-    http.install(app, PARTS)
-    cli.register(app)
+    tokens.install(app)
+    routes.install(app, PARTS)
+    commands.register(app)
     return app
 
 

@@ -19,7 +19,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
-from gateway import sessions
+from gateway import database_sessions
 from gateway.clock import database_clock
 from gateway.config import settings
 from gateway.context import Within
@@ -95,15 +95,15 @@ def engine() -> Engine:
     """This process's connection pool; made on first use and again after a fork."""
     config = settings()
     if config.database_direct_url is not None:
-        return _engine(config.database_url, sessions.connect_by_pooler)
-    return _engine(config.database_url, sessions.connect)
+        return _engine(config.database_url, database_sessions.connect_by_pooler)
+    return _engine(config.database_url, database_sessions.connect)
 
 
 @cache
 def direct_engine() -> Engine:
     """Return the engine for features that need a session, such as LISTEN, which a pooler in transaction mode lacks."""
     direct = settings().database_direct_url
-    return engine() if direct is None else _engine(direct, sessions.connect)
+    return engine() if direct is None else _engine(direct, database_sessions.connect)
 
 
 def is_pooled() -> bool:

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from gateway.config import settings
 from gateway.context import Within
-from gateway.redaction import redact
+from gateway.security.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record

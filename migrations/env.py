@@ -10,7 +10,7 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from gateway import sessions
+from gateway import database_sessions
 from gateway.config import settings
 from gateway.models import all_tables
 from gateway.reasons import reason_of
@@ -22,7 +22,7 @@ NO_LIMITS = {
     "idle_in_transaction_session_timeout": "0",
     "enable_seqscan": "on",
 }
-"""Overrides the session defaults of the role (gateway.sessions), which do not suit migrations."""
+"""Overrides the session defaults of the role (gateway.database_sessions), which do not suit migrations."""
 ADVISORY_LOCK = 7_205_001  # two deploys at once migrate one after the other
 
 
@@ -36,7 +36,7 @@ def _migrate(connection: Connection) -> None:
 
 def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
     # Not through a pooler, whose session would keep the lock.
-    return sessions.connect(psycopg.Connection, parameters, NO_LIMITS)
+    return database_sessions.connect(psycopg.Connection, parameters, NO_LIMITS)
 
 
 def _run() -> None:

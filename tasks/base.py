@@ -16,10 +16,10 @@ from loguru import logger
 
 from celeryconfig import BULK_QUEUE_NAMES, BULK_SUFFIX
 from gateway import db
+from gateway import ids as ids_module
 from gateway.config import CHUNK_LIMIT, settings
-from gateway.domain import ids as ids_module
-from gateway.domain import settlements
-from gateway.domain.transactions import MAX_RETRIES
+from gateway.domain.payments import settling
+from gateway.domain.payments.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
 
 BROKER_UNAVAILABLE = (OperationalError, AMQPError, OSError)
@@ -86,7 +86,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
     subject = "transaction_id"
     """What the ids of its messages are, for the log."""
-    give_up = staticmethod(settlements.give_up)
+    give_up = staticmethod(settling.give_up)
     """Allows no further attempt at such ids; see there."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
 """Jobs on many dead letters, step by step, on the `operations` queue."""
 
-from gateway.domain.dead_letter_jobs import STEP_SECONDS
+from gateway.domain.dead_letters.bulk_jobs import STEP_SECONDS
 from gateway.flows import dead_letter_jobs
 from gateway.telemetry import log_context
 from tasks import app

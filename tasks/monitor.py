@@ -17,10 +17,10 @@ from kombu.message import Message
 
 import celeryconfig
 from gateway import db
-from gateway.domain import dead_letter_intake
-from gateway.domain.dead_letter_intake import DeadMessage
-from gateway.domain.failures import EXPIRED
-from gateway.domain.ids import parse_ids, utc_now
+from gateway.domain.dead_letters import intake
+from gateway.domain.dead_letters.intake import DeadMessage
+from gateway.domain.shared.failures import EXPIRED
+from gateway.ids import parse_ids, utc_now
 from gateway.reasons import reason_of
 from gateway.telemetry import DEAD_LETTERS, RESCUED
 from tasks import app
@@ -161,7 +161,7 @@ def store_dead(messages: list[DeadMessage]) -> None:
         if (message.reason != EXPIRED or message.queue in money) and message.task != take_probe.name
     ]
     with db.begin() as connection:
-        stored = dead_letter_intake.store(connection, kept)
+        stored = intake.store(connection, kept)
     for queue, reason in stored.dead:
         DEAD_LETTERS.labels(queue, reason).inc()
     RESCUED.labels("monitor").inc(len(stored.rescued))

@@ -18,7 +18,7 @@ from loguru import logger
 
 import celeryconfig
 from gateway import db
-from gateway.domain.queue_states import Observation
+from gateway.domain.operations.queue_states import Observation
 from gateway.flows import queue_states
 from gateway.reasons import doing, reason_of
 from tasks import app

@@ -3,7 +3,7 @@
 from loguru import logger
 
 from gateway.config import settings
-from gateway.domain.reconciliation import ReconciliationRunning
+from gateway.domain.reconciliation.runs import ReconciliationRunning
 from gateway.flows import reconciliation
 from gateway.telemetry import log_context
 from tasks import app

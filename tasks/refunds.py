@@ -5,7 +5,7 @@ from uuid import UUID
 
 from celery.canvas import Signature
 
-from gateway.domain import refunding
+from gateway.domain.payments import refunding
 from gateway.errors import RetriesExhausted
 from gateway.flows import recovery, refunds
 from tasks import app

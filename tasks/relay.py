@@ -29,8 +29,8 @@ from sqlalchemy import Connection as DatabaseConnection
 from celeryconfig import BULK_SUFFIX
 from gateway import db
 from gateway.config import settings
-from gateway.domain import outbox
-from gateway.domain.outbox import Taken, Topic, Waiting
+from gateway.domain.shared import outbox
+from gateway.domain.shared.outbox import Taken, Topic, Waiting
 from gateway.flows import alerts as delivery
 from gateway.flows import clocks, upkeep
 from gateway.flows import webhooks as webhook_flow

@@ -17,10 +17,10 @@ from loguru import logger
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import alerts
-from gateway.domain.alerts import Claim, Result
-from gateway.domain.ids import rfc3339
+from gateway.domain.shared import alerts
+from gateway.domain.shared.alerts import Claim, Result
 from gateway.errors import TransientError
+from gateway.ids import rfc3339
 from gateway.providers import bounded_http
 from gateway.telemetry import ALERTS
 

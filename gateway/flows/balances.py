@@ -4,8 +4,9 @@ from loguru import logger
 from sqlalchemy import text
 
 from gateway import db
-from gateway.domain import alerts, balances
-from gateway.domain.balances import Misstated
+from gateway.domain.payments import balances
+from gateway.domain.payments.balances import Misstated
+from gateway.domain.shared import alerts
 from gateway.flows.batches import in_batches
 
 CHECK_SECONDS = 900

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 from uuid import UUID
 
-from gateway.domain.attempts import Room
+from gateway.domain.payments.attempts import Room
 
 SHARE = 8
 

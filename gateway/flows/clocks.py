@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 from gateway import db
 from gateway.clock import OFFSET_SECONDS, database_clock, describe
 from gateway.config import settings
-from gateway.domain import alerts
-from gateway.domain.ids import utc_now
+from gateway.domain.shared import alerts
+from gateway.ids import utc_now
 
 ALERT_PAUSE_SECONDS = 3600
 WAIT_SECONDS = 30.0

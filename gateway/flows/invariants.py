@@ -4,8 +4,8 @@ from loguru import logger
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import invariants
-from gateway.domain.invariants import Report
+from gateway.domain.invariants import checks as invariant_checks
+from gateway.domain.invariants.checks import Report
 
 RECENT_LIMIT_SECONDS = 30
 FULL_LIMIT_SECONDS = 1_800
@@ -33,14 +33,16 @@ def check(*, full: bool = False) -> Report:
         sqlalchemy.exc.SQLAlchemyError: the check could not be made; see `db.UNAVAILABLE`.
     """
     with db.begin() as connection:
-        report = invariants.evaluate(
+        report = invariant_checks.evaluate(
             connection,
             full=full,
             horizon_seconds=horizon_seconds(),
             limit_seconds=FULL_LIMIT_SECONDS if full else RECENT_LIMIT_SECONDS,
         )
     with db.begin() as connection:
-        invariants.record(connection, report, patience_seconds=PATIENCE_SWEEPS * settings().sweep_interval_seconds)
+        invariant_checks.record(
+            connection, report, patience_seconds=PATIENCE_SWEEPS * settings().sweep_interval_seconds
+        )
     if report.missed:
         logger.warning(
             "the last check of the invariants was too long ago: {} before {} are not covered; run flask invariants",

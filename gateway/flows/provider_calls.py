@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.attempts import Claim, Claimed, Recorded, Room
+from gateway.domain.payments.attempts import Claim, Claimed, Recorded, Room
 from gateway.flows.call_pool import CallPool
 from gateway.flows.late_answers import LateAnswers, LateCall, LateCallList
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
@@ -48,7 +48,7 @@ class Handled:
     retry: list[UUID] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
     busy_seconds: int = field(default=0, compare=False)
-    """When to come back to them; see `gateway.domain.attempts.Claimed`."""
+    """When to come back to them; see `gateway.domain.payments.attempts.Claimed`."""
     alone: list[UUID] = field(default_factory=list)
     dead: list[UUID] = field(default_factory=list)
     """Out of attempts, or nonexistent: for the dead-letter queue."""

@@ -6,8 +6,8 @@ from contextlib import suppress
 from threading import Lock
 
 from gateway import db
-from gateway.domain import queue_states
-from gateway.domain.queue_states import Observation
+from gateway.domain.operations import queue_states
+from gateway.domain.operations.queue_states import Observation
 from gateway.flows import alerts as delivery
 
 NOTE_SECONDS = 10.0

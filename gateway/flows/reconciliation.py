@@ -9,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import reconciliation
-from gateway.domain.reconciliation import ReconciliationRunning, Run
+from gateway.domain.reconciliation import runs as reconciliation_runs
+from gateway.domain.reconciliation.runs import ReconciliationRunning, Run
 from gateway.errors import PermanentError
 from gateway.reasons import reason_of
 
@@ -35,7 +35,7 @@ def reconcile(period_from: datetime | None = None, period_to: datetime | None = 
         ValidationFailed: the period ends before it begins.
     """
     with db.begin() as connection:
-        run_id = reconciliation.open_run(connection, period_from, period_to)
+        run_id = reconciliation_runs.open_run(connection, period_from, period_to)
     try:
         return _compare(run_id)
     except Exception as exc:
@@ -52,13 +52,13 @@ def reconcile_as_requested(run_id: UUID) -> None:
         ReconciliationRunning: another one is under way; this one waits again.
     """
     with db.begin() as connection:
-        if not reconciliation.start(connection, run_id):
+        if not reconciliation_runs.start(connection, run_id):
             return
     try:
         _compare(run_id)
     except ReconciliationRunning:
         with db.begin() as connection:
-            reconciliation.postpone(connection, run_id)
+            reconciliation_runs.postpone(connection, run_id)
         raise
     except ReconciliationCanceled as exc:
         _close(run_id, exc)
@@ -68,7 +68,7 @@ def _compare(run_id: UUID) -> Run:
     limit = settings().reconciliation_timeout_seconds
     try:
         with db.patience(limit + db.PATIENCE_MARGIN_SECONDS), db.begin() as connection:
-            run = reconciliation.carry_out(
+            run = reconciliation_runs.carry_out(
                 connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
             )
     except OperationalError as exc:
@@ -86,7 +86,7 @@ def _close(run_id: UUID, exc: Exception) -> None:
     reason = str(getattr(cause, "orig", None) or exc).partition("\n")[0] or reason_of(exc)
     try:
         with db.begin() as connection:
-            reconciliation.fail(connection, run_id, reason)
+            reconciliation_runs.fail(connection, run_id, reason)
     except db.UNAVAILABLE as away:
         logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, reason_of(away))
 

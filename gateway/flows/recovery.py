@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from gateway import db
-from gateway.domain import recovery
-from gateway.domain.recovery import Unfinished
+from gateway.domain.payments import recovery
+from gateway.domain.payments.recovery import Unfinished
 
 
 def unfinished_transactions(ids: Sequence[UUID]) -> Unfinished:

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import refunding
-from gateway.domain.attempts import Recorded
+from gateway.domain.payments import refunding
+from gateway.domain.payments.attempts import Recorded
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
 from gateway.states import RefundStatus

@@ -4,7 +4,8 @@ from loguru import logger
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import dead_letter_jobs, reconciliation_requests
+from gateway.domain.dead_letters import bulk_jobs
+from gateway.domain.reconciliation import requests as reconciliation_requests
 
 WAITING_SECONDS = 60
 """Work that waited so long may have lost its message; enqueuing it twice does no harm."""
@@ -16,7 +17,7 @@ BATCH = 100
 def resume() -> int:
     """Enqueue again what stands still; how much that was."""
     with db.begin() as connection:
-        resumed = dead_letter_jobs.enqueue_stale(connection, WAITING_SECONDS, BATCH)
+        resumed = bulk_jobs.enqueue_stale(connection, WAITING_SECONDS, BATCH)
         resumed += reconciliation_requests.enqueue_stale(
             connection,
             pending_seconds=WAITING_SECONDS,

@@ -5,8 +5,8 @@ from functools import cache
 from uuid import UUID
 
 from gateway import db
-from gateway.domain import routing
-from gateway.domain.routing import Route
+from gateway.domain.payments import routing
+from gateway.domain.payments.routing import Route
 from gateway.money import minor_unit_exponents
 from gateway.providers import registry
 from gateway.providers.base import Provider

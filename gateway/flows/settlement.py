@@ -5,8 +5,8 @@ from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import settlements
-from gateway.domain.attempts import Recorded
+from gateway.domain.payments import settling
+from gateway.domain.payments.attempts import Recorded
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
 from gateway.states import TransactionStatus
@@ -16,7 +16,7 @@ from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
 def settle(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
     """Charge each of `ids` that may be charged, and record the outcomes; see `carry_out` for `follow`."""
     with db.autocommit() as connection:
-        claimed = settlements.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
+        claimed = settling.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
     return carry_out(claimed, _RECORDING, follow)
 
 
@@ -28,4 +28,4 @@ def _count(recorded: Recorded) -> None:
         labelled(SETTLEMENTS, "failed").inc()
 
 
-_RECORDING = Recording(settlements.record, _count)
+_RECORDING = Recording(settling.record, _count)

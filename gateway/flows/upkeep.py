@@ -5,11 +5,14 @@ from functools import partial
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain import alerts, housekeeping, outbox, queue_states, rate_limits, rescue
-from gateway.domain.alerts import IDS_MAX
-from gateway.domain.ids import utc_now
-from gateway.domain.rescue import Kind
+from gateway.domain.merchants import rate_limits
+from gateway.domain.operations import queue_states, retention
+from gateway.domain.payments import requeueing
+from gateway.domain.payments.requeueing import Kind
+from gateway.domain.shared import alerts, outbox
+from gateway.domain.shared.alerts import IDS_MAX
 from gateway.flows.batches import in_batches
+from gateway.ids import utc_now
 from gateway.telemetry import RESCUED
 
 OUTBOX_LAG_ALERT_SECONDS = 60
@@ -26,7 +29,7 @@ class Swept:
 
 def sweep() -> Swept:
     """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
-    rescued = sum(in_batches(partial(_rescue_stuck, kind)) for kind in rescue.KINDS)
+    rescued = sum(in_batches(partial(_rescue_stuck, kind)) for kind in requeueing.KINDS)
     RESCUED.labels("sweep").inc(rescued)
     alert_lagging_outbox()
     return Swept(rescued, in_batches(_purge) + in_batches(_purge_rate_limits))
@@ -34,8 +37,8 @@ def sweep() -> Swept:
 
 def _rescue_stuck(kind: Kind, limit: int) -> int:
     with db.begin() as connection:
-        stuck = rescue.stuck(connection, kind, settings().stuck_after_seconds, limit)
-        ids = rescue.enqueue_again(connection, kind, stuck)
+        stuck = requeueing.stuck(connection, kind, settings().stuck_after_seconds, limit)
+        ids = requeueing.enqueue_again(connection, kind, stuck)
         if ids:
             details = {"count": len(ids), f"{kind.table[:-1]}_ids": [str(id) for id in ids[:IDS_MAX]]}
             message = f"{len(ids)} {kind.table} stood still; enqueued again"
@@ -45,7 +48,7 @@ def _rescue_stuck(kind: Kind, limit: int) -> int:
 
 def _purge(limit: int) -> int:
     with db.begin() as connection:
-        return housekeeping.purge(connection, limit)
+        return retention.purge(connection, limit)
 
 
 def _purge_rate_limits(limit: int) -> int:

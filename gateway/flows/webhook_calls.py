@@ -9,13 +9,13 @@ import aiohttp
 from loguru import logger
 from yarl import URL
 
-from gateway import outbound, signing, vault
 from gateway.config import settings
-from gateway.domain.ids import utc_now
-from gateway.domain.webhook_deliveries import Claim, Result
-from gateway.outbound import AnswerTooLong
+from gateway.domain.webhooks.deliveries import Claim, Result
+from gateway.ids import utc_now
 from gateway.reasons import reason_of
-from gateway.vault import UnreadableSecret
+from gateway.security import encryption, public_http, webhook_signatures
+from gateway.security.encryption import UnreadableSecret
+from gateway.security.public_http import AnswerTooLong
 
 CALL_SECONDS = 15.0
 """Maximum time from the DNS lookup to the status of the response."""
@@ -36,7 +36,7 @@ class Attempt:
 
 def session() -> aiohttp.ClientSession:
     """Return the HTTP client for `call`; see `outbound.session`."""
-    return outbound.session(
+    return public_http.session(
         allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
     )
 
@@ -69,8 +69,8 @@ async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
         "Content-Type": "application/json",
         "webhook-id": str(claim.event_id),
         "webhook-timestamp": str(now),
-        "webhook-signature": signing.sign(
-            [vault.decrypt(secret) for secret in claim.secrets], str(claim.event_id), now, claim.body
+        "webhook-signature": webhook_signatures.sign(
+            [encryption.decrypt(secret) for secret in claim.secrets], str(claim.event_id), now, claim.body
         ),
     }
     url = URL(claim.url, encoded=True)

@@ -7,7 +7,7 @@ many of them are dead, slow or hostile, the others' deliveries go on. What bound
   after a failure. Which endpoints are failing is in the database too.
 - Failing endpoints together may have a part of all calls only, and endpoints that have calls in hand leave some for
   those that have none.
-- The data that one call may receive is bounded (gateway.outbound). An endpoint whose response exceeds the bound is
+- The data that one call may receive is bounded (gateway.security.public_http). An endpoint whose response exceeds the bound is
   paused, so that it costs the event loop little regardless of its number of deliveries.
 """
 
@@ -25,12 +25,14 @@ from uuid import UUID
 import aiohttp
 from loguru import logger
 
-from gateway import db, vault
-from gateway.domain import webhook_deliveries, webhook_endpoints
-from gateway.domain.webhook_deliveries import Claim
+from gateway import db
+from gateway.domain.webhooks import deliveries as webhook_deliveries
+from gateway.domain.webhooks import endpoints as webhook_endpoints
+from gateway.domain.webhooks.deliveries import Claim
 from gateway.flows import webhook_calls
 from gateway.flows.webhook_calls import ANSWER_SECONDS, CALL_SECONDS, Attempt
 from gateway.reasons import reason_of
+from gateway.security import encryption
 from gateway.states import DeliveryStatus
 from gateway.telemetry import WEBHOOK_DELIVERIES, WEBHOOK_SECONDS
 
@@ -231,7 +233,7 @@ def _record(attempts: Sequence[Attempt]) -> None:
 
 @cache
 def _courier() -> Courier:
-    vault.make_ready()
+    encryption.make_ready()
     return Courier()
 
 

@@ -11,14 +11,14 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from gateway.api import access
+from gateway.api.access import tokens
 from gateway.app import create_app
 from gateway.config import settings
 from gateway.db import begin
-from gateway.domain import merchants
-from gateway.domain.ids import new_id
-from gateway.domain.merchants import Identity
-from gateway.passwords import hash_password
+from gateway.domain.merchants import accounts
+from gateway.domain.merchants.accounts import Identity
+from gateway.ids import new_id
+from gateway.security.passwords import hash_password
 
 PASSWORD = "correct horse battery staple"
 
@@ -85,13 +85,13 @@ def hashed_password() -> str:
 def signed_in(app: Flask, identity: Identity, facts: Mapping[str, Any]) -> Caller:
     """A user with an access token."""
     with app.app_context():
-        return Caller(app, access.issue(identity), facts)
+        return Caller(app, tokens.issue(identity), facts)
 
 
 def register(app: Flask) -> Caller:
     """A new merchant's owner, as `POST /auth/register` makes one."""
     with begin() as connection:
-        made = merchants.register(
+        made = accounts.register(
             connection,
             email=f"{new_id().hex}@example.com",
             password_hash=hashed_password(),
@@ -123,8 +123,8 @@ def operator(app: Flask, database: None) -> Caller:  # noqa: ARG001
 def make_operator(app: Flask, email: str) -> Caller:
     """An operator, as `flask users create-operator` makes one."""
     with begin() as connection:
-        merchants.create_operator(connection, email=email, password_hash=hashed_password(), actor="test")
-        user = merchants.find_user(connection, email)
+        accounts.create_operator(connection, email=email, password_hash=hashed_password(), actor="test")
+        user = accounts.find_user(connection, email)
     assert user is not None
     return signed_in(app, user.identity, {"email": email})
 

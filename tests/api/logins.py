@@ -4,10 +4,10 @@ from typing import cast
 
 import pytest
 
-from gateway.api import rate_limits
-from gateway.api.sign_in import DEVICE_HEADER
-from gateway.domain import login_limits
-from gateway.domain.rate_limits import Limit
+from gateway.api.access import rate_limits
+from gateway.api.access.sign_in import DEVICE_HEADER
+from gateway.domain.merchants import login_limits
+from gateway.domain.merchants.rate_limits import Limit
 from tests.api.conftest import PASSWORD, Answer, Caller
 
 EMAIL = "ada@example.com"

@@ -12,7 +12,7 @@ import psutil
 import requests
 from honcho.environ import parse_procfile
 
-from tests.support import eventually, free_port
+from tests.helpers.waiting import eventually, free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30

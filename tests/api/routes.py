@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.api.http import Endpoint
+from gateway.api.http.routes import Endpoint
 from gateway.app import PARTS
 
 SOME_ID = "01a203ac-0af0-72d9-8fb4-1064eca29cd1"

@@ -9,12 +9,12 @@ import pytest
 from flask import Flask
 
 from gateway.db import begin
-from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES
+from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.flows.reconciliation import reconcile_as_requested
 from gateway.models import all_tables
-from tests import lifecycles
 from tests.api.conftest import Caller, make_operator, register
-from tests.statements import csv_of, line
+from tests.helpers import lifecycles
+from tests.helpers.statements import csv_of, line
 
 OPERATOR = "operator@example.com"
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
+from gateway.domain.webhooks.deliveries import DELAYS_SECONDS, JITTER
 from gateway.models.webhooks import LEASE_SECONDS
 from tests.chaos.books import Books
 from tests.chaos.judge import Verdict

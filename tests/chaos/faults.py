@@ -12,7 +12,7 @@ from urllib.parse import quote
 import psycopg
 import requests
 
-from devstack.console import DevstackError
+from devstack.terminal import DevstackError
 from tests.chaos.stack import ChaosStack
 
 WORKERS = ("worker-route", "worker-settle", "worker-refunds", "worker-webhooks", "worker-operations")

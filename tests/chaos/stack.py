@@ -12,7 +12,7 @@ import psycopg
 import requests
 from psycopg.rows import TupleRow
 
-from devstack import rabbitmq
+from devstack.servers import rabbitmq
 from devstack.settings import CHAOS_DIR, CHAOS_PORT_BASE, layout
 
 TIMEOUT_SECONDS = 10

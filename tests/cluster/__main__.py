@@ -12,12 +12,12 @@ import psycopg
 import requests
 
 import celeryconfig
-from devstack.cluster import NODES
+from devstack.servers.cluster import NODES
 from tests.chaos import judge
 from tests.chaos.load import Load
 from tests.cluster.stack import ClusterStack
 from tests.end_to_end.client import Client, log_in
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 SEED = 1
 PAYMENTS_PER_SECOND = 5

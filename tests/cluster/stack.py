@@ -14,11 +14,11 @@ from urllib.parse import quote
 import psutil
 import requests
 
-from devstack import cluster
-from devstack.rabbitmq import VHOST
+from devstack.servers import cluster
+from devstack.servers.rabbitmq import VHOST
 from devstack.settings import CLUSTER_DIR, CLUSTER_PORT_BASE, layout
 from tests.chaos.stack import TIMEOUT_SECONDS, ChaosStack
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 STOP_SECONDS = 90.0
 """A node that is asked to stop first closes its connections and hands its queues over."""

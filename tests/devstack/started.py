@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from devstack import postgres, processes
+from devstack import processes
 from devstack.bootstrap import ROOT
+from devstack.servers import postgres
 from devstack.settings import Layout, Ports
 from devstack.waiting import wait_until
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from devstack import postgres, secretfile, serverhome
+from devstack.servers import postgres, secretfile, serverhome
 from tests.devstack.started import Started
 
 ROLES = (postgres.USER, postgres.OWNER, postgres.SUPERUSER)

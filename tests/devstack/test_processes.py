@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from devstack import processes, services
-from devstack.console import DevstackError
 from devstack.processes import Managed, Stopping
 from devstack.settings import MARKER, Layout, Ports
+from devstack.terminal import DevstackError
 from devstack.waiting import wait_until
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(300)"]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from devstack import secretfile
+from devstack.servers import secretfile
 from devstack.settings import Ports
 
 HTTP_SECONDS = 10

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from devstack import secretfile, supervisor
-from devstack.console import DevstackError
+from devstack import supervisor
+from devstack.servers import secretfile
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout, Ports, layout
+from devstack.terminal import DevstackError
 
 
 def test_the_api_has_the_first_port_and_the_others_follow() -> None:

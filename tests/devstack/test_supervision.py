@@ -4,7 +4,7 @@ import signal
 
 import psutil
 
-from devstack import postgres
+from devstack.servers import postgres
 from tests.devstack.started import LIMIT_SECONDS, Started
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from devstack import unpack
-from devstack.console import DevstackError
+from devstack.servers import unpack
 from devstack.settings import layout
+from devstack.terminal import DevstackError
 
 
 def test_erlang_finds_itself_wherever_it_was_unpacked(tmp_path: Path) -> None:

@@ -9,14 +9,23 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import dead_letter_intake, dead_letters, rescue, settlements, transaction_queries
-from gateway.domain.dead_letter_intake import ALERTS_MAX, RESCUE_LIMIT, DeadMessage, Stored
-from gateway.domain.dead_letters import DeadLetterFilter
-from gateway.domain.ids import new_id, utc_now
+from gateway.domain.dead_letters import intake, resolution
+from gateway.domain.dead_letters.intake import ALERTS_MAX, RESCUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letters.resolution import DeadLetterFilter
+from gateway.domain.payments import requeueing, settling, transaction_queries
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.flows.settlement import settle
+from gateway.ids import new_id, utc_now
 from gateway.outcomes import Approved
-from tests.factories import accept_payment, count, execute, expire_lease, make_merchant, route_payments, status_of
+from tests.helpers.factories import (
+    accept_payment,
+    count,
+    execute,
+    expire_lease,
+    make_merchant,
+    route_payments,
+    status_of,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -27,7 +36,7 @@ def dead_message(*ids: UUID, key: str = "task-1", reason: str = "rejected") -> D
 
 def store(*messages: DeadMessage) -> Stored:
     with begin() as connection:
-        return dead_letter_intake.store(connection, messages)
+        return intake.store(connection, messages)
 
 
 def exhausted_payment() -> UUID:
@@ -52,7 +61,7 @@ def open_letter() -> tuple[UUID, UUID]:
 def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_alert() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
-        letter = dead_letters.find(connection, letter_id)
+        letter = resolution.find(connection, letter_id)
     assert (status_of(id), letter["transaction_id"], letter["attempts"]) == ("dead_lettered", str(id), 4)
     assert "provider_error" in letter["exception"]
     assert (letter["queue"], letter["reason"], letter["status"]) == ("settlement.requested", "rejected", "open")
@@ -70,7 +79,7 @@ def test_a_merchant_reads_why_a_payment_is_dead_until_it_is_replayed() -> None:
     why = failure_of(id)
     assert (why["code"], why["category"], why["retryable"]) == ("provider_error", "provider_error", True)
     with begin() as connection:
-        dead_letters.replay(connection, letter_id, "operator@example.com")
+        resolution.replay(connection, letter_id, "operator@example.com")
     assert failure_of(id) is None
     with begin() as connection:
         event = connection.execute(text("SELECT state FROM events WHERE type = 'transaction.dead_lettered'")).one()
@@ -93,10 +102,10 @@ def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_b
     execute("UPDATE attempts SET outcome = 'unknown' WHERE number = 4")
     assert store(dead_message(id)).dead == [("settlement.requested", "in_doubt")]
     with begin() as connection:
-        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(reason="in_doubt"), None, 10)
-        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+        [letter] = resolution.list_newest(connection, DeadLetterFilter(reason="in_doubt"), None, 10)
+        resolution.replay(connection, UUID(letter["id"]), "operator@example.com")
     with autocommit() as connection:
-        [claim] = settlements.claim(connection, [id], "task-2", lease_seconds=30).claims
+        [claim] = settling.claim(connection, [id], "task-2", lease_seconds=30).claims
     assert claim.in_doubt
 
 
@@ -152,7 +161,7 @@ def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() ->
 def test_a_payment_in_the_hands_of_a_live_worker_is_left_to_it() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
-        settlements.claim(connection, [id], "task-1", lease_seconds=30)
+        settling.claim(connection, [id], "task-1", lease_seconds=30)
     assert store(dead_message(id)).ignored == [id]
     assert count("dead_letters") == 0
 
@@ -175,7 +184,7 @@ def test_a_replay_gives_fresh_attempts_and_settles_once() -> None:
     execute("UPDATE transactions SET payment_method = 'tok_approve'")  # the provider has recovered
     execute("DELETE FROM outbox")
     with begin() as connection:
-        letter = dead_letters.replay(connection, letter_id, "operator@example.com")
+        letter = resolution.replay(connection, letter_id, "operator@example.com")
     assert (letter["status"], letter["resolved_by"]) == ("replayed", "operator@example.com")
     assert (status_of(id), count("outbox", "topic = 'settlement.requested'")) == ("processing", 1)
     settle([id], "task-2")
@@ -186,7 +195,7 @@ def test_a_replay_gives_fresh_attempts_and_settles_once() -> None:
 def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
-        dead_letters.replay(connection, letter_id, "operator@example.com")
+        resolution.replay(connection, letter_id, "operator@example.com")
     for _ in range(4):
         settle([id], "task-2")
     assert len(store(dead_message(id, key="task-2")).dead) == 1
@@ -196,7 +205,7 @@ def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
 def test_a_dead_message_delivered_again_after_its_replay_says_nothing_about_the_replay() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
-        dead_letters.replay(connection, letter_id, "operator@example.com")
+        resolution.replay(connection, letter_id, "operator@example.com")
     for _ in range(4):
         settle([id], "task-2")
     assert store(dead_message(id)).dead == []
@@ -209,11 +218,11 @@ def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
     id = accept_payment(make_merchant())
     execute("DELETE FROM outbox")
     with begin() as connection:
-        settlements.give_up(connection, [id], "ValueError: broken")
+        settling.give_up(connection, [id], "ValueError: broken")
     store(dead_message(id))
     with begin() as connection:
-        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(), None, 10)
-        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+        [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)
+        resolution.replay(connection, UUID(letter["id"]), "operator@example.com")
     assert letter["exception"] == "ValueError: broken"
     assert (status_of(id), count("outbox", "topic = 'transaction.created'")) == ("pending", 1)
 
@@ -221,7 +230,7 @@ def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
 def test_a_discard_fails_the_transaction_for_good() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
-        letter = dead_letters.discard(connection, letter_id, "operator@example.com", "customer paid in cash")
+        letter = resolution.discard(connection, letter_id, "operator@example.com", "customer paid in cash")
     assert (letter["status"], letter["note"]) == ("discarded", "customer paid in cash")
     assert status_of(id) == "failed"
     assert count("transactions", "failure_category = 'discarded' AND failure_message = 'customer paid in cash'") == 1
@@ -231,19 +240,19 @@ def test_a_payment_that_the_provider_approved_late_cannot_be_discarded_and_its_r
     [id] = route_payments(make_merchant(), "tok_approve")
     execute("UPDATE transactions SET attempt_limit = 1")
     with autocommit() as connection:
-        [claim] = settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+        [claim] = settling.claim(connection, [id], "task-1", lease_seconds=30).claims
     expire_lease([id])
     store(dead_message(id))
     [letter_id] = letters = open_letters()
     with autocommit() as connection:
-        assert settlements.record(connection, [(claim, Approved("sim_late"))]) == []
+        assert settling.record(connection, [(claim, Approved("sim_late"))]) == []
     with pytest.raises(InvalidState), begin() as connection:
-        dead_letters.discard(connection, letter_id, "operator@example.com", None)
+        resolution.discard(connection, letter_id, "operator@example.com", None)
     with begin() as connection:
-        assert dead_letters.discard_all(connection, letters, "operator@example.com", None) == []
+        assert resolution.discard_all(connection, letters, "operator@example.com", None) == []
     assert (status_of(id), open_letters()) == ("dead_lettered", letters)
     with begin() as connection:
-        dead_letters.replay(connection, letter_id, "operator@example.com")
+        resolution.replay(connection, letter_id, "operator@example.com")
     assert settle([id], "task-2").completed == [id]
     assert (status_of(id), count("settlements")) == ("completed", 1)
 
@@ -252,10 +261,10 @@ def test_a_payment_that_the_provider_approved_late_cannot_be_discarded_and_its_r
 def test_a_dead_letter_is_resolved_once(action: str) -> None:
     _, letter_id = open_letter()
     with begin() as connection:
-        dead_letters.discard(connection, letter_id, "operator@example.com", None)
+        resolution.discard(connection, letter_id, "operator@example.com", None)
     actions: dict[str, Callable[..., object]] = {
-        "replay": dead_letters.replay,
-        "discard": partial(dead_letters.discard, note=None),
+        "replay": resolution.replay,
+        "discard": partial(resolution.discard, note=None),
     }
     with begin() as connection, pytest.raises(AlreadyResolved):
         actions[action](connection, letter_id, actor="operator@example.com")
@@ -265,16 +274,16 @@ def test_a_dead_letter_is_resolved_once(action: str) -> None:
 def test_a_message_without_a_transaction_can_only_be_discarded() -> None:
     store(dead_message(key="garbage"))
     with begin() as connection:
-        [letter] = dead_letters.list_newest(connection, DeadLetterFilter(), None, 10)
+        [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)
     with pytest.raises(InvalidState), begin() as connection:
-        dead_letters.replay(connection, UUID(letter["id"]), "operator@example.com")
+        resolution.replay(connection, UUID(letter["id"]), "operator@example.com")
     with begin() as connection:
-        assert dead_letters.discard(connection, UUID(letter["id"]), "operator", None)["status"] == "discarded"
+        assert resolution.discard(connection, UUID(letter["id"]), "operator", None)["status"] == "discarded"
 
 
 def test_an_unknown_dead_letter_is_not_found() -> None:
     with begin() as connection, pytest.raises(NotFound):
-        dead_letters.replay(connection, new_id(), "operator@example.com")
+        resolution.replay(connection, new_id(), "operator@example.com")
 
 
 def test_dead_letters_are_listed_newest_first_and_filtered() -> None:
@@ -282,10 +291,10 @@ def test_dead_letters_are_listed_newest_first_and_filtered() -> None:
     for number, id in enumerate(ids):
         store(dead_message(id, key=f"task-{number}"))
     with begin() as connection:
-        page = dead_letters.list_newest(connection, DeadLetterFilter(status="open"), None, 2)
-        rest = dead_letters.list_newest(connection, DeadLetterFilter(), UUID(page[-1]["id"]), 2)
-        assert dead_letters.list_newest(connection, DeadLetterFilter(status="discarded"), None, 2) == []
-        assert dead_letters.list_newest(connection, DeadLetterFilter(merchant_id=new_id()), None, 2) == []
+        page = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 2)
+        rest = resolution.list_newest(connection, DeadLetterFilter(), UUID(page[-1]["id"]), 2)
+        assert resolution.list_newest(connection, DeadLetterFilter(status="discarded"), None, 2) == []
+        assert resolution.list_newest(connection, DeadLetterFilter(merchant_id=new_id()), None, 2) == []
     assert [letter["transaction_id"] for letter in [*page, *rest]] == [str(id) for id in reversed(ids)]
 
 
@@ -297,21 +306,21 @@ def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
     execute("DELETE FROM outbox WHERE subject_id = ANY(:ids)", ids=[old, held, done])
     settle([done], "task-1")
     with autocommit() as connection:
-        settlements.claim(connection, [held], "task-1", lease_seconds=30)
+        settling.claim(connection, [held], "task-1", lease_seconds=30)
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=fresh)
     with begin() as connection:
-        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == [old]
-        assert rescue.enqueue_again(connection, rescue.TRANSACTIONS, [old]) == [old]
+        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [old]
+        assert requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [old]) == [old]
     with begin() as connection:
-        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == []
+        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == []
     expire_lease([held])
     with begin() as connection:
-        assert rescue.stuck(connection, rescue.TRANSACTIONS, 60, 10) == [held]
+        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [held]
 
 
 def test_a_replay_does_not_touch_a_transaction_that_has_ended_otherwise() -> None:
     id, letter_id = open_letter()
     execute("UPDATE transactions SET status = 'failed', failure_category = 'declined' WHERE id = :id", id=id)
     with begin() as connection, pytest.raises(InvalidState):
-        dead_letters.replay(connection, letter_id, "operator@example.com")
+        resolution.replay(connection, letter_id, "operator@example.com")
     assert status_of(id) == "failed"

@@ -8,16 +8,17 @@ from uuid import UUID
 import pytest
 
 from gateway.db import autocommit
-from gateway.domain import event_queries, webhook_deliveries
-from gateway.domain.event_queries import BODY_MAX_BYTES, StoredEvent
-from gateway.domain.ids import new_id
-from gateway.domain.transactions import NewTransaction
+from gateway.domain.payments.transactions import NewTransaction
+from gateway.domain.webhooks import deliveries as webhook_deliveries
+from gateway.domain.webhooks import event_queries
+from gateway.domain.webhooks.event_queries import BODY_MAX_BYTES, StoredEvent
 from gateway.flows import routing
 from gateway.flows.settlement import settle
+from gateway.ids import new_id
 from gateway.states import EventType
-from tests.captured_sql import statements
-from tests.factories import accept, make_merchant
-from tests.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.captured_sql import statements
+from tests.helpers.factories import accept, make_merchant
+from tests.helpers.webhook_receivers import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 
 from gateway.db import begin
-from gateway.domain import audit, idempotency
-from gateway.domain.idempotency import Answer, Given, IdempotencyKey
-from gateway.domain.ids import new_id
+from gateway.domain.shared import audit, idempotency
+from gateway.domain.shared.idempotency import Answer, Given, IdempotencyKey
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidState
-from tests.factories import count, execute, make_merchant
+from gateway.ids import new_id
+from tests.helpers.factories import count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -7,12 +7,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import InternalError
 
 from gateway.db import begin
-from gateway.domain import invariants
-from gateway.domain.ids import new_id
-from gateway.domain.invariants import EVERYTHING, INVARIANTS, REMEMBERED_MAX, WINDOW_MAX_SECONDS, Report
+from gateway.domain.invariants import checks as invariant_checks
+from gateway.domain.invariants.checks import (
+    EVERYTHING,
+    INVARIANTS,
+    REMEMBERED_MAX,
+    WINDOW_MAX_SECONDS,
+    Report,
+)
 from gateway.flows.invariants import check, horizon_seconds
-from tests.factories import count, execute, make_merchant
-from tests.lifecycles import one_of_each, without
+from gateway.ids import new_id
+from tests.helpers.factories import count, execute, make_merchant
+from tests.helpers.lifecycles import one_of_each, without
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -257,16 +263,16 @@ def test_a_broken_row_is_found_and_watched_until_it_is_repaired(breakage: Breaka
 def recent() -> Report:
     """A recent check whose result is not recorded."""
     with begin() as connection:
-        return invariants.evaluate(connection, full=False, horizon_seconds=horizon_seconds(), limit_seconds=10)
+        return invariant_checks.evaluate(connection, full=False, horizon_seconds=horizon_seconds(), limit_seconds=10)
 
 
 def test_a_check_reads_one_snapshot_of_its_own() -> None:
     with begin() as connection:
         connection.execute(text("SELECT 1"))
         with pytest.raises(InternalError, match="SET TRANSACTION"):
-            invariants.evaluate(connection, full=False, horizon_seconds=1, limit_seconds=10)
+            invariant_checks.evaluate(connection, full=False, horizon_seconds=1, limit_seconds=10)
     with begin() as connection:
-        invariants.evaluate(connection, full=False, horizon_seconds=1, limit_seconds=10)
+        invariant_checks.evaluate(connection, full=False, horizon_seconds=1, limit_seconds=10)
         shown = connection.execute(text("SHOW transaction_isolation")).scalar_one()
     assert shown == "repeatable read"
 
@@ -287,7 +293,7 @@ def test_a_recent_check_looks_back_to_the_last_one_but_not_without_end() -> None
     assert (first.checked_at - first.since).total_seconds() == WINDOW_MAX_SECONDS
     second = check()
     assert second.since is not None
-    assert (first.checked_at - second.since).total_seconds() == invariants.OVERLAP_SECONDS
+    assert (first.checked_at - second.since).total_seconds() == invariant_checks.OVERLAP_SECONDS
     assert not second.missed
     execute("UPDATE invariant_checks SET checked_at = now() - interval '1 day'")
     third = check()
@@ -295,4 +301,4 @@ def test_a_recent_check_looks_back_to_the_last_one_but_not_without_end() -> None
     assert (third.checked_at - third.since).total_seconds() == WINDOW_MAX_SECONDS
     assert third.missed.total_seconds() > 80_000
     assert check(full=True).since is None
-    assert invariants._smallest_id(EVERYTHING).int == 0
+    assert invariant_checks._smallest_id(EVERYTHING).int == 0

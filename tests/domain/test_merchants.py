@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from gateway.db import autocommit, begin
-from gateway.domain import merchants
-from gateway.domain.ids import utc_now
-from gateway.domain.merchants import MERCHANT_SCOPES, OPERATOR_SCOPES, Registration
+from gateway.domain.merchants import accounts
+from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES, Registration
 from gateway.errors import EmailTaken
-from tests.factories import count, execute
+from gateway.ids import utc_now
+from tests.helpers.factories import count, execute
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -18,7 +18,7 @@ HOUR = timedelta(hours=1)
 
 def register(email: str = "ada@example.com") -> Registration:
     with begin() as connection:
-        return merchants.register(
+        return accounts.register(
             connection, email=email, password_hash="hash", business_name="Ada's", fee_basis_points=150
         )
 
@@ -41,7 +41,7 @@ def test_a_taken_email_leaves_nothing_behind() -> None:
 
 def test_an_operators_email_is_taken_for_merchants_too() -> None:
     with begin() as connection:
-        merchants.create_operator(connection, email="ada@example.com", password_hash="hash", actor="test")
+        accounts.create_operator(connection, email="ada@example.com", password_hash="hash", actor="test")
 
     with pytest.raises(EmailTaken):
         register()
@@ -49,8 +49,8 @@ def test_an_operators_email_is_taken_for_merchants_too() -> None:
 
 def test_an_operator_has_no_merchant_and_the_scopes_of_operators() -> None:
     with begin() as connection:
-        merchants.create_operator(connection, email="op@example.com", password_hash="hash", actor="test")
-        found = merchants.find_user(connection, "op@example.com")
+        accounts.create_operator(connection, email="op@example.com", password_hash="hash", actor="test")
+        found = accounts.find_user(connection, "op@example.com")
 
     assert found is not None
     assert found.identity.merchant_id is None
@@ -67,8 +67,8 @@ def test_two_registrations_never_share_a_credential() -> None:
 
 def test_nobody_is_found_by_an_email_that_nobody_has() -> None:
     with autocommit() as connection:
-        assert merchants.find_user(connection, "nobody@example.com") is None
-        assert merchants.role_of(connection, "nobody@example.com") is None
+        assert accounts.find_user(connection, "nobody@example.com") is None
+        assert accounts.role_of(connection, "nobody@example.com") is None
 
 
 def test_a_client_has_the_scopes_that_its_row_says() -> None:
@@ -76,7 +76,7 @@ def test_a_client_has_the_scopes_that_its_row_says() -> None:
     execute("UPDATE api_clients SET scopes = ARRAY['transactions:read']")
 
     with autocommit() as connection:
-        client = merchants.authenticate_client(connection, made.client.client_id, made.client.client_secret)
+        client = accounts.authenticate_client(connection, made.client.client_id, made.client.client_secret)
 
     assert client is not None
     assert client.scopes == ("transactions:read",)
@@ -85,15 +85,15 @@ def test_a_client_has_the_scopes_that_its_row_says() -> None:
 def test_revocations_of_the_last_minute_leave_out_older_ones() -> None:
     made = register()
     with begin() as connection:
-        merchants.revoke_token(connection, "old", utc_now() + HOUR)
+        accounts.revoke_token(connection, "old", utc_now() + HOUR)
     execute("UPDATE revoked_tokens SET revoked_at = now() - interval '61 seconds'")
     execute("UPDATE api_clients SET revoked_at = now() - interval '61 seconds'")
     with begin() as connection:
-        merchants.revoke_token(connection, "new", utc_now() + HOUR)
+        accounts.revoke_token(connection, "new", utc_now() + HOUR)
 
-        recent = merchants.revocations(connection, timedelta(minutes=1))
-        assert recent == merchants.Revocations(frozenset({"new"}), frozenset())
-        assert recent | merchants.revocations(connection, HOUR) == merchants.Revocations(
+        recent = accounts.revocations(connection, timedelta(minutes=1))
+        assert recent == accounts.Revocations(frozenset({"new"}), frozenset())
+        assert recent | accounts.revocations(connection, HOUR) == accounts.Revocations(
             frozenset({"old", "new"}), frozenset({made.client.client_id})
         )
 
@@ -101,15 +101,15 @@ def test_revocations_of_the_last_minute_leave_out_older_ones() -> None:
 def test_revocations_are_those_whose_tokens_may_still_be_about() -> None:
     made = register()
     with begin() as connection:
-        merchants.revoke_token(connection, "live", utc_now() + HOUR)
-        merchants.revoke_token(connection, "live", utc_now() + HOUR)
-        merchants.revoke_token(connection, "expired", utc_now() - HOUR)
-        assert merchants.revocations(connection, HOUR) == merchants.Revocations(frozenset({"live"}), frozenset())
+        accounts.revoke_token(connection, "live", utc_now() + HOUR)
+        accounts.revoke_token(connection, "live", utc_now() + HOUR)
+        accounts.revoke_token(connection, "expired", utc_now() - HOUR)
+        assert accounts.revocations(connection, HOUR) == accounts.Revocations(frozenset({"live"}), frozenset())
 
     execute("UPDATE api_clients SET revoked_at = now() - interval '59 minutes'")
     with autocommit() as connection:
-        assert merchants.revocations(connection, HOUR).client_ids == {made.client.client_id}
+        assert accounts.revocations(connection, HOUR).client_ids == {made.client.client_id}
 
     execute("UPDATE api_clients SET revoked_at = now() - interval '61 minutes'")
     with autocommit() as connection:
-        assert merchants.revocations(connection, HOUR).client_ids == set()
+        assert accounts.revocations(connection, HOUR).client_ids == set()

@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 
 from gateway.db import begin
-from gateway.domain import outbox
-from gateway.domain.ids import new_id
-from gateway.domain.outbox import FIRST_TURN, Taken, Topic
-from tests.captured_sql import executed, read_by, statements
-from tests.factories import count, execute, make_merchant
+from gateway.domain.shared import outbox
+from gateway.domain.shared.outbox import FIRST_TURN, Taken, Topic
+from gateway.ids import new_id
+from tests.helpers.captured_sql import executed, read_by, statements
+from tests.helpers.factories import count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 

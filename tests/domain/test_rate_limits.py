@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.api.rate_limits import DEVICE_LOGINS
+from gateway.api.access.rate_limits import DEVICE_LOGINS
 from gateway.config import Settings
 from gateway.db import autocommit
-from gateway.domain import rate_limits
-from gateway.domain.login_limits import ACCOUNT, ADDRESS, DEVICE, FIRST_TRIES
-from gateway.domain.rate_limits import IDLE_SECONDS, Lease, Limit
-from tests.factories import count, execute
+from gateway.domain.merchants import rate_limits
+from gateway.domain.merchants.login_limits import ACCOUNT, ADDRESS, DEVICE, FIRST_TRIES
+from gateway.domain.merchants.rate_limits import IDLE_SECONDS, Lease, Limit
+from tests.helpers.factories import count, execute
 
 pytestmark = pytest.mark.usefixtures("database")
 SLOW = Limit(per_second=0.1, burst=10)

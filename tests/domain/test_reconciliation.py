@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import begin
-from gateway.domain.ids import utc_now
 from gateway.flows.reconciliation import reconcile
 from gateway.flows.settlement import settle
-from tests.captured_sql import statements
-from tests.discrepancies import copy_settlement, settled_payment, settlement_of, the_only_one
-from tests.factories import accept_payment, count, execute, make_merchant, route_payments
-from tests.refunds import refunded
+from gateway.ids import utc_now
+from tests.helpers.captured_sql import statements
+from tests.helpers.discrepancies import copy_settlement, settled_payment, settlement_of, the_only_one
+from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.helpers.refunds import refunded
 
 pytestmark = pytest.mark.usefixtures("database")
 

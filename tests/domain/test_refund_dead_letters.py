@@ -7,19 +7,21 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import dead_letter_intake, dead_letters, event_queries, refunding, rescue
-from gateway.domain.dead_letter_intake import RESCUE_LIMIT, DeadMessage, Stored
-from gateway.domain.dead_letters import DeadLetterFilter
-from gateway.domain.event_queries import StoredEvent
-from gateway.domain.ids import new_id, utc_now
+from gateway.domain.dead_letters import intake, resolution
+from gateway.domain.dead_letters.intake import RESCUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letters.resolution import DeadLetterFilter
+from gateway.domain.payments import refunding, requeueing
+from gateway.domain.webhooks import event_queries
+from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.errors import AlreadyResolved, InvalidState
 from gateway.flows import upkeep
 from gateway.flows.refunds import refund as carry_out
 from gateway.flows.settlement import settle
+from gateway.ids import new_id, utc_now
 from gateway.outcomes import Approved
-from tests import lifecycles
-from tests.factories import count, execute, make_merchant
-from tests.refunds import ask, expire_lease, merchant_of, paid, row, standing
+from tests.helpers import lifecycles
+from tests.helpers.factories import count, execute, make_merchant
+from tests.helpers.refunds import ask, expire_lease, merchant_of, paid, row, standing
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -32,7 +34,7 @@ def dead_message(*ids: UUID, key: str = "task-1", reason: str = "rejected") -> D
 
 def store(*messages: DeadMessage) -> Stored:
     with begin() as connection:
-        return dead_letter_intake.store(connection, messages)
+        return intake.store(connection, messages)
 
 
 def exhausted(transaction_id: UUID | None = None, amount: int | None = None) -> UUID:
@@ -44,18 +46,18 @@ def exhausted(transaction_id: UUID | None = None, amount: int | None = None) -> 
 
 def letter_of(refund_id: UUID) -> dict[str, Any]:
     with begin() as connection:
-        letters = dead_letters.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
+        letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return next(letter for letter in letters if letter["refund_id"] == str(refund_id))
 
 
 def replay(letter: dict[str, Any]) -> None:
     with begin() as connection:
-        dead_letters.replay(connection, UUID(letter["id"]), OPERATOR)
+        resolution.replay(connection, UUID(letter["id"]), OPERATOR)
 
 
 def discard(letter: dict[str, Any], note: str | None = None) -> None:
     with begin() as connection:
-        dead_letters.discard(connection, UUID(letter["id"]), OPERATOR, note)
+        resolution.discard(connection, UUID(letter["id"]), OPERATOR, note)
 
 
 def events_of(object_id: UUID) -> list[tuple[str, dict[str, Any]]]:
@@ -92,7 +94,7 @@ def test_a_merchant_reads_why_a_refund_is_dead_until_it_is_replayed() -> None:
         True,
     )
     with begin() as connection:
-        dead_letters.replay(connection, UUID(letter_of(id)["id"]), OPERATOR)
+        resolution.replay(connection, UUID(letter_of(id)["id"]), OPERATOR)
     assert (row("refunds", id).failure_code, row("refunds", id).failure_category) == (None, None)
 
 
@@ -236,7 +238,7 @@ def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_worker
         assert list(connection.scalars(text("SELECT subject_id FROM outbox WHERE topic = 'refund.requested'"))) == [
             stuck
         ]
-        assert rescue.stuck(connection, rescue.REFUNDS, 60, 10) == []
+        assert requeueing.stuck(connection, requeueing.REFUNDS, 60, 10) == []
     assert count("alerts", "message = '1 refunds stood still; enqueued again'") == 1
 
 
@@ -244,7 +246,7 @@ def test_merchants_are_told_of_a_dead_payment_as_it_was_then_and_of_its_discard(
     merchant_id = make_merchant()
     id, letter_id = lifecycles.dead_lettered(merchant_id)
     with begin() as connection:
-        dead_letters.discard(connection, letter_id, OPERATOR, None)
+        resolution.discard(connection, letter_id, OPERATOR, None)
     (died, then), (failed, now) = events_of(id)
     assert (died, failed) == ("transaction.dead_lettered", "transaction.failed")
     assert (then["status"], then["attempts"], then["provider"]) == ("dead_lettered", 4, "simulated")
@@ -256,7 +258,7 @@ def test_the_event_of_a_dead_payment_does_not_change_with_its_replay() -> None:
     id, letter_id = lifecycles.dead_lettered(make_merchant())
     [(_, before)] = events_of(id)
     with begin() as connection:
-        dead_letters.replay(connection, letter_id, OPERATOR)
+        resolution.replay(connection, letter_id, OPERATOR)
     execute("UPDATE transactions SET payment_method = 'tok_approve' WHERE id = :id", id=id)
     assert settle([id], "task-2").completed == [id]
     refund = ask(id, 10)

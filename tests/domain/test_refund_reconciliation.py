@@ -6,9 +6,9 @@ import pytest
 
 from gateway.flows.reconciliation import reconcile
 from gateway.flows.refunds import refund as carry_out
-from tests.discrepancies import discrepancies, the_only_one
-from tests.factories import execute
-from tests.refunds import ask, paid, refunded
+from tests.helpers.discrepancies import discrepancies, the_only_one
+from tests.helpers.factories import execute
+from tests.helpers.refunds import ask, paid, refunded
 
 pytestmark = pytest.mark.usefixtures("database")
 

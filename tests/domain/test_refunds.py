@@ -6,16 +6,16 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain import refunding, refunds
-from gateway.domain.ids import new_id
-from gateway.domain.refunds import NewRefund
+from gateway.domain.payments import refunding, refunds
+from gateway.domain.payments.refunds import NewRefund
 from gateway.errors import AmountExceedsRefundable, InvalidState, NotFound
 from gateway.flows.refunds import refund as carry_out
 from gateway.flows.settlement import settle
+from gateway.ids import new_id
 from gateway.outcomes import Declined
-from tests.factories import accept_payment, count, execute, make_merchant, route_payments
-from tests.refunds import ask, merchant_of, paid, refunded, row, standing
-from tests.support import eventually
+from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.helpers.refunds import ask, merchant_of, paid, refunded, row, standing
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

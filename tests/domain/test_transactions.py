@@ -8,12 +8,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.db import autocommit, begin
-from gateway.domain import outbox
-from gateway.domain.idempotency import Given, IdempotencyKey
-from gateway.domain.ids import new_id
-from gateway.domain.transactions import NewTransaction
+from gateway.domain.payments.transactions import NewTransaction
+from gateway.domain.shared import outbox
+from gateway.domain.shared.idempotency import Given, IdempotencyKey
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
-from tests.factories import accept, count, execute, make_merchant
+from gateway.ids import new_id
+from tests.helpers.factories import accept, count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 

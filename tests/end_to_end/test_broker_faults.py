@@ -15,12 +15,12 @@ import psycopg
 import pytest
 import requests
 
-from devstack import rabbitmq
+from devstack.servers import rabbitmq
 from devstack.settings import TEST_DIR, TEST_PORT_BASE, layout
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
 from tests.end_to_end.test_outages import assert_all_settled_once
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
 QUEUE = "settlement.requested"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.client import FINAL, Client
 from tests.end_to_end.conftest import Processes
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 FEE_OF_12550 = 364
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from celeryconfig import WORK_QUEUE_NAMES
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
 TIMEOUT_SECONDS = 15

@@ -14,7 +14,7 @@ import requests
 
 from tests.end_to_end.client import FINAL, Client
 from tests.end_to_end.conftest import Processes
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
 

@@ -12,10 +12,10 @@ import pytest
 from kombu import Connection
 
 from celeryconfig import BULK_SUFFIX, DEAD_LETTERS, MAIN_QUEUE_NAMES, PAYMENTS, WORK_QUEUE_NAMES
-from gateway.domain.ids import new_id
+from gateway.ids import new_id
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
 JSON, UTF8 = "application/json", "utf-8"

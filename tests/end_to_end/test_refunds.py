@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
 WITHIN_SECONDS = 60

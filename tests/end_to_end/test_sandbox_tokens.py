@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.end_to_end.client import FINAL, Client
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 APPROVED = {
     "tok_approve": 1,

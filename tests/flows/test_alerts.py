@@ -13,17 +13,17 @@ from flask import Flask, Response, request
 from loguru import logger
 from sqlalchemy import text
 
+from gateway.cli.alert_receiver import Received
 from gateway.config import settings
-from gateway.console.alert_receiver import Received
 from gateway.db import begin, engine
-from gateway.domain import alerts
-from gateway.domain.alerts import ATTEMPTS_MAX
-from gateway.domain.ids import new_id, rfc3339
+from gateway.domain.shared import alerts
+from gateway.domain.shared.alerts import ATTEMPTS_MAX
 from gateway.flows.alerts import CALLS_AT_ONCE, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
+from gateway.ids import new_id, rfc3339
 from gateway.providers.bounded_http import ANSWER_MAX_BYTES
-from tests.factories import count, execute
-from tests.hostile_receivers import ENDLESS_BEFORE_STATUS
-from tests.receivers import LOOPBACK, alerts_sent_to, answering, receiving, served
+from tests.helpers.factories import count, execute
+from tests.helpers.hostile_receivers import ENDLESS_BEFORE_STATUS
+from tests.helpers.receivers import LOOPBACK, alerts_sent_to, answering, receiving, served
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -12,14 +12,14 @@ from sqlalchemy import text
 import celeryconfig
 from gateway.app import create_app
 from gateway.db import autocommit, begin, engine
-from gateway.domain import balances as rules
-from gateway.domain import refunds
-from gateway.domain.refunds import NewRefund
+from gateway.domain.payments import balances as rules
+from gateway.domain.payments import refunds
+from gateway.domain.payments.refunds import NewRefund
 from gateway.flows import balances, routing, settlement
 from gateway.flows.refunds import refund
 from tasks import app as celery
 from tasks.upkeep import check_balances, fold_balances
-from tests.factories import accept_payment, count, execute, make_merchant
+from tests.helpers.factories import accept_payment, count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from gateway.domain.ids import new_id
 from gateway.flows.call_pool import CallPool
-from tests.support import eventually
+from gateway.ids import new_id
+from tests.helpers.waiting import eventually
 
 THREADS = 16
 

@@ -19,14 +19,15 @@ from sqlalchemy import text
 import celeryconfig
 from gateway.app import create_app
 from gateway.db import begin
-from gateway.domain import dead_letters, invariants
-from gateway.domain.invariants import INVARIANTS
+from gateway.domain.dead_letters import resolution
+from gateway.domain.invariants import checks as invariant_checks
+from gateway.domain.invariants.checks import INVARIANTS
 from gateway.flows import settlement
 from gateway.flows.invariants import check
 from tasks import app as celery
 from tasks.upkeep import check_invariants
-from tests.factories import count, execute, make_merchant, route_payments
-from tests.lifecycles import ACTOR, completed, dead_lettered, one_of_each, replayed
+from tests.helpers.factories import count, execute, make_merchant, route_payments
+from tests.helpers.lifecycles import ACTOR, completed, dead_lettered, one_of_each, replayed
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -71,7 +72,7 @@ def test_payments_that_run_beside_the_checks_raise_no_false_alarm() -> None:
                 settlement.settle(ids, f"task-{number}")
             _, letter_id = dead_lettered(merchant_id)
             with begin() as connection:
-                dead_letters.discard(connection, letter_id, ACTOR, None)
+                resolution.discard(connection, letter_id, ACTOR, None)
             id = replayed(merchant_id)
             execute("UPDATE transactions SET payment_method = 'tok_approve' WHERE id = :id", id=id)
             settlement.settle([id], "task-replay")
@@ -150,11 +151,11 @@ def test_work_that_stands_still_is_alerted_about_only_when_a_sweep_left_it() -> 
 def test_a_result_that_comes_late_does_not_overwrite_a_newer_one() -> None:
     id = broken_payment()
     with begin() as connection:
-        late = invariants.evaluate(connection, full=True, horizon_seconds=400, limit_seconds=10)
+        late = invariant_checks.evaluate(connection, full=True, horizon_seconds=400, limit_seconds=10)
     execute(REPAIR, id=id)
     check()
     with begin() as connection:
-        assert invariants.record(connection, late, patience_seconds=0) == []
+        assert invariant_checks.record(connection, late, patience_seconds=0) == []
     assert (alerts(), count("invariant_checks", "violations > 0")) == ([], 0)
 
 

@@ -7,15 +7,15 @@ import pytest
 
 from gateway.config import settings
 from gateway.db import autocommit
-from gateway.domain import recovery, refunding, settlements
-from gateway.domain.attempts import Room
-from gateway.domain.ids import new_id
+from gateway.domain.payments import recovery, refunding, settling
+from gateway.domain.payments.attempts import Room
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Handled
 from gateway.flows.settlement import settle
-from tests.factories import count, execute, expire_lease, make_merchant, route_payments, status_of
-from tests.refunds import ask, paid
-from tests.support import eventually
+from gateway.ids import new_id
+from tests.helpers.factories import count, execute, expire_lease, make_merchant, route_payments, status_of
+from tests.helpers.refunds import ask, paid
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -35,7 +35,7 @@ class Followed:
 def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
     """Claim a list; return the claimed ids, and the ids without room."""
     with autocommit() as connection:
-        found = settlements.claim(connection, ids, "task-1", LEASE_SECONDS, room)
+        found = settling.claim(connection, ids, "task-1", LEASE_SECONDS, room)
     return {claim.instruction.id for claim in found.claims}, set(found.waiting)
 
 
@@ -141,7 +141,7 @@ def test_only_attempts_without_an_outcome_are_recovered() -> None:
     done, leased, interrupted, untried = ids = route_payments(make_merchant(), *["tok_approve"] * 4)
     settle([done], "task-1")
     with autocommit() as connection:
-        settlements.claim(connection, [leased, interrupted], "task-1", settings().claim_lease_seconds)
+        settling.claim(connection, [leased, interrupted], "task-1", settings().claim_lease_seconds)
     expire_lease([interrupted])
     with autocommit() as connection:
         found = recovery.unfinished_transactions(connection, ids)

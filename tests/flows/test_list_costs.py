@@ -10,9 +10,9 @@ from gateway.db import autocommit
 from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.models import all_tables
-from tests.captured_sql import executed, read_by, statements
-from tests.discrepancies import settled_payment
-from tests.factories import accept_payment, execute, make_merchant
+from tests.helpers.captured_sql import executed, read_by, statements
+from tests.helpers.discrepancies import settled_payment
+from tests.helpers.factories import accept_payment, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 

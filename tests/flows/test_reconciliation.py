@@ -15,15 +15,15 @@ from sqlalchemy import text
 
 from gateway.config import settings
 from gateway.db import begin, engine
-from gateway.domain.ids import utc_now
-from gateway.domain.reconciliation import ADVISORY_LOCK, ReconciliationRunning
+from gateway.domain.reconciliation.runs import ADVISORY_LOCK, ReconciliationRunning
 from gateway.errors import ValidationFailed
 from gateway.flows import routing
 from gateway.flows.reconciliation import ReconciliationCanceled, reconcile
 from gateway.flows.settlement import settle
-from tests.discrepancies import discrepancies, settled_payment, the_only_one
-from tests.factories import accept_payment, count, execute, make_merchant
-from tests.support import eventually
+from gateway.ids import utc_now
+from tests.helpers.discrepancies import discrepancies, settled_payment, the_only_one
+from tests.helpers.factories import accept_payment, count, execute, make_merchant
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -8,15 +8,15 @@ from sqlalchemy import text
 
 from gateway.config import settings
 from gateway.db import autocommit, begin
-from gateway.domain import refunding
-from gateway.domain.ids import new_id
-from gateway.domain.refunding import RefundClaim
+from gateway.domain.payments import refunding
+from gateway.domain.payments.refunding import RefundClaim
 from gateway.flows.provider_calls import Handled
 from gateway.flows.refunds import refund
+from gateway.ids import new_id
 from gateway.outcomes import Approved, Declined
-from tests.factories import count, execute, make_merchant
-from tests.refunds import ask, expire_lease, paid, row, standing
-from tests.support import eventually
+from tests.helpers.factories import count, execute, make_merchant
+from tests.helpers.refunds import ask, expire_lease, paid, row, standing
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

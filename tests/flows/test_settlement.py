@@ -9,15 +9,15 @@ from sqlalchemy import text
 
 from gateway.config import settings
 from gateway.db import autocommit, begin
-from gateway.domain import routing as domain_routing
-from gateway.domain import settlements
-from gateway.domain.ids import new_id
-from gateway.domain.routing import NoProvider, Route
+from gateway.domain.payments import routing as domain_routing
+from gateway.domain.payments import settling
+from gateway.domain.payments.routing import NoProvider, Route
 from gateway.flows import routing
 from gateway.flows.provider_calls import Handled
 from gateway.flows.settlement import settle
+from gateway.ids import new_id
 from gateway.outcomes import Approved
-from tests.factories import (
+from tests.helpers.factories import (
     accept_payment,
     count,
     execute,
@@ -26,7 +26,7 @@ from tests.factories import (
     route_payments,
     status_of,
 )
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -103,7 +103,7 @@ def test_a_transaction_that_is_not_routed_yet_is_left_alone() -> None:
 def test_a_claim_in_force_keeps_other_workers_off() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
-        assert settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+        assert settling.claim(connection, [id], "task-1", lease_seconds=30).claims
     result = settle([id], "task-2")
     assert (result.busy, result.completed) == ([id], [])
 
@@ -112,7 +112,7 @@ def test_who_is_kept_off_comes_back_when_the_last_lease_is_over_and_not_a_whole_
     sooner, later = ids = route_payments(make_merchant(), "tok_approve", "tok_approve")
     with autocommit() as connection:
         for id, lease in ((sooner, 7), (later, 20)):
-            assert settlements.claim(connection, [id], "task-1", lease_seconds=lease).claims
+            assert settling.claim(connection, [id], "task-1", lease_seconds=lease).claims
     assert 1 <= settle([sooner], "task-2").busy_seconds <= 7
     result = settle(ids, "task-2")
     assert sorted(result.busy) == sorted(ids)
@@ -122,12 +122,12 @@ def test_who_is_kept_off_comes_back_when_the_last_lease_is_over_and_not_a_whole_
 def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first() -> None:
     ids = route_payments(make_merchant(), "tok_timeout_charged", "tok_approve")
     with autocommit() as connection:
-        settlements.claim(connection, ids, "task-1", lease_seconds=30)
+        settling.claim(connection, ids, "task-1", lease_seconds=30)
     expire_lease(ids)
     assert set(settle(ids, "task-1").alone) == set(ids)
     for id in ids:
         with autocommit() as connection:
-            [claim] = settlements.claim(connection, [id], "task-2", lease_seconds=30).claims
+            [claim] = settling.claim(connection, [id], "task-2", lease_seconds=30).claims
         assert claim.in_doubt
         expire_lease([id])
         assert settle([id], "task-3").completed == [id]
@@ -139,7 +139,7 @@ def test_a_worker_that_dies_each_time_uses_up_the_attempts() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     for _ in range(4):
         with autocommit() as connection:
-            assert settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+            assert settling.claim(connection, [id], "task-1", lease_seconds=30).claims
         expire_lease([id])
     assert settle([id], "task-1").dead == [id]
 
@@ -147,11 +147,11 @@ def test_a_worker_that_dies_each_time_uses_up_the_attempts() -> None:
 def test_a_late_answer_after_another_worker_settled_changes_nothing() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
-        [orphaned] = settlements.claim(connection, [id], "task-1", lease_seconds=30).claims
+        [orphaned] = settling.claim(connection, [id], "task-1", lease_seconds=30).claims
     expire_lease([id])
     settle([id], "task-2")
     with autocommit() as connection:
-        assert settlements.record(connection, [(orphaned, Approved("sim_other"))]) == []
+        assert settling.record(connection, [(orphaned, Approved("sim_other"))]) == []
     assert (count("settlements"), count("ledger_entries")) == (1, 3)
 
 
@@ -176,7 +176,7 @@ def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_error_once")
     settle([id], "task-1")
     with begin() as connection:
-        settlements.give_up(connection, [id], "ValueError: no such thing")
+        settling.give_up(connection, [id], "ValueError: no such thing")
     assert settle([id], "task-1").dead == [id]
 
 
@@ -186,7 +186,7 @@ def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_t
     assert settle([id], "task-1").retry == [id]
     execute("UPDATE transactions SET provider = 'simulated' WHERE id = :id", id=id)
     with autocommit() as connection:
-        [claim] = settlements.claim(connection, [id], "task-2", settings().claim_lease_seconds).claims
+        [claim] = settling.claim(connection, [id], "task-2", settings().claim_lease_seconds).claims
     assert claim.in_doubt
 
 

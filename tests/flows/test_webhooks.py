@@ -8,14 +8,22 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gateway.db import autocommit, begin
-from gateway.domain import delivery_queries, webhook_deliveries, webhook_endpoints
-from gateway.domain.webhook_deliveries import DELAYS_SECONDS, JITTER
+from gateway.domain.webhooks import (
+    deliveries as webhook_deliveries,
+)
+from gateway.domain.webhooks import (
+    delivery_queries,
+)
+from gateway.domain.webhooks import (
+    endpoints as webhook_endpoints,
+)
+from gateway.domain.webhooks.deliveries import DELAYS_SECONDS, JITTER
 from gateway.flows import webhook_calls, webhooks
 from gateway.flows.webhooks import WINDOW_MAX, Courier
 from gateway.states import EndpointStatus, EventType
-from tests.factories import count, execute, make_merchant
-from tests.support import eventually
-from tests.webhook_receivers import (
+from tests.helpers.factories import count, execute, make_merchant
+from tests.helpers.waiting import eventually
+from tests.helpers.webhook_receivers import (
     attempted,
     complete_payments,
     deliveries,

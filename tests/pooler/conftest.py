@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
-from devstack import unpack
-from devstack.console import DevstackError
+from devstack.servers import unpack
 from devstack.settings import layout
+from devstack.terminal import DevstackError
 from gateway.config import settings
 from tests.conftest import NAME
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer

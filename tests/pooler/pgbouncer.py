@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL
 
-from tests.support import eventually, free_port
+from tests.helpers.waiting import eventually, free_port
 
 CONFIGURATION = Path(__file__).parents[2] / "ops" / "pgbouncer.ini"
 START_SECONDS = 10

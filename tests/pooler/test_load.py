@@ -16,10 +16,10 @@ from sqlalchemy import URL
 from tasks import topology
 from tests.api.process import api_process
 from tests.end_to_end.client import Client, register
+from tests.helpers.waiting import eventually
 from tests.pooler.conftest import POOL_SIZE
 from tests.pooler.pgbouncer import PgBouncer
 from tests.pooler.running import flask, roles
-from tests.support import eventually
 
 PAYMENTS, CALLERS = 1_800, 24
 SETTLE_SECONDS = 90

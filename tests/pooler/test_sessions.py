@@ -13,17 +13,17 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import OperationalError
 
-from gateway import db, sessions
+from gateway import database_sessions, db
 from gateway.app import create_app
-from gateway.domain import outbox
-from gateway.kept_connection import KeptConnection
+from gateway.domain.shared import outbox
+from gateway.flows.kept_connection import KeptConnection
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
+from tests.helpers.waiting import eventually
 from tests.pooler.conftest import POOL_SIZE, environment
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer
 from tests.pooler.running import flask, run
-from tests.support import eventually
-from tests.test_db import engine_on
+from tests.shared.test_db import engine_on
 
 BARRIER_SECONDS = 10
 SETTINGS = {
@@ -70,7 +70,7 @@ def refusal(url: str, direct_url: str = "") -> str:
     """Return the reason why a process with these URLs refuses to use the database."""
     with engine_on(url, direct_url), pytest.raises(OperationalError) as refused, db.autocommit():
         pass
-    assert isinstance(refused.value.orig, sessions.UnsuitableSession), refused.value
+    assert isinstance(refused.value.orig, database_sessions.UnsuitableSession), refused.value
     return reason_of(refused.value)
 
 

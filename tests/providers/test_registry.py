@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from gateway.api.transactions import TransactionRequest
+from gateway.api.resources.transactions import TransactionRequest
 from gateway.config import ConfigError, ProviderName, settings
 from gateway.providers import poison, registry
 from gateway.providers.sandbox import TOKENS

@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from gateway.sandbox.store import FEE_BASIS_POINTS, PAGE_ROWS, Store
+from tests.helpers.waiting import eventually
 from tests.sandbox.process import ROOT, START_SECONDS, AcquirerProcess
-from tests.support import eventually
 
 
 def new_key() -> str:

@@ -9,11 +9,11 @@ import pytest
 
 from gateway.config import settings
 from gateway.db import autocommit
-from gateway.domain import refunding
+from gateway.domain.payments import refunding
 from gateway.flows.refunds import refund
 from gateway.providers import registry
-from tests.factories import count, make_merchant
-from tests.refunds import ask, expire_lease, paid, row, standing
+from tests.helpers.factories import count, make_merchant
+from tests.helpers.refunds import ask, expire_lease, paid, row, standing
 from tests.sandbox.process import AcquirerProcess, Configure
 
 pytestmark = pytest.mark.usefixtures("database")

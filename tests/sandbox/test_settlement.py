@@ -15,12 +15,12 @@ from sqlalchemy import text
 
 from gateway.config import settings
 from gateway.db import autocommit, begin
-from gateway.domain import settlements
+from gateway.domain.payments import settling as settlements
 from gateway.flows import routing
 from gateway.flows.provider_calls import Handled
 from gateway.flows.settlement import settle
 from gateway.providers import poison, registry
-from tests.factories import (
+from tests.helpers.factories import (
     accept_payment,
     count,
     expire_lease,
@@ -28,8 +28,8 @@ from tests.factories import (
     route_payments,
     status_of,
 )
+from tests.helpers.waiting import eventually
 from tests.sandbox.process import ROOT, AcquirerProcess, Configure
-from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -10,14 +10,14 @@ from kombu import Connection
 from sqlalchemy import text
 
 import celeryconfig
-from gateway.console.alert_receiver import Received
+from gateway.cli.alert_receiver import Received
 from gateway.db import begin
-from gateway.domain import alerts
-from gateway.domain.alerts import ATTEMPTS_MAX
+from gateway.domain.shared import alerts
+from gateway.domain.shared.alerts import ATTEMPTS_MAX
 from tasks import app, relay
-from tests.factories import count
-from tests.receivers import alerts_sent_to, receiving
-from tests.support import eventually
+from tests.helpers.factories import count
+from tests.helpers.receivers import alerts_sent_to, receiving
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.config import CHUNK_LIMIT, settings
-from gateway.domain.ids import new_id
 from gateway.errors import MalformedMessage
+from gateway.ids import new_id
 from tasks.base import parse_ids, retry_delay
 
 ID = str(new_id())

@@ -13,13 +13,13 @@ from kombu import Connection
 
 import celeryconfig
 from gateway.db import begin
-from gateway.domain import outbox
-from gateway.domain.ids import new_id, utc_now
-from gateway.domain.outbox import Topic
+from gateway.domain.shared import outbox
+from gateway.domain.shared.outbox import Topic
+from gateway.ids import new_id, utc_now
 from tasks import app, reconciliation, transactions, upkeep
-from tests.support import eventually
+from tests.helpers.waiting import eventually
+from tests.helpers.wrong_clocks import environment_with_clock
 from tests.tasks.test_relay import relay_once
-from tests.wrong_clocks import environment_with_clock
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """

@@ -17,7 +17,7 @@ from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
 from tasks import consumer
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 LATER_SECONDS = 0.1
 

@@ -22,8 +22,8 @@ from gateway.config import settings
 from tasks import lists, relay, transactions
 from tasks.base import TRANSIENT
 from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
-from tests.factories import accept_payment, count, make_merchant
-from tests.support import eventually
+from tests.helpers.factories import accept_payment, count, make_merchant
+from tests.helpers.waiting import eventually
 from tests.tasks.test_relay import relaying
 
 AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"

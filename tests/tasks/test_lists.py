@@ -10,12 +10,12 @@ from kombu import Connection
 
 from gateway.config import settings
 from gateway.db import autocommit
-from gateway.domain import settlements
-from gateway.domain.ids import new_id
+from gateway.domain.payments import settling as settlements
 from gateway.flows.provider_calls import Handled
+from gateway.ids import new_id
 from tasks import app, lists, transactions
-from tests.factories import expire_lease, make_merchant, route_payments, status_of
-from tests.support import eventually
+from tests.helpers.factories import expire_lease, make_merchant, route_payments, status_of
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

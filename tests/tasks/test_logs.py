@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config import settings
 from tasks import transactions
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 WORKER_SECONDS = 60
 

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from gateway.domain.ids import new_id
+from gateway.ids import new_id
 from tasks import monitor
-from tests.factories import accept_payment, count, execute, make_merchant
-from tests.refunds import ask, paid
+from tests.helpers.factories import accept_payment, count, execute, make_merchant
+from tests.helpers.refunds import ask, paid
 
 ID = UUID("0199a0de-0000-7000-8000-000000000001")
 DELAY = {"queue": "celery_delayed_3", "reason": "expired"}

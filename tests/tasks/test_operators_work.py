@@ -11,18 +11,19 @@ from kombu import Connection
 from sqlalchemy import text
 
 from gateway.db import begin
-from gateway.domain import dead_letter_jobs, reconciliation_requests
-from gateway.domain.dead_letter_jobs import NewJob
-from gateway.domain.dead_letters import DeadLetterFilter
-from gateway.domain.ids import new_id, utc_now
-from gateway.domain.reconciliation import ADVISORY_LOCK
+from gateway.domain.dead_letters import bulk_jobs
+from gateway.domain.dead_letters.bulk_jobs import NewJob
+from gateway.domain.dead_letters.resolution import DeadLetterFilter
+from gateway.domain.reconciliation import requests as reconciliation_requests
+from gateway.domain.reconciliation.runs import ADVISORY_LOCK
+from gateway.ids import new_id, utc_now
 from tasks import app
 from tasks.dead_letter_jobs import take_step
 from tasks.reconciliation import reconcile_as_requested
 from tasks.relay import relay_once
-from tests import lifecycles
-from tests.factories import count, make_merchant
-from tests.support import eventually
+from tests.helpers import lifecycles
+from tests.helpers.factories import count, make_merchant
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -42,7 +43,7 @@ def publish(broker: Connection) -> None:
 def replay_all(max_per_second: int) -> UUID:
     job = NewJob("replay", DeadLetterFilter(), None, dry_run=False, max_per_second=max_per_second)
     with begin() as connection:
-        return UUID(dead_letter_jobs.create(connection, job, "test", "req-test")["id"])
+        return UUID(bulk_jobs.create(connection, job, "test", "req-test")["id"])
 
 
 def test_a_job_on_dead_letters_is_worked_off_step_by_step_at_its_rate(broker: Connection) -> None:

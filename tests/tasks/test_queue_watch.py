@@ -13,20 +13,21 @@ from kombu import Connection, Consumer
 import celeryconfig
 from gateway.config import settings
 from gateway.db import begin
-from gateway.domain import outbox, queue_states
-from gateway.domain.dead_letter_intake import DeadMessage
-from gateway.domain.ids import new_id, utc_now
-from gateway.domain.outbox import Topic
-from gateway.domain.queue_states import BrokerState, State
+from gateway.domain.dead_letters.intake import DeadMessage
+from gateway.domain.operations import queue_states
+from gateway.domain.operations.queue_states import BrokerState, State
+from gateway.domain.shared import outbox
+from gateway.domain.shared.outbox import Topic
 from gateway.flows import queue_states as flow
 from gateway.flows import upkeep
+from gateway.ids import new_id, utc_now
 from gateway.reasons import reason_of
 from tasks import app, monitor, queue_watch, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
 from tasks.queue_watch import AvoidedQueues, QueueWatch
-from tests.factories import count, execute
-from tests.receivers import alerts_sent_to, receiving
-from tests.support import eventually
+from tests.helpers.factories import count, execute
+from tests.helpers.receivers import alerts_sent_to, receiving
+from tests.helpers.waiting import eventually
 from tests.tasks.test_relay import received
 
 pytestmark = pytest.mark.usefixtures("database")

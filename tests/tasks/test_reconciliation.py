@@ -6,12 +6,12 @@ from sqlalchemy import text
 
 import celeryconfig
 from gateway.db import begin
-from gateway.domain.reconciliation import ADVISORY_LOCK
+from gateway.domain.reconciliation.runs import ADVISORY_LOCK
 from tasks import app
 from tasks.reconciliation import reconcile
-from tests.discrepancies import settled_payment
-from tests.factories import count, execute
-from tests.support import eventually
+from tests.helpers.discrepancies import settled_payment
+from tests.helpers.factories import count, execute
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database", "broker")
 

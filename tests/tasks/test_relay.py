@@ -14,19 +14,19 @@ from sqlalchemy import func
 
 import celeryconfig
 from gateway import db
+from gateway.cli.alert_receiver import Received
 from gateway.config import settings
-from gateway.console.alert_receiver import Received
 from gateway.db import begin
-from gateway.domain import outbox
-from gateway.domain.ids import new_id
-from gateway.domain.outbox import Topic
+from gateway.domain.shared import outbox
+from gateway.domain.shared.outbox import Topic
+from gateway.ids import new_id
 from tasks import app, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
-from tests.captured_sql import Statement, statements
-from tests.factories import accept_payment, count, execute, make_merchant
-from tests.lifecycles import completed
-from tests.receivers import alerts_sent_to, receiving
-from tests.support import eventually
+from tests.helpers.captured_sql import Statement, statements
+from tests.helpers.factories import accept_payment, count, execute, make_merchant
+from tests.helpers.lifecycles import completed
+from tests.helpers.receivers import alerts_sent_to, receiving
+from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 

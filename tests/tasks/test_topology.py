@@ -11,7 +11,7 @@ from kombu import Connection, Producer
 import celeryconfig
 from gateway.config import settings
 from tasks import app, topology
-from tests.support import eventually
+from tests.helpers.waiting import eventually
 
 
 def test_declaring_twice_changes_nothing(broker: Connection) -> None:

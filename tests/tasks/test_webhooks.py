@@ -10,10 +10,16 @@ from gateway.flows import webhooks as flow
 from gateway.states import EventType
 from tasks import app, relay
 from tasks.webhooks import deliver
-from tests.factories import count, execute, make_merchant
-from tests.support import eventually
+from tests.helpers.factories import count, execute, make_merchant
+from tests.helpers.waiting import eventually
+from tests.helpers.webhook_receivers import (
+    complete_payments,
+    deliveries,
+    loopback_allowed,
+    make_endpoint,
+    receiver,
+)
 from tests.tasks.test_relay import received, relaying
-from tests.webhook_receivers import complete_payments, deliveries, loopback_allowed, make_endpoint, receiver
 
 pytestmark = pytest.mark.usefixtures("database")
 

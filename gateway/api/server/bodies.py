@@ -7,11 +7,11 @@ from functools import lru_cache
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from gateway.api.application import BODY_MAX_BYTES
+from gateway.api.http.application import BODY_MAX_BYTES
 from gateway.api.server import limits
 from gateway.api.server.heads import Environ
 from gateway.api.server.waits import Waits
-from gateway.domain.rate_limits import network_of
+from gateway.domain.merchants.rate_limits import network_of
 from gateway.errors import MalformedRequest
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -16,7 +16,7 @@ from threading import Thread
 from loguru import logger
 
 from gateway.api.server.sockets import socket_of
-from gateway.domain.rate_limits import network_of
+from gateway.domain.merchants.rate_limits import network_of
 
 CHECK_SECONDS = 0.25
 LOG_PAUSE_SECONDS = 10.0

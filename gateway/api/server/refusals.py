@@ -3,7 +3,7 @@
 import json
 import time
 
-from gateway.api import edge, problems
+from gateway.api.http import middleware, problems
 from gateway.api.server.answers import WsgiAnswer
 from gateway.errors import GatewayError
 from gateway.telemetry import log_context
@@ -11,9 +11,9 @@ from gateway.telemetry import log_context
 
 def answer(error: GatewayError, method: str, offered_request_id: str, began: float) -> WsgiAnswer:
     """Return the problem document of `error`; `began` is the start of the request (time.perf_counter)."""
-    id = edge.chosen_request_id(offered_request_id)
+    id = middleware.chosen_request_id(offered_request_id)
     with log_context(request_id=id):
-        edge.note(method, edge.UNMATCHED, error.status, time.perf_counter() - began)
+        middleware.note(method, middleware.UNMATCHED, error.status, time.perf_counter() - began)
     body = json.dumps(problems.document(error, id)).encode()
     headers = [
         ("Content-Type", problems.MEDIA_TYPE),
@@ -21,7 +21,7 @@ def answer(error: GatewayError, method: str, offered_request_id: str, began: flo
         ("Cache-Control", "no-store"),
         ("Connection", "close"),  # the rest of the request is not read
         *error.headers.items(),
-        *edge.added_headers(id),
+        *middleware.added_headers(id),
     ]
     refusal = WsgiAnswer()
     refusal.start(f"{error.status} ", headers)

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from flask import Flask
 
-from gateway.api import access
-from gateway.api.http import Endpoint
+from gateway.api.access import tokens
+from gateway.api.http.routes import Endpoint
 from gateway.api.server.heads import Environ
 from gateway.errors import GatewayError
 
@@ -29,9 +29,9 @@ class UploadGate:
         endpoint = self._endpoints[environ["REQUEST_METHOD"], environ["PATH_INFO"]]
         with self._app.app_context():
             try:
-                caller = access.authenticate(environ.get("HTTP_AUTHORIZATION", ""))
+                caller = tokens.authenticate(environ.get("HTTP_AUTHORIZATION", ""))
                 if endpoint.scope is not None:
-                    access.demand(caller, endpoint.scope)
+                    tokens.demand(caller, endpoint.scope)
             except GatewayError:
                 return False
         return True

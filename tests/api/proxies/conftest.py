@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from devstack import unpack
-from devstack.console import DevstackError
+from devstack.servers import unpack
 from devstack.settings import layout
+from devstack.terminal import DevstackError
 from tests.api.process import ApiProcess, api_process
-from tests.support import eventually, free_port
+from tests.helpers.waiting import eventually, free_port
 
 OPS = Path(__file__).parents[3] / "ops"
 STOP_SECONDS = 10

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.api.application import BODY_MAX_BYTES
-from gateway.api.statements import STATEMENT_MAX_BYTES
+from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.resources.statements import STATEMENT_MAX_BYTES
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess
 from tests.api.proxies.conftest import NAMES, Proxy, proxy_process
 from tests.api.server.raw import SECONDS, ask, get, payment
 from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd
-from tests.factories import count
-from tests.statements import csv_of, line
-from tests.support import eventually, free_port
+from tests.helpers.factories import count
+from tests.helpers.statements import csv_of, line
+from tests.helpers.waiting import eventually, free_port
 
 LOGIN = b'{"email": "nobody@example.com", "password": "wrong"}'
 TRIES = 40

@@ -11,7 +11,7 @@ from gateway.errors import MalformedRequest, NotFound
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess, api_process
 from tests.api.server.raw import ask, get, payment
-from tests.factories import count
+from tests.helpers.factories import count
 
 Headers = list[tuple[bytes, bytes]]
 HOST = (b"host", b"gateway.example")

@@ -16,8 +16,8 @@ from tests.api.process import ApiProcess, api_process
 from tests.api.server.raw import SECONDS, get, payment, read_answer
 from tests.attacks.connections import SILENT, SLOW_HEAD, UNFINISHED_BODY, crowd, http2_streams
 from tests.attacks.slow_clients import seconds_of_live, seconds_of_payment
-from tests.factories import count
-from tests.support import eventually
+from tests.helpers.factories import count
+from tests.helpers.waiting import eventually
 
 BODY_SECONDS = 2
 PATIENCE_SECONDS = 5.0

@@ -1,0 +1,1 @@
+"""PostgreSQL and RabbitMQ of the development stack: unpacked, configured, started."""

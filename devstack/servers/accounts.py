@@ -1,0 +1,111 @@
+"""The demo merchant and the demo operator: made once, kept in $DEV_DIR, made again when the data was forgotten."""
+
+import json
+import secrets
+import subprocess
+from dataclasses import asdict, dataclass
+
+import requests
+
+from devstack.bootstrap import ROOT
+from devstack.servers import secretfile
+from devstack.settings import Layout
+from devstack.terminal import DevstackError, say
+
+_LIMIT_SECONDS = 15
+_COMMAND_LIMIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Merchant:
+    """Credentials of the demo merchant."""
+
+    client_id: str
+    client_secret: str
+    email: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Credentials of the demo operator."""
+
+    email: str
+    password: str
+
+
+def merchant(stack: Layout, api_url: str) -> Merchant:
+    """Return the demo merchant, registered through the public API when the gateway does not know it."""
+    kept = stack.home / "merchant.json"
+    known = secretfile.read_json(kept)
+    if known:
+        found = Merchant(**known)
+        if token(api_url, found) is not None:
+            return found
+    password = secretfile.password(stack.secrets_file, "merchant")
+    email = "merchant@example.com"
+    answer = _register(api_url, email, password)
+    if answer.status_code == requests.codes.conflict:  # a database that outlived $DEV_DIR
+        email = f"merchant-{secrets.token_hex(4)}@example.com"
+        answer = _register(api_url, email, password)
+    if answer.status_code != requests.codes.created:
+        raise DevstackError(f"the demo merchant could not be registered: {answer.status_code} {answer.text[:500]}")
+    client = answer.json()["client"]
+    made = Merchant(client["client_id"], client["client_secret"], email, password)
+    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    say(f"registered the demo merchant {email}")
+    return made
+
+
+def _register(api_url: str, email: str, password: str) -> requests.Response:
+    body = {"email": email, "password": password, "business_name": "Demo Shop"}
+    return requests.post(f"{api_url}/auth/register", json=body, timeout=_LIMIT_SECONDS)
+
+
+def token(api_url: str, known: Merchant) -> str | None:
+    """Return an access token, None when the gateway does not know the client."""
+    answer = requests.post(
+        f"{api_url}/oauth/token",
+        data={"grant_type": "client_credentials"},
+        auth=(known.client_id, known.client_secret),
+        timeout=_LIMIT_SECONDS,
+    )
+    return str(answer.json()["access_token"]) if answer.ok else None
+
+
+def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
+    """Return the demo operator, made by the operators' own command when the gateway does not know it."""
+    kept = stack.home / "operator.json"
+    usual = {"email": "operator@example.com", "password": secretfile.password(stack.secrets_file, "operator")}
+    made = Operator(**(secretfile.read_json(kept) or usual))
+    if operator_token(api_url, made) is not None:
+        return made
+    _create(made, env)
+    if operator_token(api_url, made) is None:  # a database that outlived $DEV_DIR has one with another password
+        made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
+        _create(made, env)
+    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    return made
+
+
+def operator_token(api_url: str, known: Operator) -> str | None:
+    """Return an access token, None when the gateway does not know the operator."""
+    answer = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
+    return str(answer.json()["access_token"]) if answer.ok else None
+
+
+def _create(wanted: Operator, env: dict[str, str]) -> None:
+    command = ["flask", "--app", "gateway.app", "users", "create-operator", "--if-missing"]
+    done = subprocess.run(
+        [*command, "--email", wanted.email, "--password-stdin"],
+        check=False,
+        cwd=ROOT,
+        env=env,
+        input=wanted.password + "\n",
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_LIMIT_SECONDS,
+        start_new_session=True,  # Ctrl-C is for the supervisor
+    )
+    if done.returncode:
+        raise DevstackError(f"the demo operator could not be made:\n{done.stdout}{done.stderr}")

@@ -1,0 +1,79 @@
+"""Lists in pages: newest first, by key, never by offset (api.md, Paging)."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from gateway.api.http.validation import QueryModel
+from gateway.domain.shared.listing import Listed
+from gateway.errors import InvalidCursor
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+ID_BYTES = 16
+CURSOR_MAX_LENGTH = 100
+"""No cursor of the API is longer; a longer one is rejected without parsing."""
+DECIMAL_MAX_DIGITS = 18
+"""Fits into a PostgreSQL bigint."""
+
+
+def _decimal(text: Any) -> Any:
+    # pydantic's own reading of text takes "1_000", " 7 " and "7.0" too
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= DECIMAL_MAX_DIGITS):
+        raise PydanticCustomError("invalid_type", "This should be a whole number in decimal digits.")
+    return text
+
+
+Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValidator(_decimal)]
+"""A non-negative integer written in decimal digits."""
+Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
+
+
+class Page(QueryModel):
+    """The parameters of every list."""
+
+    limit: Limit = LIMIT_DEFAULT
+    cursor: Annotated[
+        str | None,
+        Field(description="`next_cursor` of the page before. Only null ends a list: a page may be short, even empty"),
+    ] = None
+
+
+Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
+"""Returns at most so many objects that are older than the given one."""
+
+
+def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
+    """One page of objects of `kind`, whose cursors no list of another kind takes.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list's.
+    """
+    before = None if page.cursor is None else _position_of(kind, page.cursor)
+    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
+    shown = list(found[: page.limit])
+    reached = found.reached if isinstance(found, Listed) else None
+    last = UUID(shown[-1]["id"]) if len(found) > page.limit else reached
+    return {"data": shown, "next_cursor": _cursor_of(kind, last) if last else None}
+
+
+def _cursor_of(kind: str, position: UUID) -> str:
+    return base64.urlsafe_b64encode(kind.encode() + b":" + position.bytes).rstrip(b"=").decode()
+
+
+def _position_of(kind: str, cursor: str) -> UUID:
+    if len(cursor) > CURSOR_MAX_LENGTH:
+        raise InvalidCursor
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidCursor from None
+    prefix, position = raw[:-ID_BYTES], raw[-ID_BYTES:]
+    if prefix != kind.encode() + b":" or _cursor_of(kind, UUID(bytes=position)) != cursor:
+        raise InvalidCursor
+    return UUID(bytes=position)

@@ -1,0 +1,155 @@
+"""The token endpoint of RFC 6749, for programs: client credentials in the form or as HTTP Basic."""
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote_plus
+
+from flask import request
+from pydantic import BaseModel, Field
+
+from gateway import db
+from gateway.api.access import tokens
+from gateway.api.http.problems import OAuthError
+from gateway.api.http.request_content import form_parameters
+from gateway.api.http.routes import Call, Reply, Routes
+from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.validation import guarded_parameters
+from gateway.config import settings
+from gateway.domain.merchants import accounts
+from gateway.domain.merchants.accounts import Identity
+from gateway.errors import CardNumberRejected, ValidationFailed
+
+GRANT_TYPE = "client_credentials"
+BASIC_CHALLENGE = 'Basic realm="payment-gateway", charset="UTF-8"'
+
+routes = Routes("Authentication")
+
+
+class InvalidRequest(OAuthError):
+    """The token request lacks a parameter, or repeats one."""
+
+    code = "invalid_request"
+    remedy = "Send each parameter once, and the credentials in one way only."
+
+
+class InvalidClient(OAuthError):
+    """The client's credentials are missing or wrong."""
+
+    status = 401
+    code = "invalid_client"
+    remedy = "Check client_id and client_secret; a rotated secret works for 24 hours more."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": BASIC_CHALLENGE})
+
+
+class UnsupportedGrantType(OAuthError):
+    """The only grant type here is client_credentials."""
+
+    code = "unsupported_grant_type"
+    remedy = "Send grant_type=client_credentials."
+
+
+class InvalidScope(OAuthError):
+    """The client may not have one of these scopes."""
+
+    code = "invalid_scope"
+    remedy = "Ask for scopes that the client has, or leave `scope` out to get all of them."
+
+
+class TokenForm(BaseModel):
+    """A token request. The credentials may come as HTTP Basic instead."""
+
+    grant_type: Literal["client_credentials"]
+    client_id: str = ""
+    client_secret: str = ""
+    scope: Annotated[str, Field(description="Space-separated; all of the client's without it")] = ""
+
+
+class ClientToken(AnswerModel):
+    """An access token for an API client (RFC 6749, section 5.1)."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: Annotated[int, Field(description="Seconds until the token expires")]
+    scope: str
+
+
+@routes.post(
+    "/oauth/token",
+    public=True,
+    form=TokenForm,
+    answers={200: ClientToken},
+    errors=(InvalidRequest, InvalidClient, UnsupportedGrantType, InvalidScope, CardNumberRejected),
+)
+def token(call: Call) -> Reply:  # noqa: ARG001
+    """Get an access token with a client's id and secret."""
+    form = _form()
+    grant_type = form.get("grant_type")
+    if grant_type is None:
+        raise InvalidRequest("grant_type is missing.")
+    if grant_type != GRANT_TYPE:
+        raise UnsupportedGrantType
+    client_id, client_secret = _credentials(form)
+    with db.autocommit() as connection:
+        client = accounts.authenticate_client(connection, client_id, client_secret)
+    if client is None:
+        raise InvalidClient
+    granted = _granted(client, form.get("scope", ""))
+    answer: dict[str, Any] = {
+        "access_token": tokens.issue(client, granted),
+        "token_type": tokens.TOKEN_TYPE,
+        "expires_in": settings().access_token_seconds,
+        "scope": " ".join(granted),
+    }
+    return Reply(answer, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
+
+
+def _form() -> dict[str, str]:
+    try:
+        parameters = guarded_parameters(form_parameters())
+    except CardNumberRejected:
+        raise
+    except (ValidationFailed, UnicodeDecodeError):
+        raise InvalidRequest("A parameter is given twice or is not text, or there are too many.") from None
+    return {name: value for name, value in parameters.items() if value}  # section 3.2: an empty one counts as absent
+
+
+def _credentials(form: dict[str, str]) -> tuple[str, str]:
+    header = request.headers.get("Authorization")
+    if header is None:
+        if "client_id" not in form or "client_secret" not in form:
+            raise InvalidClient("Send client_id and client_secret, in the form or as HTTP Basic.")
+        return form["client_id"], form["client_secret"]
+    if "client_secret" in form:
+        raise InvalidRequest("Send the client's credentials in one way only.")
+    client_id, client_secret = _basic(header)
+    if form.get("client_id", client_id) != client_id:
+        raise InvalidRequest("The client_id of the form is not the one of the Authorization header.")
+    return client_id, client_secret
+
+
+def _basic(header: str) -> tuple[str, str]:
+    if len(header) > tokens.AUTHORIZATION_MAX_LENGTH:
+        raise InvalidClient("The Authorization header is too long.")
+    scheme, _, encoded = header.partition(" ")
+    try:
+        decoded = base64.b64decode(encoded.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidClient("The Authorization header is not valid HTTP Basic.") from None
+    client_id, separator, client_secret = decoded.partition(":")
+    client_id, client_secret = (
+        unquote_plus(client_id),
+        unquote_plus(client_secret),
+    )  # section 2.3.1: both are form-encoded
+    if scheme.lower() != "basic" or not separator or "\x00" in client_id:
+        raise InvalidClient("The Authorization header is not valid HTTP Basic.")
+    return client_id, client_secret
+
+
+def _granted(client: Identity, asked: str) -> tuple[str, ...]:
+    wanted = set(asked.split())
+    if not wanted <= set(client.scopes):
+        raise InvalidScope
+    return tuple(scope for scope in client.scopes if scope in wanted) if wanted else client.scopes

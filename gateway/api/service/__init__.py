@@ -1,0 +1,1 @@
+"""Health, metrics, and the page that shows the API's documentation."""

@@ -1,0 +1,96 @@
+"""The API's own description: /openapi.json, and /docs, which renders it with assets served from here."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from flask import current_app
+
+from gateway.api.http.routes import Call, Reply, Routes
+from gateway.api.openapi.document import document
+
+ASSETS = files("flask_swagger_ui") / "dist"
+ASSET_CACHE_SECONDS = 3600
+SCRIPT = "text/javascript; charset=utf-8"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""Scripts from here only. Swagger UI sets inline styles, so these are allowed."""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>Payment gateway API</title>
+  <link rel="stylesheet" href="/docs/swagger-ui.css">
+  <link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
+</head>
+<body>
+  <div id="swagger-ui"></div>
+  <script src="/docs/swagger-ui-bundle.js"></script>
+  <script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+START = """SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  persistAuthorization: true,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+
+routes = Routes("Service")
+
+
+@routes.get("/openapi.json", public=True, answers={200: None})
+def openapi(call: Call) -> Reply:  # noqa: ARG001
+    """This API as an OpenAPI 3.1 document."""
+    extensions: dict[str, Any] = current_app.extensions
+    if "openapi" not in extensions:
+        extensions["openapi"] = json.dumps(document(extensions["endpoints"])).encode()
+    return Reply(extensions["openapi"])
+
+
+@routes.get("/docs", public=True, answers={200: None}, media_type="text/html; charset=utf-8")
+def docs(call: Call) -> Reply:  # noqa: ARG001
+    """A page that renders /openapi.json."""
+    return Reply(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+@cache
+def _content(name: str) -> bytes:
+    """Return an asset, cached so that concurrent requests share one copy in memory."""
+    return (ASSETS / name).read_bytes()
+
+
+def _asset(name: str) -> Reply:
+    return Reply(_content(name), headers={"Cache-Control": f"public, max-age={ASSET_CACHE_SECONDS}"})
+
+
+@routes.get("/docs/swagger-ui.css", public=True, answers={200: None}, media_type="text/css", documented=False)
+def docs_style(call: Call) -> Reply:  # noqa: ARG001
+    """Swagger UI's style sheet."""
+    return _asset("swagger-ui.css")
+
+
+@routes.get("/docs/swagger-ui-bundle.js", public=True, answers={200: None}, media_type=SCRIPT, documented=False)
+def docs_script(call: Call) -> Reply:  # noqa: ARG001
+    """Swagger UI itself."""
+    return _asset("swagger-ui-bundle.js")
+
+
+@routes.get("/docs/favicon-32x32.png", public=True, answers={200: None}, media_type="image/png", documented=False)
+def docs_icon(call: Call) -> Reply:  # noqa: ARG001
+    """Swagger UI's icon."""
+    return _asset("favicon-32x32.png")
+
+
+@routes.get("/docs/start.js", public=True, answers={200: None}, media_type=SCRIPT, documented=False)
+def docs_start(call: Call) -> Reply:  # noqa: ARG001
+    """Starts Swagger UI; a file of its own because the page allows no inline scripts."""
+    return Reply(START)

@@ -1,1 +1,0 @@
-"""The operators' and merchants' web pages, and the pages that help in development."""

@@ -1,0 +1,1 @@
+"""What must always be true of the database, and the check of it."""

@@ -1,0 +1,280 @@
+"""The invariants as data: each is one SQL statement that returns the rows which break it, as `subject` and `detail`.
+
+A statement sees one state of the database, and `gateway.domain.invariants.checks` shows all of them the same one. Each runs
+in two scopes with the same text: over everything, or over what can have changed since the last check. The second is
+a matter of the parameters `:since` (a time), `:from_id` (the smallest UUIDv7 of that time) and `:known` (what was
+found before), and of the indexes that they meet:
+
+- unfinished and dead-lettered transactions and open dead letters are read all of them, whatever the scope: each has
+  an index of its own that holds nothing else;
+- other transactions when `updated_at` is in the scope (BRIN): accepted, routed, settled, failed or refunded since;
+- settlements and ledger entries when the settlement's id is (UUIDv7, so the primary key is in the order of time);
+- idempotency records when `created_at` is (BRIN).
+
+So the recent scope does not see what was changed around the gateway's rules: a row of a settlement made earlier, a
+transaction moved without `updated_at`, an entry added to an old source, a row deleted. The full scope does.
+"""
+
+# ruff: noqa: S608  # every part of every statement is a constant of this module
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.states import SETTLED, UNFINISHED
+
+Metric = Literal["payments_unaccounted", "ledger_imbalance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Something that is true of the database at any moment. `sql` returns what breaks it: `subject`, `detail`.
+
+    A `patient` one may be broken for a moment after an outage, until the sweep has run; see `invariants.record`.
+    """
+
+    name: str
+    description: str
+    metric: Metric | None
+    sql: str
+    remedy: str
+    patient: bool = False
+
+
+def _listed(statuses: frozenset[str]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+KNOWN = "CAST(:known AS uuid[])"
+_SETTLED = f"t.status IN ({_listed(SETTLED)})"
+_UNFINISHED = f"t.status IN ({_listed(UNFINISHED)})"
+TRANSACTIONS_IN_SCOPE = f"(t.updated_at >= :since OR t.id = ANY({KNOWN}))"
+_SETTLEMENTS = f"(s.id >= :from_id OR s.id = ANY({KNOWN}))"
+_ENTRIES = f"(e.source_id >= :from_id OR e.source_id = ANY({KNOWN}))"
+_BALANCE = "sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END)"
+_IS = "'the transaction is ' || t.status"
+
+# The rule of the sweep (gateway.domain.payments.requeueing), with the time that the sweep itself may take. Those with an open dead
+# letter are in a place, though in the wrong one: `open_dead_letters_are_of_dead_lettered` counts them.
+_UNSCHEDULED = f"""
+    SELECT t.id::text AS subject, {_IS} || ', untouched since ' || greatest(t.updated_at, t.rescued_at) AS detail
+    FROM transactions t
+    WHERE {_UNFINISHED}
+      AND greatest(t.updated_at, t.rescued_at) <= now() - make_interval(secs => :horizon_seconds)
+      AND NOT EXISTS (
+          SELECT FROM attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
+      AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = t.id)
+      AND NOT EXISTS (
+          SELECT FROM dead_letters d WHERE d.transaction_id = t.id AND d.refund_id IS NULL AND d.status = 'open')
+"""
+
+_WITHOUT_LETTER = """
+    SELECT t.id::text AS subject, 'dead_lettered, with ' || count(d.id) || ' open dead letters' AS detail
+    FROM transactions t
+    LEFT JOIN dead_letters d ON d.transaction_id = t.id AND d.refund_id IS NULL AND d.status = 'open'
+    WHERE t.status = 'dead_lettered' GROUP BY t.id HAVING count(d.id) <> 1
+"""
+
+_MISPLACED_LETTER = f"""
+    SELECT t.id::text AS subject, {_IS} || ', yet dead letter ' || min(d.id::text) || ' is open' AS detail
+    FROM dead_letters d JOIN transactions t ON t.id = d.transaction_id
+    WHERE d.status = 'open' AND d.refund_id IS NULL AND t.status <> 'dead_lettered'
+    GROUP BY t.id
+"""
+
+# Known ones are found by their primary key, which has no transaction in it: hence the two parts.
+_NAMELESS_RECORD = """
+    WITH records AS (
+        SELECT merchant_id, key, transaction_id FROM idempotency_records WHERE created_at >= :since
+        UNION
+        SELECT r.merchant_id, r.key, r.transaction_id FROM unnest(CAST(:known_keys AS text[])) AS k (name)
+        JOIN idempotency_records r ON r.merchant_id = left(k.name, 36)::uuid AND r.key = substr(k.name, 38)
+    )
+    SELECT r.merchant_id || '/' || r.key AS subject, 'there is no transaction ' || r.transaction_id AS detail
+    FROM records r LEFT JOIN transactions t ON t.id = r.transaction_id
+    WHERE r.transaction_id IS NOT NULL AND t.id IS NULL
+"""
+
+_UNBALANCED_CURRENCY = f"""
+    SELECT e.currency AS subject, 'debits less credits: ' || {_BALANCE} AS detail
+    FROM ledger_entries e WHERE {_ENTRIES} GROUP BY e.currency HAVING {_BALANCE} <> 0
+"""
+
+_UNBALANCED_SOURCE = f"""
+    SELECT e.source_id::text AS subject, 'debits less credits in ' || e.currency || ': ' || {_BALANCE} AS detail
+    FROM ledger_entries e WHERE {_ENTRIES} GROUP BY e.source_id, e.currency HAVING {_BALANCE} <> 0
+"""
+
+# Which entries a settlement has, as bits: 1 the clearing, 2 the merchant's part, 4 the fee, 8 one that is not its own.
+_WITHOUT_ENTRIES = f"""
+    SELECT s.id::text AS subject, 'amount ' || s.amount || ', fee ' || s.fee || ', net ' || s.net || ' ' || s.currency
+           || ', with ' || count(e.id) || ' entries' AS detail
+    FROM settlements s LEFT JOIN ledger_entries e ON e.source_id = s.id
+    WHERE {_SETTLEMENTS}
+    GROUP BY s.id
+    HAVING count(e.id) <> 1 + (s.net > 0)::int + (s.fee > 0)::int
+        OR bit_or(CASE
+            WHEN (e.currency, e.transaction_id, e.merchant_id) <> (s.currency, s.transaction_id, s.merchant_id) THEN 8
+            WHEN (e.account, e.direction, e.amount) = ('provider_clearing', 'debit', s.amount) THEN 1
+            WHEN (e.account, e.direction, e.amount) = ('merchant_payable', 'credit', s.net) THEN 2
+            WHEN (e.account, e.direction, e.amount) = ('fees', 'credit', s.fee) THEN 4
+            ELSE 8
+           END) <> 1 + 2 * (s.net > 0)::int + 4 * (s.fee > 0)::int
+"""
+
+_WITHOUT_SETTLEMENT = f"""
+    SELECT t.id::text AS subject, {_IS} || ', with ' || count(s.id) || ' settlements' AS detail
+    FROM transactions t LEFT JOIN settlements s ON s.transaction_id = t.id
+    WHERE {_SETTLED} AND {TRANSACTIONS_IN_SCOPE}
+    GROUP BY t.id HAVING count(s.id) <> 1
+"""
+
+_DISAGREEING = f"""
+    SELECT s.id::text AS subject, 'settlement of ' || s.amount || ' ' || s.currency || ' (' || s.provider_reference
+           || '), transaction of ' || t.amount || ' ' || t.currency || ' (' || coalesce(t.provider_reference, '-')
+           || '), fee ' || s.fee || ', net ' || s.net AS detail
+    FROM settlements s JOIN transactions t ON t.id = s.transaction_id
+    WHERE {_SETTLEMENTS} AND {_SETTLED}
+      AND ((s.amount, s.currency, s.merchant_id, s.provider_reference)
+           IS DISTINCT FROM (t.amount, t.currency, t.merchant_id, t.provider_reference)
+           OR s.net + s.fee <> s.amount)
+"""
+
+_MISPLACED_SETTLEMENT = f"""
+    SELECT s.id::text AS subject, coalesce({_IS}, 'there is no transaction ' || s.transaction_id) AS detail
+    FROM settlements s LEFT JOIN transactions t ON t.id = s.transaction_id
+    WHERE {_SETTLEMENTS} AND ({_SETTLED}) IS NOT true
+"""
+
+_MISPLACED_ENTRIES = f"""
+    SELECT DISTINCT e.source_id::text AS subject,
+           coalesce({_IS}, 'there is no transaction ' || e.transaction_id) AS detail
+    FROM ledger_entries e LEFT JOIN transactions t ON t.id = e.transaction_id
+    WHERE {_ENTRIES} AND ({_SETTLED}) IS NOT true
+"""
+
+_UNAPPROVED = f"""
+    SELECT t.id::text AS subject, {_IS} || ', its attempt ' || t.attempts || ' is '
+           || coalesce(a.outcome, CASE WHEN a.number IS NULL THEN 'missing' ELSE 'unfinished' END)
+           || ', its provider reference ' || coalesce(t.provider_reference, 'missing') AS detail
+    FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id AND a.number = t.attempts
+    WHERE {_SETTLED} AND {TRANSACTIONS_IN_SCOPE}
+      AND (a.outcome IS DISTINCT FROM 'approved' OR t.provider_reference IS NULL)
+"""
+
+_CHARGED = f"""
+    SELECT t.id::text AS subject, {_IS} || ', yet attempt ' || min(a.number) || ' was approved' AS detail
+    FROM transactions t JOIN attempts a ON a.transaction_id = t.id AND a.outcome = 'approved'
+    WHERE t.status IN ('failed', 'canceled') AND {TRANSACTIONS_IN_SCOPE}
+    GROUP BY t.id
+"""
+
+# Giving up cuts the limit to the attempts so far, which an attempt that is claimed at that moment exceeds by one.
+_TOO_MANY_ATTEMPTS = f"""
+    SELECT t.id::text AS subject, greatest(t.attempts, max(a.number)) || ' attempts of ' || t.attempt_limit AS detail
+    FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id
+    WHERE {TRANSACTIONS_IN_SCOPE}
+      AND greatest(t.attempts, a.number) > t.attempt_limit + (t.last_error IS NOT NULL)::int
+    GROUP BY t.id
+"""
+
+PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
+    Invariant(
+        "unfinished_are_scheduled",
+        "An unfinished transaction is in the outbox, in a worker's hands, or was touched within the sweep's horizon.",
+        "payments_unaccounted",
+        _UNSCHEDULED,
+        "Check that beat and the operations worker run: each sweep enqueues such transactions again.",
+        patient=True,
+    ),
+    Invariant(
+        "dead_lettered_have_one_open_dead_letter",
+        "A dead-lettered transaction has exactly one open dead letter.",
+        "payments_unaccounted",
+        _WITHOUT_LETTER,
+        "No operator sees these payments. Look at their attempts, then move each back to processing or to failed.",
+    ),
+    Invariant(
+        "open_dead_letters_are_of_dead_lettered",
+        "An open dead letter that names a transaction names a dead-lettered one, if it exists.",
+        "payments_unaccounted",
+        _MISPLACED_LETTER,
+        "flask dead-letters list, then discard the dead letters of transactions that have an outcome.",
+    ),
+    Invariant(
+        "idempotency_records_name_transactions",
+        "The transaction that an idempotency record names exists: the merchant was told that it was accepted.",
+        "payments_unaccounted",
+        _NAMELESS_RECORD,
+        "Accepted payments are gone. Compare with a backup; their first answers are in idempotency_records.body.",
+    ),
+    Invariant(
+        "ledger_balances_by_currency",
+        "In each currency, debits equal credits.",
+        "ledger_imbalance",
+        _UNBALANCED_CURRENCY,
+        "See ledger_balances_by_source for the postings that are out of balance.",
+    ),
+    Invariant(
+        "ledger_balances_by_source",
+        "Of each source and currency, debits equal credits.",
+        "ledger_imbalance",
+        _UNBALANCED_SOURCE,
+        "Compare the entries with this source_id with its settlement, and correct them with a new posting.",
+    ),
+    Invariant(
+        "settlements_have_their_entries",
+        "A settlement has posted its amount to provider_clearing, its net and its fee to the merchant and to fees.",
+        "ledger_imbalance",
+        _WITHOUT_ENTRIES,
+        "Compare ledger_entries with this source_id with the settlement, and correct them with a new posting.",
+    ),
+    Invariant(
+        "settled_have_one_settlement",
+        "A completed or refunded transaction has exactly one settlement.",
+        "ledger_imbalance",
+        _WITHOUT_SETTLEMENT,
+        "Ask the provider what it charged for these transactions; pay nothing out for them until then.",
+    ),
+    Invariant(
+        "settlements_agree_with_their_transactions",
+        "A settlement has its transaction's amount, currency, merchant and reference, and net and fee add up.",
+        "ledger_imbalance",
+        _DISAGREEING,
+        "Ask the provider what it charged; pay nothing out for these settlements until then.",
+    ),
+    Invariant(
+        "settlements_are_of_settled",
+        "A settlement's transaction is completed or refunded: failed and canceled ones have none.",
+        "ledger_imbalance",
+        _MISPLACED_SETTLEMENT,
+        "Ask the provider whether it charged; pay nothing out for these settlements until then.",
+    ),
+    Invariant(
+        "entries_are_of_settled",
+        "A ledger entry's transaction is completed or refunded: failed and canceled ones have none.",
+        "ledger_imbalance",
+        _MISPLACED_ENTRIES,
+        "Ask the provider whether it charged, then correct the entries with this source_id with a new posting.",
+    ),
+    Invariant(
+        "settled_have_an_approved_attempt",
+        "A completed or refunded transaction has a provider reference, and its last counted attempt was approved.",
+        "ledger_imbalance",
+        _UNAPPROVED,
+        "Ask the provider whether it charged these transactions.",
+    ),
+    Invariant(
+        "failed_were_not_charged",
+        "No attempt at a failed or canceled transaction was approved.",
+        "ledger_imbalance",
+        _CHARGED,
+        "The customer was charged for a payment that the merchant sees as failed: refund it at the provider.",
+    ),
+    Invariant(
+        "attempts_stay_within_their_limit",
+        "A transaction has no more attempts than its limit allows.",
+        None,
+        _TOO_MANY_ATTEMPTS,
+        "More charges were tried than allowed: ask the provider whether it charged once.",
+    ),
+)

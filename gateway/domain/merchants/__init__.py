@@ -1,0 +1,1 @@
+"""Merchants, their users and API clients, and the limits of their requests."""

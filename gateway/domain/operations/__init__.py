@@ -1,0 +1,1 @@
+"""The backlog, the state of the queues, and the retention of old rows."""

@@ -1,0 +1,51 @@
+"""Purging what is kept no longer: idempotency records, expired revocations, old alerts, old webhook deliveries.
+
+Everything else is kept for ever.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, text
+
+from gateway.db import plan_freely
+from gateway.ids import smallest_id, utc_now
+
+IDEMPOTENCY_DAYS = 30
+ALERT_DAYS = 90
+DELIVERY_DAYS = 90
+
+_STATEMENTS = tuple(
+    text(statement)
+    for statement in (
+        """DELETE FROM idempotency_records WHERE (merchant_id, key) IN (
+            SELECT r.merchant_id, r.key FROM idempotency_records r
+            WHERE r.created_at < now() - make_interval(days => :idempotency_days)
+              AND NOT EXISTS (SELECT FROM transactions t WHERE t.id = r.transaction_id
+                              AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refunding > 0))
+            LIMIT :limit)""",
+        """DELETE FROM revoked_tokens WHERE jti IN (
+            SELECT jti FROM revoked_tokens WHERE expires_at < now() LIMIT :limit)""",
+        """DELETE FROM alerts WHERE id IN (
+            SELECT id FROM alerts WHERE created_at < now() - make_interval(days => :alert_days) AND status <> 'pending'
+            LIMIT :limit)""",
+        """DELETE FROM webhook_deliveries WHERE id IN (
+            SELECT id FROM webhook_deliveries WHERE id < :first_delivery AND status <> 'pending'
+            ORDER BY id LIMIT :limit)""",
+    )
+)
+
+
+def purge(connection: Connection, limit: int) -> int:
+    """Delete at most `limit` rows of each kind; the number of rows deleted.
+
+    An idempotency record outlives its 30 days while its transaction, or a refund of it, waits for its final status
+    (api.md, Idempotency). A delivery's age is that of its id, so that no further index is needed.
+    """
+    values = {
+        "limit": limit,
+        "idempotency_days": IDEMPOTENCY_DAYS,
+        "alert_days": ALERT_DAYS,
+        "first_delivery": smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS)),
+    }
+    plan_freely(connection)
+    return sum(connection.execute(statement, values).rowcount for statement in _STATEMENTS)

@@ -1,0 +1,1 @@
+"""Transactions, charges, settlements, refunds and balances."""

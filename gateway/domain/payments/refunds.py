@@ -1,0 +1,83 @@
+"""Asking for refunds and reading them back.
+
+A refund reserves its amount in its transaction from the start, so that any number of them at once never exceeds what
+was paid. The reservation ends with the refund: see `gateway.domain.payments.refunding`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from gateway.domain.payments.refund_queries import of_row
+from gateway.domain.payments.transactions import ATTEMPT_LIMIT
+from gateway.domain.shared.outbox import Topic
+from gateway.errors import AmountExceedsRefundable, FieldError, InvalidState, NotFound
+from gateway.ids import new_id
+from gateway.states import SETTLED
+
+
+@dataclass(frozen=True, slots=True)
+class NewRefund:
+    """What a merchant asks for, validated; `amount` in minor units, None for all that is left."""
+
+    amount: int | None = None
+    reason: str | None = None
+
+
+# One statement decides and does it. `paid` waits for whoever has the transaction in hand, sees what it left, and keeps
+# others off. The UPDATE reads `paid`, since its own scan and the CHECKs begin at the row as it was before the wait.
+_CREATE = text(f"""
+    WITH paid AS MATERIALIZED (
+        SELECT id, status, amount_refunding, amount - amount_refunded - amount_refunding AS refundable
+        FROM transactions WHERE id = :transaction_id AND merchant_id = :merchant_id FOR UPDATE
+    ), reserved AS (
+        UPDATE transactions t
+        SET amount_refunding = p.amount_refunding + coalesce(:amount, p.refundable), updated_at = now()
+        FROM paid p
+        WHERE t.id = p.id AND p.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
+          AND coalesce(:amount, p.refundable) BETWEEN 1 AND p.refundable
+        RETURNING t.id, t.merchant_id, coalesce(:amount, p.refundable) AS amount, t.currency, t.provider
+    ), made AS (
+        INSERT INTO refunds (id, transaction_id, merchant_id, amount, currency, reason, provider, attempt_limit,
+                             request_id, created_at, updated_at)
+        SELECT :id, id, merchant_id, amount, currency, :reason, provider, :attempt_limit, :request_id, now(), now()
+        FROM reserved RETURNING *
+    ), enqueued AS (
+        INSERT INTO outbox (topic, subject_id, merchant_id)
+        SELECT '{Topic.REFUND_REQUESTED}', id, merchant_id FROM made
+    )
+    SELECT p.status AS paid_status, p.refundable, m.* FROM paid p LEFT JOIN made m ON true
+""")  # noqa: S608  # the parts are constants
+
+
+def create(
+    connection: Connection, merchant_id: UUID, transaction_id: UUID, new: NewRefund, request_id: str
+) -> dict[str, Any]:
+    """Reserve the amount, store the refund with its outbox row, and return it as api.md shows it.
+
+    Raises:
+        NotFound: this merchant has no such transaction.
+        InvalidState: it is not settled, so there is nothing to give back.
+        AmountExceedsRefundable: more than is left, or nothing is.
+    """
+    values = {
+        "id": new_id(),
+        "transaction_id": transaction_id,
+        "merchant_id": merchant_id,
+        "amount": new.amount,
+        "reason": new.reason,
+        "attempt_limit": ATTEMPT_LIMIT,
+        "request_id": request_id,
+    }
+    row = connection.execute(_CREATE, values).one_or_none()
+    if row is None:
+        raise NotFound
+    if row.id is not None:
+        return of_row(row)
+    if row.paid_status not in SETTLED:
+        raise InvalidState(f"This transaction is {row.paid_status}; only a completed one can be refunded.")
+    detail = f"{row.refundable} of this transaction is left to be refunded."
+    error = FieldError(pointer="/amount", code=AmountExceedsRefundable.code, detail=detail)
+    raise AmountExceedsRefundable(detail, errors=[error])

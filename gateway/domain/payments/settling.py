@@ -1,0 +1,132 @@
+"""Settling: claiming attempts at charging, and recording what came of them (see `gateway.domain.payments.attempts`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from gateway.db import rows
+from gateway.domain.payments import attempts
+from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
+from gateway.domain.shared.event_recording import TELLING
+from gateway.ids import new_id
+from gateway.money import fee_of
+from gateway.outcomes import Charge, Outcome
+from gateway.states import TransactionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeClaim(Claim[Charge]):
+    """The right to charge one transaction once."""
+
+    fee_basis_points: int
+
+
+_CLAIM = attempts.claim_statements(
+    source="transactions s JOIN merchants m ON m.id = s.merchant_id",
+    columns="s.amount, s.currency, s.payment_method, m.fee_basis_points",
+    subjects="transactions",
+    attempts="attempts",
+    key="transaction_id",
+    open_status=TransactionStatus.PROCESSING,
+)
+
+
+def claim(
+    connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, room: Room | None = None
+) -> Claimed[ChargeClaim]:
+    """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason."""
+    return attempts.claim(
+        connection,
+        _CLAIM,
+        ids,
+        task_id=task_id,
+        lease_seconds=lease_seconds,
+        room=room,
+        open_status=TransactionStatus.PROCESSING,
+        of_row=_claim_of,
+    )
+
+
+def _claim_of(row: Any, in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a callback
+    charge = Charge(row.id, row.amount, row.currency, row.payment_method, row.number + 1)
+    last = charge.attempt >= row.attempt_limit
+    return ChargeClaim(charge, row.merchant_id, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
+
+
+_RESULTS = attempts.results_cte(
+    attempts="attempts",
+    key="transaction_id",
+    open_status=TransactionStatus.PROCESSING,
+    fee="bigint",
+    settlement_id="uuid",
+)
+_RECORD = text(f"""
+    WITH {_RESULTS}, moved AS (
+        UPDATE transactions t
+        SET status = CASE r.outcome
+                WHEN 'approved' THEN 'completed' WHEN 'declined' THEN 'failed' ELSE 'processing' END,
+            attempts = r.number,
+            updated_at = now(),
+            provider_reference = r.provider_reference,
+            completed_at = CASE WHEN r.outcome = 'approved' THEN now() END,
+            {DECLINED_COLUMNS}
+        FROM result r WHERE t.id = r.id AND t.status = r.open_status
+        RETURNING t.id, t.merchant_id, t.amount, t.currency, t.provider, t.status, t.attempts, t.created_at,
+                  r.provider_reference, r.fee, r.settlement_id
+    ), settled AS (
+        INSERT INTO settlements (id, transaction_id, merchant_id, amount, fee, net, currency, status, provider,
+                                 provider_reference, attempts, settled_at)
+        SELECT settlement_id, id, merchant_id, amount, fee, amount - fee, currency, 'settled', provider,
+               provider_reference, attempts, now()
+        FROM moved WHERE status = 'completed'
+    ), posted AS (
+        INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,
+                                    posted_at)
+        SELECT m.settlement_id, m.id, m.merchant_id, e.account, e.direction, e.amount, m.currency, now()
+        FROM moved m CROSS JOIN LATERAL (VALUES
+            ('provider_clearing', 'debit', m.amount),
+            ('merchant_payable', 'credit', m.amount - m.fee),
+            ('fees', 'credit', m.fee)
+        ) AS e (account, direction, amount)
+        WHERE m.status = 'completed' AND e.amount > 0
+    ), balanced AS (
+        INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
+        SELECT merchant_id, currency, sum(amount), 0, sum(fee) FROM moved WHERE status = 'completed'
+        GROUP BY merchant_id, currency
+    ), happened AS (
+        SELECT m.merchant_id, e.type, e.object_id, m.id AS transaction_id, e.state
+        FROM moved m CROSS JOIN LATERAL (VALUES
+            ('completed', 'transaction.completed', m.id, jsonb_build_object('status', m.status, 'amount_refunded', 0)),
+            ('completed', 'settlement.completed', m.settlement_id, NULL),
+            ('failed', 'transaction.failed', m.id, NULL)
+        ) AS e (status, type, object_id, state)
+        WHERE e.status = m.status
+    ), {TELLING}
+    SELECT id, status, created_at, now() AS recorded_at FROM moved
+""")  # noqa: S608  # a constant
+
+
+def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome]]) -> list[Recorded]:
+    """Write what each claimed attempt came to: its row, the status, the settlement, the ledger entries.
+
+    Only a transaction that is still `processing` moves; one that another worker finished first keeps its state
+    and is left out of the answer.
+    """
+    values = attempts.results(outcomes) | {
+        "fee": [fee_of(claim.instruction.amount, claim.fee_basis_points) for claim, _ in outcomes],
+        "settlement_id": [new_id() for _ in outcomes],
+    }
+    return [Recorded(*row) for row in rows(connection, _RECORD, values)]
+
+
+_GIVE_UP = attempts.give_up_statement(
+    subjects="transactions", attempts="attempts", key="transaction_id", unfinished="'pending', 'processing'"
+)
+
+
+def give_up(connection: Connection, ids: Sequence[UUID], error: str) -> None:
+    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
+    connection.execute(_GIVE_UP, {"ids": list(ids), "error": error})

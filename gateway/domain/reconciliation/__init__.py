@@ -1,0 +1,1 @@
+"""Reconciliation of transactions with settlements, ledger and provider statements."""

@@ -1,0 +1,1 @@
+"""What several subjects use: outbox, events, alerts, audit log, lists, idempotency."""

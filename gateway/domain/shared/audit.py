@@ -1,0 +1,70 @@
+"""The audit log: who did what to which object, written in the commit of the deed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from operator import eq, ge, lt
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, insert
+
+from gateway.domain.shared.listing import Listed, conditions, created_within, search
+from gateway.ids import new_id, rfc3339
+from gateway.models.operations import AuditEntry
+
+_E = AuditEntry
+
+
+def record(
+    connection: Connection, *, actor: str, action: str, subject: str, detail: dict[str, Any] | None = None
+) -> None:
+    """Note that `actor` did `action` (such as `dead_letter.replayed`) to the object with the id `subject`."""
+    record_all(connection, actor=actor, action=action, details={subject: detail or {}})
+
+
+def record_all(connection: Connection, *, actor: str, action: str, details: Mapping[str, dict[str, Any]]) -> None:
+    """Note that `actor` did `action` to several objects, whose ids lead to the details."""
+    entries = [
+        {"id": new_id(), "actor": actor, "action": action, "subject": subject, "detail": detail}
+        for subject, detail in details.items()
+    ]
+    if entries:
+        connection.execute(insert(AuditEntry), entries)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries to list; None does not filter. Times are inclusive from, exclusive to."""
+
+    actor: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+def list_newest(connection: Connection, wanted: AuditFilter, before: UUID | None, limit: int) -> Listed:
+    """At most `limit` entries older than `before`, newest first."""
+    within = conditions((_E.subject, eq, wanted.subject), (_E.id, lt, before))
+    within += created_within(_E.id, wanted.created_from, wanted.created_to)
+    rest = conditions(
+        (_E.actor, eq, wanted.actor),
+        (_E.action, eq, wanted.action),
+        (_E.created_at, ge, wanted.created_from),
+        (_E.created_at, lt, wanted.created_to),
+    )
+    columns = (_E.id, _E.actor, _E.action, _E.subject, _E.detail, _E.created_at)
+    return search(connection, columns=columns, id=_E.id, represent=_represent, within=within, wanted=rest, limit=limit)
+
+
+def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "object": "audit_entry",
+        "actor": row.actor,
+        "action": row.action,
+        "subject": row.subject,
+        "detail": row.detail,
+        "created_at": rfc3339(row.created_at),
+    }

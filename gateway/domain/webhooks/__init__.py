@@ -1,0 +1,1 @@
+"""Merchants' webhook endpoints, the events that they read, and the deliveries."""

@@ -1,0 +1,199 @@
+"""Deliveries of events to endpoints: when each is due, who has it in hand, and what came of it.
+
+`next_attempt_at` is the schedule and the lease in one: claiming a delivery moves it into the future, so that the
+delivery of a process that died becomes due again by itself.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from gateway.domain.shared.outbox import Topic
+from gateway.domain.webhooks import endpoints as webhook_endpoints
+from gateway.domain.webhooks import event_queries
+from gateway.domain.webhooks.event_queries import StoredEvent
+from gateway.models.webhooks import LEASE_SECONDS
+from gateway.states import DeliveryStatus
+
+DELAYS_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Between the first attempt, which is made at once, and the second; and so on. After the last one, no more."""
+JITTER = 0.2
+"""A delay is longer by up to this part of it, at random."""
+GONE = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to send one event to one endpoint once, until the lease ends. `attempt` counts from 1."""
+
+    id: UUID
+    endpoint_id: UUID
+    attempt: int
+    lease: datetime
+    url: str
+    secrets: tuple[bytes, ...]
+    """As they are stored; the first one is the newest."""
+    event_id: UUID
+    body: bytes
+    failing: bool
+    """Whether what was sent to the endpoint last has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one attempt came to: the receiver's HTTP status, or why there is none."""
+
+    claim: Claim
+    status: int | None
+    error: str | None
+
+    @property
+    def outcome(self) -> DeliveryStatus:
+        """What becomes of the delivery, unless it became something else meanwhile."""
+        if self.error is None:
+            return DeliveryStatus.SUCCEEDED
+        if self.status == GONE:
+            return DeliveryStatus.CANCELED
+        return DeliveryStatus.PENDING if self.claim.attempt <= len(DELAYS_SECONDS) else DeliveryStatus.EXHAUSTED
+
+    def delay_seconds(self) -> float | None:
+        """Time until the next attempt, if there is one."""
+        if self.outcome is not DeliveryStatus.PENDING:
+            return None
+        return DELAYS_SECONDS[self.claim.attempt - 1] * random.uniform(1, 1 + JITTER)  # noqa: S311  # no cryptography
+
+
+# FOR UPDATE in a subquery of its own for each endpoint: it stops at the limit, and passes over what others hold.
+_CLAIM = text("""
+    WITH wanted AS (
+        SELECT * FROM unnest(CAST(:endpoint_ids AS uuid[]), CAST(:most AS int[]), CAST(:most_failing AS int[]))
+               AS w (endpoint_id, most, most_failing)
+    ), due AS MATERIALIZED (
+        SELECT d.id
+        FROM wanted w
+        JOIN webhook_endpoints p ON p.id = w.endpoint_id AND p.status = 'enabled' AND p.deleted_at IS NULL
+        CROSS JOIN LATERAL (
+            SELECT id FROM webhook_deliveries
+            WHERE endpoint_id = p.id AND status = 'pending' AND next_attempt_at <= now()
+            ORDER BY next_attempt_at
+            LIMIT CASE WHEN p.consecutive_failures > 0 THEN w.most_failing ELSE w.most END
+            FOR UPDATE SKIP LOCKED
+        ) d
+    ), claimed AS (
+        UPDATE webhook_deliveries SET next_attempt_at = now() + make_interval(secs => :lease_seconds)
+        WHERE id = ANY (ARRAY(SELECT id FROM due))
+        RETURNING id, merchant_id, endpoint_id, event_id, attempts, next_attempt_at
+    )
+    SELECT c.id, c.endpoint_id, c.attempts + 1 AS attempt, c.next_attempt_at AS lease, p.url, p.secret,
+           CASE WHEN p.previous_secret_until > now() THEN p.previous_secret END AS previous_secret,
+           p.consecutive_failures > 0 AS failing, e.id AS event_id, e.type, e.object_id, e.state, e.created_at
+    FROM claimed c JOIN webhook_endpoints p ON p.id = c.endpoint_id
+    JOIN events e ON e.merchant_id = c.merchant_id AND e.id = c.event_id
+    ORDER BY c.id
+""")
+
+
+def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[Claim]:
+    """Take due deliveries of each endpoint: at most the first number, or the second one when the endpoint is failing.
+
+    Three statements at most, whatever the number of endpoints and deliveries.
+    """
+    limits = list(wanted.values())
+    values = {
+        "endpoint_ids": list(wanted),
+        "most": [most for most, _ in limits],
+        "most_failing": [most for _, most in limits],
+        "lease_seconds": LEASE_SECONDS,
+    }
+    rows = connection.execute(_CLAIM, values).all()
+    events = {
+        row.event_id: StoredEvent(row.event_id, row.type, row.object_id, row.state, row.created_at) for row in rows
+    }
+    objects = event_queries.objects_of(connection, events.values())
+    bodies = {id: event_queries.body_of(event, objects[id]) for id, event in events.items()}
+    return [
+        Claim(
+            id=row.id,
+            endpoint_id=row.endpoint_id,
+            attempt=row.attempt,
+            lease=row.lease,
+            url=row.url,
+            secrets=(row.secret,) if row.previous_secret is None else (row.secret, row.previous_secret),
+            event_id=row.event_id,
+            body=bodies[row.event_id],
+            failing=row.failing,
+        )
+        for row in rows
+    ]
+
+
+# A success counts even when the lease is over; a failure then belongs to whoever has the delivery now. Endpoints are
+# locked in order, so that two recordings never wait for each other, and only when there is something to note.
+_RECORD = text("""
+    WITH result AS MATERIALIZED (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:endpoint_ids AS uuid[]), CAST(:leases AS timestamptz[]),
+            CAST(:outcomes AS text[]), CAST(:delays AS float8[]), CAST(:statuses AS int[]), CAST(:errors AS text[])
+        ) AS r (id, endpoint_id, lease, outcome, delay, response_status, error)
+    ), recorded AS (
+        UPDATE webhook_deliveries d
+        SET status = r.outcome, attempts = d.attempts + 1, last_attempt_at = now(),
+            response_status = r.response_status, last_error = r.error,
+            next_attempt_at = now() + make_interval(secs => r.delay),
+            finished_at = CASE WHEN r.delay IS NULL THEN now() END
+        FROM result r
+        WHERE d.id = r.id AND d.status = 'pending' AND (r.outcome = 'succeeded' OR d.next_attempt_at = r.lease)
+        RETURNING d.status
+    ), told AS (
+        SELECT endpoint_id, bool_or(outcome = 'succeeded') AS alive,
+               count(*) FILTER (WHERE outcome <> 'succeeded') AS failed
+        FROM result GROUP BY endpoint_id
+    ), changed AS MATERIALIZED (
+        SELECT p.id, t.alive, t.failed FROM webhook_endpoints p JOIN told t ON t.endpoint_id = p.id
+        WHERE NOT t.alive OR p.consecutive_failures > 0
+        ORDER BY p.id FOR NO KEY UPDATE OF p
+    ), noted AS (
+        UPDATE webhook_endpoints p
+        SET consecutive_failures = CASE WHEN c.alive THEN 0 ELSE p.consecutive_failures + c.failed END
+        FROM changed c WHERE p.id = c.id
+    )
+    SELECT status, count(*) AS number FROM recorded GROUP BY status
+""")
+
+
+def record(connection: Connection, results: Sequence[Result]) -> dict[str, int]:
+    """Write what each attempt came to. How many deliveries got which status, without those that ended otherwise."""
+    values = {
+        "ids": [result.claim.id for result in results],
+        "endpoint_ids": [result.claim.endpoint_id for result in results],
+        "leases": [result.claim.lease for result in results],
+        "outcomes": [result.outcome.value for result in results],
+        "delays": [result.delay_seconds() for result in results],
+        "statuses": [result.status for result in results],
+        "errors": [result.error for result in results],
+    }
+    numbers = {row.status: row.number for row in connection.execute(_RECORD, values)}
+    gone = {result.claim.endpoint_id for result in results if result.outcome is DeliveryStatus.CANCELED}
+    if gone:
+        webhook_endpoints.disable_gone(connection, list(gone))
+    return numbers
+
+
+# One look into the index for each endpoint; what the outbox holds already is on its way.
+_ENQUEUE_DUE = text(f"""
+    INSERT INTO outbox (topic, subject_id, merchant_id)
+    SELECT '{Topic.WEBHOOK_DUE}', p.id, p.merchant_id FROM webhook_endpoints p
+    WHERE p.status = 'enabled' AND p.deleted_at IS NULL AND EXISTS (
+        SELECT FROM webhook_deliveries d
+        WHERE d.endpoint_id = p.id AND d.status = 'pending' AND d.next_attempt_at <= now()
+    ) AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = p.id)
+""")  # noqa: S608  # a constant
+
+
+def enqueue_due(connection: Connection) -> int:
+    """Put endpoints with due deliveries into the outbox: retries, and what a process that died had in hand."""
+    return connection.execute(_ENQUEUE_DUE).rowcount

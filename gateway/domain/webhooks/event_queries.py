@@ -1,0 +1,152 @@
+"""Reading events: for the merchant who asks, and as the bodies of webhooks.
+
+An event stores no copy of its object. What it shows is the object's row of today, with those members that may have
+changed since then as the event kept them, so that it reads the same for ever.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import eq, ge, lt
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Connection, Row, Uuid, any_, literal, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from gateway.domain.payments import refund_queries, settlement_queries, transaction_queries
+from gateway.domain.shared.listing import Listed, conditions, created_within, search
+from gateway.errors import NotFound
+from gateway.ids import rfc3339
+from gateway.models.refunds import Refund
+from gateway.models.settlements import Settlement
+from gateway.models.transactions import Transaction
+from gateway.models.webhooks import Event
+from gateway.states import EventType
+
+BODY_MAX_BYTES = 20_000
+"""A webhook's body is shorter (Standard Webhooks asks for small ones)."""
+OMISSIBLE: tuple[tuple[str, Any], ...] = (("metadata", {}), ("description", None))
+"""Members of an object that its merchant may have made too long, and what is sent in their place."""
+
+_Columns = Sequence[InstrumentedAttribute[Any]]
+_Represent = Callable[[Row[*tuple[Any, ...]]], dict[str, Any]]
+
+_OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {
+    "transaction": (Transaction.id, transaction_queries.COLUMNS, transaction_queries.of_row),
+    "refund": (Refund.id, refund_queries.COLUMNS, refund_queries.of_row),
+    "settlement": (Settlement.id, settlement_queries.COLUMNS, settlement_queries.of_row),
+}
+"""What an event is about, by the first part of its type: how it is found and shown."""
+
+_E = Event
+COLUMNS = (_E.id, _E.type, _E.object_id, _E.state, _E.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of `COLUMNS`."""
+
+    id: UUID
+    type: str
+    object_id: UUID
+    state: dict[str, Any] | None
+    created_at: datetime
+
+
+def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UUID, dict[str, Any]]:
+    """The object of each event by the event's id, as it was when it happened; one statement per kind of object."""
+    by_kind: dict[str, list[StoredEvent]] = {}
+    for event in events:
+        by_kind.setdefault(event.type.partition(".")[0], []).append(event)
+    shown: dict[UUID, dict[str, Any]] = {}
+    for kind, same in by_kind.items():
+        id, columns, represent = _OBJECTS[kind]
+        wanted = literal(list({event.object_id for event in same}), ARRAY(Uuid))
+        rows = {row.id: row for row in connection.execute(select(*columns).where(id == any_(wanted)))}
+        shown |= {event.id: _as_it_was(event, represent(rows[event.object_id])) for event in same}
+    return shown
+
+
+def _as_it_was(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
+    if "updated_at" in shown:
+        shown["updated_at"] = rfc3339(event.created_at)
+    return shown | (event.state or {})
+
+
+def body_of(event: StoredEvent, shown: dict[str, Any]) -> bytes:
+    """The body of the event's webhook: the same bytes with every attempt."""
+    body: dict[str, Any] = {"type": event.type, "timestamp": rfc3339(event.created_at), "data": shown}
+    written = _written(body)
+    for name, substitute in OMISSIBLE:
+        if len(written) < BODY_MAX_BYTES:
+            break
+        if shown.get(name):
+            body["data"] = body["data"] | {name: substitute}
+            body["omitted"] = [*body.get("omitted", []), name]
+            written = _written(body)
+    return written
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _represent(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": str(event.id),
+        "object": "event",
+        "type": event.type,
+        "created_at": rfc3339(event.created_at),
+        "data": shown,
+    }
+
+
+def find(connection: Connection, merchant_id: UUID, event_id: UUID) -> dict[str, Any]:
+    """One event of this merchant, with its object.
+
+    Raises:
+        NotFound: there is none, or it belongs to another merchant.
+    """
+    query = select(*COLUMNS).where(_E.merchant_id == merchant_id, _E.id == event_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFound
+    event = StoredEvent(*row)
+    return _represent(event, objects_of(connection, [event])[event.id])
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events to list; None does not filter. Times are inclusive from, exclusive to."""
+
+    type: EventType | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+def list_newest(
+    connection: Connection, merchant_id: UUID, wanted: EventFilter, before: UUID | None, limit: int
+) -> Listed:
+    """At most `limit` events of this merchant that are older than `before`, newest first."""
+    listed = search(
+        connection,
+        columns=COLUMNS,
+        id=_E.id,
+        represent=lambda row: {name: row._mapping[name] for name in StoredEvent.__slots__},
+        within=[
+            _E.merchant_id == merchant_id,
+            *conditions((_E.id, lt, before)),
+            *created_within(_E.id, wanted.created_from, wanted.created_to),
+        ],
+        wanted=conditions(
+            (_E.type, eq, wanted.type),
+            (_E.created_at, ge, wanted.created_from),
+            (_E.created_at, lt, wanted.created_to),
+        ),
+        limit=limit,
+    )
+    events = [StoredEvent(**row) for row in listed]
+    objects = objects_of(connection, events)
+    return Listed([_represent(event, objects[event.id]) for event in events], listed.reached)

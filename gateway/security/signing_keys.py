@@ -1,0 +1,300 @@
+"""The keys of this gateway: RSA keys that sign access tokens, and the HMAC key of the client secrets.
+
+They are files in `KEYS_DIR`, made on first start and shared by all processes (and hosts) of one gateway. Signing keys
+are numbered, `signing-0001.pem` and up. A key's id is its RFC 7638 thumbprint. Losing the HMAC key makes every client
+secret invalid; losing a signing key makes the tokens that it signed invalid.
+
+The rule of rotation: a key is published and verifies as soon as its file is there; it signs once the file is
+`OVERLAP_SECONDS` old, when everybody has it; it is retired, and verifies no more, once a higher key has signed for
+longer than any token lives (`RETIRED_AFTER_SECONDS`). Of several keys that may sign the highest does; when none may,
+the lowest does. So all processes agree by looking at the files, and deleting a file withdraws its key in a second.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from loguru import logger
+
+from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError, settings
+from gateway.security.key_files import locked, publish
+
+RSA_BITS = 2048
+RSA_EXPONENT = 65537
+HMAC_KEY_BYTES = 32
+RELOAD_SECONDS = 1.0
+"""A key file that was added or removed is noticed after this time, without a restart."""
+JWKS_CACHE_SECONDS = 300
+"""How long others may keep the published keys."""
+OVERLAP_SECONDS = 2 * JWKS_CACHE_SECONDS
+"""Age at which a key begins to sign: caches have expired, hosts whose clocks or folders lag a little have it too."""
+CLOCK_TOLERANCE_SECONDS = 60
+"""How far the clocks of hosts may be apart without a token being trusted too long."""
+RETIRED_AFTER_SECONDS = OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS
+"""Age at which a key retires the lower ones: every token that they signed has expired, whatever its lifetime was."""
+REPLACE_TRIES_MAX = 10  # of `replace_all`, when other processes create keys at the same time
+
+_HMAC_FILE = "client-secrets.key"
+_SIGNING_FILE = "signing-{:04}.pem"
+_SIGNING_FILES = "signing-*.pem"
+
+
+class KeyState(StrEnum):
+    """Where a signing key is in its life; all but retired ones are published and verify."""
+
+    NEXT = "next"
+    SIGNING = "signing"
+    VERIFYING = "verifying"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """One RSA key pair; `key_id` goes into the `kid` header of the tokens that it signs. `made_at` is in Unix time."""
+
+    key_id: str
+    private: rsa.RSAPrivateKey = field(compare=False)
+    public: rsa.RSAPublicKey = field(compare=False)
+    path: Path
+    made_at: float
+
+    @classmethod
+    def read(cls, path: Path, made_at: float) -> "SigningKey":
+        """The key in the file at `path`.
+
+        Raises:
+            ConfigError: it is not an RSA key that may sign.
+        """
+        try:
+            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as exc:
+            raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
+        if not isinstance(private, rsa.RSAPrivateKey) or private.key_size < RSA_BITS:
+            raise ConfigError(f"KEYS_DIR: {path} must hold an RSA key of at least {RSA_BITS} bits")
+        public = private.public_key()
+        return cls(_thumbprint(public), private, public, path, made_at)
+
+    def as_jwk(self) -> dict[str, str]:
+        """The public half as a JSON Web Key (RFC 7517)."""
+        return {**_public_members(self.public), "use": "sig", "alg": "RS256", "kid": self.key_id}
+
+
+def states_of(keys: Sequence[SigningKey], now: float) -> list[KeyState]:
+    """The state of each of `keys`, lowest first, at the Unix time `now`: the rule at the top of this module."""
+    ages = [now - key.made_at for key in keys]
+    signing = max((at for at, age in enumerate(ages) if age >= OVERLAP_SECONDS), default=0)
+    retiring = max((at for at, age in enumerate(ages) if age >= RETIRED_AFTER_SECONDS), default=0)
+
+    def state(at: int) -> KeyState:
+        if at < signing:
+            return KeyState.RETIRED if at < retiring else KeyState.VERIFYING
+        return KeyState.SIGNING if at == signing else KeyState.NEXT
+
+    return [state(at) for at in range(len(keys))]
+
+
+class KeyRing:
+    """The signing keys of a folder, read again when its files changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._checked_at = time.monotonic()
+        self._files = _signing_files(folder)
+        self._keys = _read_signing_keys(self._files)
+        self._generation = 0
+
+    def with_states(self) -> list[tuple[SigningKey, KeyState]]:
+        """All keys, lowest first, each with its state now."""
+        self._reload()
+        return list(zip(self._keys, states_of(self._keys, time.time()), strict=True))
+
+    def generation(self) -> int:
+        """Return a number that changes whenever the keys in use change."""
+        self._reload()
+        return self._generation
+
+    def _reload(self) -> None:
+        now = time.monotonic()
+        if now - self._checked_at < RELOAD_SECONDS:
+            return
+        self._checked_at = now
+        try:
+            files = _signing_files(self._folder)
+            if files != self._files:
+                self._keys, self._files = _read_signing_keys(files), files
+                self._generation += 1
+        except (OSError, ConfigError) as exc:
+            logger.error("The signing keys cannot be reloaded; the previous ones stay in use: {}", exc)
+
+    def signing(self) -> SigningKey:
+        """The key that signs."""
+        return next(key for key, state in self.with_states() if state is KeyState.SIGNING)
+
+    def find(self, key_id: str) -> SigningKey | None:
+        """The key with this id, if it is one of ours that verifies."""
+        return next((key for key in self._verifying() if key.key_id == key_id), None)
+
+    def as_jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The public keys that verify, as a JSON Web Key Set (RFC 7517)."""
+        return {"keys": [key.as_jwk() for key in self._verifying()]}
+
+    def _verifying(self) -> list[SigningKey]:
+        return [key for key, state in self.with_states() if state is not KeyState.RETIRED]
+
+    def add_key(self) -> Path | None:
+        """Make the next key; its file, or None when one waits to sign already.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        keys = self.with_states()
+        number = 1 + max(_number_of(key.path) for key, _ in keys)
+        path = self._folder / _SIGNING_FILE.format(number)
+        waits = any(state is KeyState.NEXT for _, state in keys)
+        return path if not waits and publish(path, _new_private_key()) else None
+
+    def remove_retired(self) -> list[Path]:
+        """Delete the files of the keys that verify no more, and name them.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        retired = [key.path for key, state in self.with_states() if state is KeyState.RETIRED]
+        for path in retired:
+            path.unlink(missing_ok=True)
+        return retired
+
+    def replace_all(self) -> tuple[Path, list[Path]]:
+        """Create a key that signs immediately and delete all lower ones; return the new file and the deleted files.
+
+        Concurrent calls are serialized, so no number is used twice. Raises OSError like `add_key`.
+        """
+        private = _new_private_key()
+        with locked(self._folder):
+            for _ in range(REPLACE_TRIES_MAX):
+                number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
+                made = self._folder / _SIGNING_FILE.format(number)
+                if publish(made, private):
+                    lower = [path for path in self._folder.glob(_SIGNING_FILES) if _number_of(path) < number]
+                    for path in lower:
+                        path.unlink(missing_ok=True)
+                    return made, sorted(lower, key=_number_of)
+        raise FileExistsError(f"{self._folder}: other processes keep creating keys")
+
+
+@cache
+def key_ring() -> KeyRing:
+    """This process's signing keys.
+
+    Raises:
+        ConfigError: the folder of the keys, or a key in it, cannot be read or made.
+    """
+    return KeyRing(prepared_folder())
+
+
+def hash_secret(secret: str) -> bytes:
+    """What is stored of a client secret: its HMAC-SHA256. A random secret of 256 bits needs no slow hash."""
+    return hmac.digest(_hmac_key(), secret.encode(), hashlib.sha256)
+
+
+def secret_matches(secret: str, stored: bytes) -> bool:
+    """Whether `stored` is the hash of `secret`, in constant time."""
+    return hmac.compare_digest(hash_secret(secret), stored)
+
+
+def make_ready() -> None:
+    """Make what is missing and read everything once, so that a process without keys fails at its start.
+
+    Raises:
+        ConfigError: the folder of the keys, or a key in it, cannot be read or made.
+    """
+    key_ring()
+    _hmac_key()
+
+
+@cache
+def _hmac_key() -> bytes:
+    path = prepared_folder() / _HMAC_FILE
+    try:
+        if not path.exists():
+            publish(path, secrets.token_hex(HMAC_KEY_BYTES).encode())
+        key = bytes.fromhex(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
+    if len(key) != HMAC_KEY_BYTES:
+        raise ConfigError(f"KEYS_DIR: {path} must hold {HMAC_KEY_BYTES} bytes in hexadecimal")
+    return key
+
+
+@cache
+def prepared_folder() -> Path:
+    """The folder of the keys, made with a first signing key if need be.
+
+    Raises:
+        ConfigError: it cannot be read or made.
+    """
+    folder = settings().keys_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            logger.warning("KEYS_DIR: others than its owner may look into {}; chmod 700 keeps them out", folder)
+        if not any(folder.glob(_SIGNING_FILES)):
+            publish(folder / _SIGNING_FILE.format(1), _new_private_key())
+    except OSError as exc:
+        raise ConfigError(f"KEYS_DIR: {folder} cannot be used: {exc}") from None
+    return folder
+
+
+def _new_private_key() -> bytes:
+    return rsa.generate_private_key(RSA_EXPONENT, RSA_BITS).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _signing_files(folder: Path) -> list[tuple[Path, float]]:
+    """The key files, lowest number first, each with the time it was made at."""
+    found = []
+    for path in sorted(folder.glob(_SIGNING_FILES), key=_number_of):
+        with contextlib.suppress(FileNotFoundError):  # deleted a moment ago
+            found.append((path, path.stat().st_mtime))
+    return found
+
+
+def _number_of(path: Path) -> int:
+    number = path.stem.rpartition("-")[2]
+    if not (number.isascii() and number.isdigit()):
+        raise ConfigError(f"KEYS_DIR: {path} must be numbered, such as {_SIGNING_FILE.format(1)}")
+    return int(number)
+
+
+def _read_signing_keys(files: Sequence[tuple[Path, float]]) -> list[SigningKey]:
+    if not files:
+        raise ConfigError(f"KEYS_DIR: there is no {_SIGNING_FILES} left")
+    return [SigningKey.read(path, made_at) for path, made_at in files]
+
+
+def _public_members(public: rsa.RSAPublicKey) -> dict[str, str]:
+    numbers = public.public_numbers()
+    return {"kty": "RSA", "n": _base64_integer(numbers.n), "e": _base64_integer(numbers.e)}
+
+
+def _base64_integer(number: int) -> str:
+    octets = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def _thumbprint(public: rsa.RSAPublicKey) -> str:
+    canonical = json.dumps(_public_members(public), sort_keys=True, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()

@@ -1,0 +1,225 @@
+"""The operators' commands, run as an operator would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import click
+import pytest
+from flask.testing import FlaskCliRunner
+
+from gateway.app import create_app
+from gateway.db import begin
+from gateway.domain.dead_letters import intake, resolution
+from gateway.domain.dead_letters.intake import DeadMessage
+from gateway.domain.merchants import accounts
+from gateway.flows.settlement import settle
+from gateway.ids import new_id, utc_now
+from gateway.security.passwords import verify_password
+from tests.helpers.factories import count, make_merchant, route_payments, status_of
+
+pytestmark = pytest.mark.usefixtures("database")
+
+ROOT = Path(__file__).parents[1]
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.fixture(scope="module")
+def cli() -> FlaskCliRunner:
+    """Runs commands in this process."""
+    return create_app().test_cli_runner()
+
+
+def dead_payment() -> tuple[UUID, str]:
+    """A dead-lettered transaction and the id of its dead letter."""
+    [id] = route_payments(make_merchant(), "tok_error_always")
+    for _ in range(4):
+        settle([id], "task-1")
+    message = DeadMessage("m", "settlement.requested", "rejected", "payments.settle", "[]", {}, utc_now(), (id,))
+    with begin() as connection:
+        intake.store(connection, [message])
+        [letter] = resolution.list_newest(connection, resolution.DeadLetterFilter(), None, 1)
+    return id, letter["id"]
+
+
+def create_operator(cli: FlaskCliRunner, *options: str, email: str = "op@example.com") -> click.testing.Result:
+    arguments = ["users", "create-operator", "--email", email, "--password-stdin", *options]
+    return cli.invoke(args=arguments, input=f"{PASSWORD}\n")
+
+
+def test_an_operator_is_made_with_a_password_from_standard_input(cli: FlaskCliRunner) -> None:
+    result = create_operator(cli, email="Op@Example.com")
+
+    assert result.exit_code == 0, result.output
+    with begin() as connection:
+        found = accounts.find_user(connection, "op@example.com")
+    assert found is not None
+    assert verify_password(PASSWORD, found.password_hash)
+    assert PASSWORD not in result.output
+
+
+def test_an_operator_who_exists_is_an_error_unless_told_otherwise(cli: FlaskCliRunner) -> None:
+    create_operator(cli)
+
+    assert create_operator(cli).exit_code == 1
+    again = create_operator(cli, "--if-missing")
+    assert (again.exit_code, "already" in again.output) == (0, True)
+    assert count("users") == 1
+
+
+def test_an_email_of_a_merchant_is_not_taken_over(cli: FlaskCliRunner) -> None:
+    with begin() as connection:
+        accounts.register(connection, email="op@example.com", password_hash="h", business_name="b", fee_basis_points=0)
+
+    for options in ((), ("--if-missing",)):
+        result = create_operator(cli, *options)
+        assert result.exit_code == 1
+        assert "taken" in result.output
+    assert count("users", "role = 'operator'") == 0
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 129])
+def test_a_password_that_is_too_short_or_too_long_is_refused(cli: FlaskCliRunner, password: str) -> None:
+    arguments = ["users", "create-operator", "--email", "op@example.com", "--password-stdin"]
+    result = cli.invoke(args=arguments, input=f"{password}\n")
+
+    assert result.exit_code == 1
+    assert "12 to 128" in result.output
+    assert count("users") == 0
+
+
+def test_what_is_no_email_is_wrong_usage(cli: FlaskCliRunner) -> None:
+    result = create_operator(cli, email="op")
+
+    assert result.exit_code == 2
+    assert "--email" in result.output
+
+
+def test_no_dead_letters_are_said_to_be_none(cli: FlaskCliRunner) -> None:
+    assert cli.invoke(args=["dead-letters", "list"]).output == "No dead letters with status open.\n"
+    assert cli.invoke(args=["dead-letters", "list", "--json"]).output == "[]\n"
+
+
+def test_dead_letters_are_listed_as_a_table_and_as_json(cli: FlaskCliRunner) -> None:
+    id, letter_id = dead_payment()
+
+    table = cli.invoke(args=["dead-letters", "list"]).output.splitlines()
+    listed = json.loads(cli.invoke(args=["dead-letters", "list", "--json"]).output)
+
+    assert table[0].split() == [
+        "id", "status", "queue", "reason", "attempts", "transaction_id", "refund_id", "dead_lettered_at", "exception",
+    ]  # fmt: skip
+    assert table[1].split()[:6] == [letter_id, "open", "settlement.requested", "rejected", "4", str(id)]
+    assert [letter["id"] for letter in listed] == [letter_id]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--status", "replayed"], 0),
+        (["--status", "all"], 1),
+        (["--queue", "settlement.requested"], 1),
+        (["--queue", "refund.requested"], 0),
+        (["--reason", "expired"], 0),
+        (["--merchant-id", str(new_id())], 0),
+        (["--before", "00000000-0000-7000-8000-000000000000"], 0),
+    ],
+)
+def test_each_filter_finds_what_it_says(cli: FlaskCliRunner, options: list[str], found: int) -> None:
+    dead_payment()
+
+    assert len(json.loads(cli.invoke(args=["dead-letters", "list", "--json", *options]).output)) == found
+
+
+def test_a_dead_letter_is_shown_whole(cli: FlaskCliRunner) -> None:
+    id, letter_id = dead_payment()
+
+    text = cli.invoke(args=["dead-letters", "show", letter_id]).output
+    shown = json.loads(cli.invoke(args=["dead-letters", "show", letter_id, "--json"]).output)
+
+    assert f"transaction_id    {id}" in text
+    assert shown["transaction_id"] == str(id)
+    assert "provider_error" in shown["exception"]
+
+
+def test_a_replay_enqueues_the_transaction_once(cli: FlaskCliRunner) -> None:
+    id, letter_id = dead_payment()
+
+    first = cli.invoke(args=["dead-letters", "replay", letter_id])
+    second = cli.invoke(args=["dead-letters", "replay", letter_id])
+
+    assert first.exit_code == 0, first.output
+    assert status_of(id) == "processing"
+    assert second.exit_code == 1
+    assert "replayed" in second.output
+    assert count("audit_log", "actor LIKE 'cli%' AND action = 'dead_letter.replayed'") == 1
+
+
+def test_a_discard_fails_the_transaction(cli: FlaskCliRunner) -> None:
+    id, letter_id = dead_payment()
+
+    result = cli.invoke(args=["dead-letters", "discard", letter_id, "--note", "Paid in the shop.", "--json"])
+
+    assert json.loads(result.output)["note"] == "Paid in the shop."
+    assert status_of(id) == "failed"
+
+
+@pytest.mark.parametrize("command", ["show", "replay", "discard"])
+def test_an_unknown_or_malformed_id_is_told_apart(cli: FlaskCliRunner, command: str) -> None:
+    unknown = cli.invoke(args=["dead-letters", command, str(new_id())])
+    malformed = cli.invoke(args=["dead-letters", command, "42"])
+
+    assert unknown.exit_code == 1
+    assert unknown.output.startswith("Error: ")
+    assert malformed.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["users"],
+        ["users", "create-operator"],
+        ["users", "unlock"],
+        ["dead-letters"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show"],
+        ["dead-letters", "replay"],
+        ["dead-letters", "discard"],
+        ["keys"],
+        ["keys", "list"],
+        ["keys", "rotate"],
+        ["keys", "revoke-all"],
+    ],
+)
+def test_every_command_and_option_explains_itself(cli: FlaskCliRunner, command: list[str]) -> None:
+    group = cli.app.cli
+    found: click.Command = group
+    for name in command:
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+
+    result = cli.invoke(args=[*command, "--help"])
+
+    assert result.exit_code == 0
+    assert found.help
+    assert all(parameter.help for parameter in found.params if isinstance(parameter, click.Option))
+
+
+def test_without_its_database_a_command_says_so_and_may_be_tried_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "gateway.app", "dead-letters", "list"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 75
+    assert done.stderr.startswith("Error: The database cannot be reached")
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,93 @@
+"""What is kept no longer, and what is kept for as long as somebody waits for it."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from gateway.db import autocommit, begin
+from gateway.domain.operations import retention
+from gateway.domain.operations.retention import DELIVERY_DAYS, IDEMPOTENCY_DAYS
+from gateway.domain.shared import idempotency
+from gateway.domain.shared.idempotency import Answer, IdempotencyKey
+from gateway.flows import upkeep
+from gateway.flows.batches import BATCH
+from gateway.flows.refunds import refund as carry_out
+from gateway.ids import smallest_id, utc_now
+from gateway.states import EventType
+from tests.helpers import lifecycles
+from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
+from tests.helpers.refunds import ask, merchant_of, paid
+from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def keep_answer(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
+    """A request about this transaction, of so many days ago."""
+    key = IdempotencyKey.of(f"key-{transaction_id}", "POST", "/v1/things", b"{}")
+    with begin() as connection:
+        idempotency.once(connection, merchant_of(transaction_id), key, transaction_id, lambda: Answer(201, "{}"))
+    execute("UPDATE idempotency_records SET created_at = now() - make_interval(days => :days)", days=days)
+
+
+def purge() -> int:
+    with autocommit() as connection:
+        return retention.purge(connection, 100)
+
+
+def test_an_answer_is_kept_for_thirty_days() -> None:
+    keep_answer(paid(), IDEMPOTENCY_DAYS - 1)
+    assert (purge(), count("idempotency_records")) == (0, 1)
+    execute("UPDATE idempotency_records SET created_at = now() - interval '31 days'")
+    assert (purge(), count("idempotency_records")) == (1, 0)
+
+
+def test_an_answer_is_kept_while_its_transaction_waits() -> None:
+    merchant_id = make_merchant()
+    waiting = [accept_payment(merchant_id), *route_payments(merchant_id, "tok_approve")]
+    waiting.append(lifecycles.dead_lettered(merchant_id)[0])
+    for id in waiting:
+        keep_answer(id)
+    assert (purge(), count("idempotency_records")) == (0, 3)
+
+
+@pytest.mark.parametrize("token", ["tok_approve", "tok_refund_decline"])
+def test_an_answer_is_kept_while_a_refund_of_its_transaction_waits(token: str) -> None:
+    transaction_id = paid(token)
+    id = ask(transaction_id, 400)
+    keep_answer(transaction_id)
+    assert purge() == 0
+    carry_out([id], "task-1")
+    assert (purge(), count("idempotency_records")) == (1, 0)
+
+
+def test_an_answer_is_kept_while_a_refund_of_its_transaction_is_dead_lettered() -> None:
+    transaction_id = paid("tok_refund_error_always")
+    lifecycles.dead_lettered_refund(transaction_id)
+    keep_answer(transaction_id)
+    assert purge() == 0
+
+
+def test_one_sweep_purges_more_answers_than_fit_into_a_batch() -> None:
+    keep_answer(paid())
+    execute(
+        "INSERT INTO idempotency_records SELECT merchant_id, key || n, request_hash, transaction_id, location, status, "
+        "body, created_at FROM idempotency_records, generate_series(1, :number) AS n",
+        number=2 * BATCH,
+    )
+    assert upkeep.sweep().purged == 2 * BATCH + 1
+
+
+@pytest.mark.parametrize(("status", "kept"), [("succeeded", 0), ("exhausted", 0), ("canceled", 0), ("pending", 1)])
+def test_a_delivery_is_kept_for_ninety_days_and_until_it_is_finished(status: str, kept: int) -> None:
+    merchant_id = make_merchant()
+    make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant_id)
+    if status != "pending":
+        execute("UPDATE webhook_deliveries SET status = :status, next_attempt_at = NULL", status=status)
+    for days, expected in ((DELIVERY_DAYS - 1, 1), (DELIVERY_DAYS + 1, kept)):
+        id = smallest_id(utc_now(), -timedelta(days=days))
+        execute("UPDATE webhook_deliveries SET id = :id", id=id)
+        purge()
+        assert count("webhook_deliveries") == expected

@@ -1,0 +1,97 @@
+"""Rows that tests start from, made through the gateway's own rules wherever there is one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Connection, insert, select, text
+
+from gateway.config import settings
+from gateway.db import autocommit, begin, engine
+from gateway.domain.payments.transactions import Acceptance, NewTransaction, repeat, store
+from gateway.domain.shared.idempotency import Given, IdempotencyKey
+from gateway.flows import routing
+from gateway.ids import new_id
+from gateway.models.merchants import Merchant
+from gateway.models.transactions import Transaction
+
+
+def make_merchant(fee_basis_points: int = 290) -> UUID:
+    """A merchant without users or clients."""
+    merchant_id = new_id()
+    with begin() as connection:
+        values = {"id": merchant_id, "business_name": "Test", "fee_basis_points": fee_basis_points}
+        connection.execute(insert(Merchant).values(values))
+    return merchant_id
+
+
+def accept(
+    connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
+) -> Given:
+    """What one request gets that comes alone."""
+    acceptance = Acceptance.of(merchant_id, new, request_id, key)
+    if store(connection, [acceptance]) == [True]:
+        return Given(acceptance.answer, replayed=False)
+    first = repeat(connection, acceptance)
+    assert first is not None, "the time of the acceptance is wrong"
+    return Given(first, replayed=True)
+
+
+@contextmanager
+def request_under_way(merchant_id: UUID, key: str) -> Iterator[None]:
+    """Within the block the first request with `key` has not ended; after it there was none."""
+    with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
+        running.execute(
+            text(
+                "INSERT INTO idempotency_records (merchant_id, key, request_hash, status, body)"
+                " VALUES (:merchant_id, :key, :hash, 201, '')"
+            ),
+            {"merchant_id": merchant_id, "key": key, "hash": bytes(32)},
+        )
+        yield
+
+
+def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 1_000, currency: str = "USD") -> UUID:
+    """An accepted transaction."""
+    with autocommit() as connection:
+        accepted = accept(connection, merchant_id, NewTransaction(amount, currency, token), "req-test", None)
+    return UUID(str(accepted.answer.location).rpartition("/")[2])
+
+
+def route_payments(merchant_id: UUID, *tokens: str) -> list[UUID]:
+    """Accepted and routed transactions, one per token."""
+    ids = [accept_payment(merchant_id, token) for token in tokens]
+    routing.route(ids)
+    return ids
+
+
+def status_of(transaction_id: UUID) -> str:
+    """The transaction's status in the database."""
+    with begin() as connection:
+        return connection.execute(select(Transaction.status).where(Transaction.id == transaction_id)).scalar_one()
+
+
+def count(table: str, where: str = "true") -> int:
+    """How many rows of `table` satisfy `where`."""
+    with begin() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {table} WHERE {where}")).scalar_one())  # noqa: S608
+
+
+def execute(statement: str, **values: object) -> None:
+    """Run a statement that no rule of the gateway would: breaking a row, moving time."""
+    with begin() as connection:
+        connection.execute(text(statement), values)
+
+
+def expire_lease(ids: Sequence[UUID]) -> None:
+    """As if the worker that claimed these died, and its lease were over."""
+    statement = "UPDATE attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
+    execute(statement, ids=list(ids))
+
+
+def end_sessions(pids: list[int]) -> None:
+    """Have PostgreSQL end these sessions, and return when they are over."""
+    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as killer:
+        killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])

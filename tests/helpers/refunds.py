@@ -1,0 +1,62 @@
+"""Refunds that tests start from, made through the gateway's own rules."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from gateway.db import autocommit, begin
+from gateway.domain.payments import refunds
+from gateway.domain.payments.refunds import NewRefund
+from gateway.flows import routing
+from gateway.flows.refunds import refund as carry_out
+from gateway.flows.settlement import settle
+from tests.helpers.factories import accept_payment, execute, make_merchant
+
+
+def paid(token: str = "tok_approve", amount: int = 1_000, merchant_id: UUID | None = None) -> UUID:
+    """A completed transaction."""
+    id = accept_payment(merchant_id or make_merchant(), token, amount)
+    routing.route([id])
+    assert settle([id], "task-1").completed == [id]
+    return id
+
+
+def merchant_of(transaction_id: UUID) -> UUID:
+    """Whose transaction it is."""
+    found: UUID = row("transactions", transaction_id).merchant_id
+    return found
+
+
+def ask(transaction_id: UUID, amount: int | None = None) -> UUID:
+    """A refund that nobody has begun."""
+    merchant_id, new = merchant_of(transaction_id), NewRefund(amount, "changed their mind")
+    with autocommit() as connection:
+        made = refunds.create(connection, merchant_id, transaction_id, new, "req-test")
+    return UUID(made["id"])
+
+
+def refunded(transaction_id: UUID, amount: int | None = None) -> UUID:
+    """A refund that was carried out."""
+    id = ask(transaction_id, amount)
+    assert carry_out([id], "task-1").completed == [id]
+    return id
+
+
+def row(table: str, id: UUID) -> Any:
+    """A row as it is now."""
+    with begin() as connection:
+        return connection.execute(text(f"SELECT * FROM {table} WHERE id = :id"), {"id": id}).one()  # noqa: S608
+
+
+def standing(transaction_id: UUID) -> tuple[str, int, int]:
+    """Status, amount refunded and amount reserved of a transaction."""
+    found = row("transactions", transaction_id)
+    return found.status, found.amount_refunded, found.amount_refunding
+
+
+def expire_lease(ids: Sequence[UUID]) -> None:
+    """As if the worker that claimed these died, and its lease were over."""
+    statement = "UPDATE refund_attempts SET lease_until = now() - interval '1 second' WHERE refund_id = ANY(:ids)"
+    execute(statement, ids=list(ids))

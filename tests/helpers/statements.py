@@ -1,0 +1,38 @@
+"""Statements as the provider would write them: made from what it really did, then damaged."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from gateway.db import begin
+from gateway.domain.reconciliation.statement_files import COLUMNS
+from gateway.ids import rfc3339, utc_now
+from tests.helpers.discrepancies import settled_payment
+
+HEADER = ",".join(COLUMNS)
+
+
+def charge_of(transaction_id: UUID) -> dict[str, str]:
+    """The line of a settled payment's charge."""
+    with begin() as connection:
+        query = text("SELECT provider_reference, amount, currency FROM settlements WHERE transaction_id = :id")
+        reference, amount, currency = connection.execute(query, {"id": transaction_id}).one()
+    return line(charge_id=reference, idempotency_key=str(transaction_id), amount=str(amount), currency=currency)
+
+
+def line(**cells: str) -> dict[str, str]:
+    """A valid line but for `cells`."""
+    usual = {"charge_id": "ch_1", "type": "charge", "amount": "1000", "fee": "18", "currency": "USD"}
+    return {"idempotency_key": "key-1", "time": rfc3339(utc_now()), **usual, **cells}
+
+
+def csv_of(*lines: dict[str, Any]) -> bytes:
+    """A file of these lines."""
+    rows = [HEADER, *(",".join(cells[name] for name in COLUMNS) for cells in lines)]
+    return "".join(f"{row}\r\n" for row in rows).encode()
+
+
+def settled_line(amount: int = 1_000) -> dict[str, str]:
+    """The line of a new payment that was settled."""
+    return charge_of(settled_payment(amount))

@@ -1,0 +1,134 @@
+"""The validity of device tokens."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from gateway.config import ConfigError, settings
+from gateway.security import device_tokens, signing_keys
+from gateway.security.device_tokens import DEVICE_TOKEN_SECONDS, TOKEN_MAX_LENGTH
+from tests.security.test_signing_keys import output, run
+
+EMAIL, HASH = "ada@example.com", "$argon2id$v=19$..."
+
+
+def start_anew() -> None:
+    for cached in (settings, signing_keys.prepared_folder, device_tokens._keys):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Use a separate folder for the keys; yield the key file."""
+    monkeypatch.setenv("KEYS_DIR", str(tmp_path / "keys"))
+    start_anew()
+    device_tokens.make_ready()
+    yield tmp_path / "keys" / "device-tokens.key"
+    monkeypatch.undo()
+    start_anew()
+
+
+def test_a_token_is_known_for_its_account_and_its_password_only(key_file: Path) -> None:
+    device = device_tokens.read(device_tokens.issue(EMAIL, HASH, None))
+
+    assert device is not None
+    assert (device.belongs_to(EMAIL), device.belongs_to("eve@example.com")) == (True, False)
+    assert (device.knows(HASH), device.knows("another hash")) == (True, False)
+    assert key_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("key_file")
+def test_each_token_of_a_device_is_another_one_and_the_device_stays_the_same() -> None:
+    first = device_tokens.issue(EMAIL, HASH, None)
+    device = device_tokens.read(first)
+    second = device_tokens.issue(EMAIL, HASH, device)
+
+    assert first != second
+    assert device_tokens.read(second) == device
+    assert device_tokens.read(device_tokens.issue(EMAIL, HASH, None)) != device
+
+
+@pytest.mark.usefixtures("key_file")
+def test_a_token_says_nothing_and_is_not_too_long() -> None:
+    token = device_tokens.issue(EMAIL, HASH, None)
+
+    assert EMAIL not in token
+    assert len(token) <= TOKEN_MAX_LENGTH
+
+
+def test_an_old_token_is_not_known(key_file: Path) -> None:
+    fernet = Fernet(key_file.read_bytes())
+    content = fernet.decrypt(device_tokens.issue(EMAIL, HASH, None))
+
+    def issued(seconds_ago: int) -> str:
+        return fernet.encrypt_at_time(content, int(time.time()) - seconds_ago).decode()
+
+    assert device_tokens.read(issued(DEVICE_TOKEN_SECONDS - 60)) is not None
+    assert device_tokens.read(issued(DEVICE_TOKEN_SECONDS + 60)) is None
+    assert device_tokens.read(issued(-3_600)) is None
+
+
+@pytest.mark.usefixtures("key_file")
+def test_what_was_not_issued_here_is_not_known() -> None:
+    token = device_tokens.issue(EMAIL, HASH, None)
+    forged = Fernet(Fernet.generate_key()).encrypt(bytes(64)).decode()
+
+    for sent in ("", "x", "é", "\x00", token[:-4], token[:-5] + "AAAA=", token * 2, "A" * 100_000, forged):
+        assert device_tokens.read(sent) is None
+
+
+def test_a_new_key_takes_over_while_the_old_one_still_works(key_file: Path) -> None:
+    before = device_tokens.issue(EMAIL, HASH, None)
+    old, new = key_file.read_bytes(), Fernet.generate_key()
+    key_file.write_bytes(new + b"\n" + old + b"\n")
+
+    after = device_tokens.issue(EMAIL, HASH, None)
+    assert Fernet(new).decrypt(after)
+    assert device_tokens.read(before) is not None
+
+    key_file.write_bytes(new + b"\n")
+    assert device_tokens.read(before) is None
+    assert device_tokens.read(after) is not None
+
+
+@pytest.mark.usefixtures("key_file")
+def test_revoking_all_leaves_no_device_known() -> None:
+    before = device_tokens.issue(EMAIL, HASH, None)
+
+    device_tokens.revoke_all()
+
+    assert device_tokens.read(before) is None
+    assert device_tokens.read(device_tokens.issue(EMAIL, HASH, None)) is not None
+
+
+def test_a_file_that_breaks_leaves_the_known_keys_in_use(key_file: Path) -> None:
+    token = device_tokens.issue(EMAIL, HASH, None)
+    for content in (b"", b"not a key\n"):
+        key_file.write_bytes(content)
+        assert device_tokens.read(token) is not None
+
+    key_file.unlink()
+    assert device_tokens.read(token) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a key\n"])
+def test_a_start_with_broken_keys_is_refused_with_their_name(key_file: Path, content: bytes) -> None:
+    key_file.write_bytes(content)
+    start_anew()
+
+    with pytest.raises(ConfigError, match=r"KEYS_DIR.*device-tokens\.key"):
+        device_tokens.make_ready()
+
+
+def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
+    code = """if True:
+        from gateway import device_tokens, keys
+        device_tokens.make_ready()
+        print((keys.prepared_folder() / "device-tokens.key").read_text())
+    """
+    processes = [run(code, tmp_path / "keys") for _ in range(4)]
+
+    assert len({output(process) for process in processes}) == 1

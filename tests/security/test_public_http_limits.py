@@ -1,0 +1,69 @@
+"""Limits of the data that one outgoing call may receive."""
+
+import asyncio
+import socket
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from gateway.security import public_http
+from gateway.security.public_http import AnswerTooLong
+from tests.helpers.hostile_receivers import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS, ENDLESS_REFUSED
+from tests.helpers.receivers import answering
+from tests.security.test_public_http import call
+
+CPU_MAX_SECONDS = 0.15
+"""The limit for the worst response of one call: ten to twenty times its usual cost."""
+MEMORY_MAX_BYTES = 8 * 1024 * 1024
+
+
+def causes_of(exc: BaseException | None) -> list[type[BaseException]]:
+    """Return the types of `exc` and of its causes."""
+    found = []
+    while exc is not None:
+        found.append(type(exc))
+        exc = exc.__cause__ or exc.__context__
+    return found
+
+
+@pytest.mark.parametrize("behave", ENDLESS_BEFORE_STATUS.values(), ids=ENDLESS_BEFORE_STATUS)
+def test_an_answer_that_never_comes_to_its_status_ends_with_what_one_call_may_receive(
+    behave: Callable[[socket.socket], object],
+) -> None:
+    with answering(behave) as url, pytest.raises((aiohttp.ClientError, OSError)) as failure:
+        call(url, allow_loopback=True)
+    assert AnswerTooLong in causes_of(failure.value)
+
+
+@pytest.mark.parametrize("behave", ENDLESS_AFTER_STATUS.values(), ids=ENDLESS_AFTER_STATUS)
+def test_the_status_counts_whatever_comes_after_it(behave: Callable[[socket.socket], object]) -> None:
+    with answering(behave) as url:
+        assert call(url, allow_loopback=True) == [200]
+
+
+ENDLESS = ENDLESS_BEFORE_STATUS | ENDLESS_AFTER_STATUS | ENDLESS_REFUSED
+
+
+@pytest.mark.parametrize("behave", ENDLESS.values(), ids=ENDLESS)
+def test_no_answer_costs_more_than_bounded_time_and_memory(behave: Callable[[socket.socket], object]) -> None:
+    async def read_all() -> tuple[float, int]:
+        async with public_http.session(allow_loopback=True, user_agent="test", timeout_seconds=10) as session:
+            tracemalloc.start()
+            started = time.thread_time()
+            try:
+                async with session.post(url, data=b"{}") as answer:
+                    await answer.content.read(-1)
+            except (aiohttp.ClientError, OSError):
+                pass
+            spent = time.thread_time() - started
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return spent, peak
+
+    with answering(behave) as url:
+        spent, peak = asyncio.run(read_all())
+    assert spent < CPU_MAX_SECONDS
+    assert peak < MEMORY_MAX_BYTES

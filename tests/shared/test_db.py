@@ -1,0 +1,198 @@
+"""The database engine against servers that hang."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, TextClause, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from gateway import database_sessions, db
+from gateway.config import settings
+from gateway.ids import new_id
+from gateway.reasons import reason_of
+from tests.helpers.factories import end_sessions
+from tests.helpers.waiting import eventually
+
+RAISED = "INSERT INTO alerts (id, severity, message, details)"
+
+
+@contextmanager
+def engine_on(url: str, direct_url: str = "") -> Iterator[None]:
+    """Use separate database engines with these URLs."""
+    own = pytest.MonkeyPatch()
+    own.setenv("DATABASE_URL", url)
+    own.setenv("DATABASE_DIRECT_URL", direct_url)
+    _forget_engines()
+    try:
+        yield
+    finally:
+        own.undo()
+        _forget_engines()
+
+
+def _forget_engines() -> None:
+    for engine in (db.engine, db.direct_engine):
+        if engine.cache_info().currsize:
+            engine().dispose()
+            engine.cache_clear()
+    settings.cache_clear()
+
+
+def test_a_statement_that_the_server_does_not_answer_is_given_up_and_its_connection_with_it() -> None:
+    with pytest.raises(OperationalError) as caught, db.patience(0.3), db.autocommit() as connection:
+        connection.execute(text("SELECT pg_sleep(5)"))
+    assert "did not answer within 0.3 s" in str(caught.value)
+    assert caught.value.connection_invalidated
+    with db.autocommit() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_server_that_accepts_connections_and_says_nothing_is_given_up_within_the_connect_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with (
+            engine_on(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"),
+            pytest.raises(db.UNAVAILABLE),
+            db.autocommit() as connection,
+        ):
+            connection.execute(text("SELECT 1"))
+        assert time.monotonic() - began < 2 * db.CONNECT_TIMEOUT_SECONDS + 1
+
+
+def test_waiting_for_the_database_ends_when_it_answers_and_when_the_time_is_up() -> None:
+    assert db.wait_until_available(5)
+    with engine_on("postgresql://nobody@127.0.0.1:9/none"):
+        assert not db.wait_until_available(0.1)
+
+
+def test_the_reason_of_a_failed_connection_names_each_host_and_no_password() -> None:
+    with engine_on("postgresql://nobody:hunter2@127.0.0.1:9,127.0.0.1:11/none"):
+        with pytest.raises(OperationalError) as failed:
+            db.engine().connect()
+        reason = reason_of(failed.value)
+        assert "port 9 failed: Connection refused" in reason
+        assert "port 11 failed: Connection refused" in reason
+        assert "hunter2" not in reason
+        assert "\n" not in reason
+
+
+def test_the_reason_of_a_failed_statement_has_none_of_its_values() -> None:
+    statement = text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}')")
+    with pytest.raises(IntegrityError) as failed, db.autocommit() as connection:
+        connection.execute(statement, {"id": new_id()})
+    assert reason_of(failed.value).startswith("CheckViolation: new row for relation")
+    assert "secret" not in reason_of(failed.value)
+
+
+def test_a_reason_is_never_empty() -> None:
+    reason = reason_of(OperationalError("SELECT 1", {}, psycopg.OperationalError()))
+    assert reason == "OperationalError: An error related to the database's operation."
+
+
+def test_a_session_that_does_not_take_its_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_sessions, "wanted", lambda: {"timezone": "utc"})  # which PostgreSQL spells UTC
+    with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="timezone is UTC, not utc"):
+        db.engine().connect()
+
+
+def test_a_session_that_was_ended_while_it_idled_counts_as_an_outage() -> None:
+    def idle() -> None:
+        with db.begin() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 50"))
+            query = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            with db.autocommit() as other:
+                eventually(lambda: other.execute(query, {"pid": pid}).scalar_one() == 0, what="the end of the session")
+            connection.execute(text("SELECT 1"))
+
+    with pytest.raises(db.UNAVAILABLE):
+        idle()
+
+
+def test_a_server_that_only_reads_counts_as_an_outage() -> None:
+    with db.begin() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(db.UNAVAILABLE):
+            connection.execute(text("DELETE FROM outbox"))
+
+
+def test_of_several_hosts_the_one_that_answers_is_taken() -> None:
+    url = settings().database_url
+    userinfo, at, rest = url.rpartition("@")
+    with engine_on(f"{userinfo}{at}127.0.0.1:9,{rest}"), db.autocommit() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+@pytest.fixture
+def _read_only() -> Iterator[None]:
+    """New sessions of the test's database only read, as on a standby."""
+    url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
+        yield
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET default_transaction_read_only")
+
+
+@pytest.mark.usefixtures("_read_only")
+def test_a_server_that_only_reads_is_not_connected_to() -> None:
+    with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
+        db.engine().connect()
+
+
+def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_error() -> None:
+    with db.autocommit() as one, db.autocommit() as other:
+        pids = [connection.execute(text("SELECT pg_backend_pid()")).scalar_one() for connection in (one, other)]
+    end_sessions(pids)
+    with db.autocommit() as one, db.autocommit() as other:
+        assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
+
+
+def executed(connection: Connection, statement: TextClause) -> None:
+    connection.execute(statement)
+
+
+def rows(connection: Connection, statement: TextClause) -> None:
+    db.rows(connection, statement, {})
+
+
+@pytest.mark.parametrize("execute", [executed, rows])
+def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used(
+    execute: Callable[[Connection, TextClause], None],
+) -> None:
+    with db.autocommit() as resting:
+        before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with db.autocommit() as lost:
+            end_sessions([lost.execute(text("SELECT pg_backend_pid()")).scalar_one()])
+            with pytest.raises(OperationalError) as caught:
+                execute(lost, text("SELECT 1"))
+    assert caught.value.connection_invalidated
+    with db.autocommit() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
+
+
+def test_rows_have_names_take_values_by_name_and_are_of_the_transaction_that_they_are_asked_in() -> None:
+    count = text("SELECT count(*) AS found, CAST(:a AS text) || '%' AS mark FROM alerts WHERE message = :a")
+    with pytest.raises(ZeroDivisionError), db.begin() as connection:  # noqa: PT012  # what is undone is the block
+        values = {"id": new_id(), "a": "it's"}
+        [row] = db.rows(connection, text(f"{RAISED} VALUES (:id, 'info', :a, '{{}}') RETURNING id"), values)
+        assert row.id == values["id"]
+        [row] = db.rows(connection, count, {"a": "it's"})
+        assert (row.found, row.mark) == (1, "it's%")
+        raise ZeroDivisionError
+    with db.autocommit() as connection:
+        assert db.rows(connection, count, {"a": "it's"}) == [(0, "it's%")]
+
+
+def test_what_is_wrong_with_a_statement_is_told_as_sqlalchemy_does_and_the_connection_goes_on() -> None:
+    with db.autocommit() as connection:
+        with pytest.raises(IntegrityError) as caught:
+            db.rows(
+                connection, text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}') RETURNING id"), {"id": new_id()}
+            )
+        assert isinstance(caught.value.orig, psycopg.errors.CheckViolation)
+        assert not caught.value.connection_invalidated
+        assert db.rows(connection, text("SELECT 1 AS one"), {})[0].one == 1
