@@ -7,7 +7,7 @@ many of them are dead, slow or hostile, the others' deliveries go on. What bound
   after a failure. Which endpoints are failing is in the database too.
 - Failing endpoints together may have a part of all calls only, and endpoints that have calls in hand leave some for
   those that have none.
-- The data that one call may receive is bounded (gateway.security.public_http). An endpoint whose response exceeds the bound is
+- The data that one call may receive is bounded (security.public_http). An endpoint whose response exceeds the bound is
   paused, so that it costs the event loop little regardless of its number of deliveries.
 """
 

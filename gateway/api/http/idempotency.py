@@ -19,7 +19,7 @@ def once(call: Call, transaction_id: UUID, work: Callable[[Connection], Answer])
     """Answer `call`, which is about this transaction, with what `work` answers, in one commit; repeats alike.
 
     Raises:
-        ERRORS: see `Call.idempotency_key` and `gateway.domain.shared.idempotency.once`. An error of `work` rolls everything back.
+        ERRORS: see `Call.idempotency_key` and `idempotency.once`. An error of `work` rolls everything back.
     """
     key = call.idempotency_key()
     with db.begin() as connection:

@@ -1,6 +1,6 @@
 """The invariants as data: each is one SQL statement that returns the rows which break it, as `subject` and `detail`.
 
-A statement sees one state of the database, and `gateway.domain.invariants.checks` shows all of them the same one. Each runs
+A statement sees one state of the database, and `checks` shows all of them the same one. Each runs
 in two scopes with the same text: over everything, or over what can have changed since the last check. The second is
 a matter of the parameters `:since` (a time), `:from_id` (the smallest UUIDv7 of that time) and `:known` (what was
 found before), and of the indexes that they meet:
@@ -53,7 +53,7 @@ _ENTRIES = f"(e.source_id >= :from_id OR e.source_id = ANY({KNOWN}))"
 _BALANCE = "sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END)"
 _IS = "'the transaction is ' || t.status"
 
-# The rule of the sweep (gateway.domain.payments.requeueing), with the time that the sweep itself may take. Those with an open dead
+# The rule of the sweep (payments.requeueing), with the time that the sweep itself may take. Those with an open dead
 # letter are in a place, though in the wrong one: `open_dead_letters_are_of_dead_lettered` counts them.
 _UNSCHEDULED = f"""
     SELECT t.id::text AS subject, {_IS} || ', untouched since ' || greatest(t.updated_at, t.rescued_at) AS detail

@@ -1,4 +1,4 @@
-"""The invariants of refunds, as data; see `gateway.domain.invariants.payment_sql` for how they are read, and in which scopes.
+"""The invariants of refunds, as data; see `payment_sql` for how they are read, and in which scopes.
 
 Pending and dead-lettered refunds are read all of them: each kind has an index, or an open dead letter. Others are read
 when they are new, or when their transaction was updated in the scope: whatever ends a refund updates that too.

@@ -1,7 +1,7 @@
 """Token buckets in PostgreSQL: one rate for all processes of all hosts.
 
 A process does not ask for each request. It leases a block of tokens and spends them in its own memory
-(gateway/api/access/rate_limits.py), so the bucket is the only thing that processes share, and no payment waits for its row:
+(gateway/api/access/rate_limits.py), so processes share only the bucket, and no payment waits for its row:
 each lease is a statement, and so a commit, of its own. The table is UNLOGGED: such a commit writes nothing to disk.
 """
 

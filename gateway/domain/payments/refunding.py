@@ -1,4 +1,4 @@
-"""Refunding: claiming attempts at giving money back, and recording what came of them (see `gateway.domain.payments.attempts`).
+"""Refunding: claiming attempts at giving money back, and recording what came of them (see `attempts`).
 
 The ledger is corrected by new entries: what the merchant is owed and what the provider holds both shrink by the amount
 of the refund. The fee of the settlement is kept.

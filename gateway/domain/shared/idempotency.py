@@ -1,7 +1,7 @@
 """Idempotency keys (api.md, Idempotency; draft-ietf-httpapi-idempotency-key-header).
 
 A request is the same when method, path and body bytes are. The record is committed together with the work, so there
-is never a record without its effect, nor an effect without its record. `gateway.domain.payments.transactions` does both in one
+is never a record without its effect, nor an effect without its record. `payments.transactions` does both in one
 statement; what takes several is done by `once`.
 """
 
