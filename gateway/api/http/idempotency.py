@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply
+from gateway.api.http.routes import ApiResponse, RequestContext
 from gateway.domain.shared import idempotency
 from gateway.domain.shared.idempotency import Answer, Given
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
@@ -15,21 +15,21 @@ ERRORS = (InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused)
 """What every such call may answer; for its declaration."""
 
 
-def once(call: Call, transaction_id: UUID, work: Callable[[Connection], Answer]) -> Reply:
+def once(context: RequestContext, transaction_id: UUID, work: Callable[[Connection], Answer]) -> ApiResponse:
     """Answer `call`, which is about this transaction, with what `work` answers, in one commit; repeats alike.
 
     Raises:
-        ERRORS: see `Call.idempotency_key` and `idempotency.once`. An error of `work` rolls everything back.
+        ERRORS: see `RequestContext.idempotency_key` and `idempotency.once`. An error of `work` rolls everything back.
     """
-    key = call.idempotency_key()
+    key = context.idempotency_key()
     with db.begin() as connection:
-        given = idempotency.once(connection, call.merchant_id, key, transaction_id, lambda: work(connection))
+        given = idempotency.once(connection, context.merchant_id, key, transaction_id, lambda: work(connection))
     return reply(given)
 
 
-def reply(given: Given) -> Reply:
+def reply(given: Given) -> ApiResponse:
     """The answer as HTTP, with the header that tells a repeat."""
     headers = {"Location": given.answer.location} if given.answer.location else {}
     if given.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Reply(given.answer.body, given.answer.status, headers)
+    return ApiResponse(given.answer.body, given.answer.status, headers)

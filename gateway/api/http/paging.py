@@ -9,6 +9,8 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from gateway import db
+from gateway.api.http.routes import ApiResponse
 from gateway.api.http.validation import QueryModel
 from gateway.domain.shared.listing import Listed
 from gateway.errors import InvalidCursor
@@ -34,7 +36,7 @@ Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValid
 Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
 
 
-class Page(QueryModel):
+class ListQuery(QueryModel):
     """The parameters of every list."""
 
     limit: Limit = LIMIT_DEFAULT
@@ -44,22 +46,24 @@ class Page(QueryModel):
     ] = None
 
 
-Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
-"""Returns at most so many objects that are older than the given one."""
+def list_response(
+    kind: str, query: ListQuery, list_newest: Callable[..., Sequence[dict[str, Any]]], *filters: Any
+) -> ApiResponse:
+    """Respond with one page of the objects of `kind`.
 
-
-def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
-    """One page of objects of `kind`, whose cursors no list of another kind takes.
+    `list_newest(connection, *filters, before=…, limit=…)` returns at most `limit` objects older than the object
+    `before`, newest first.
 
     Raises:
-        InvalidCursor: the cursor is not one of this list's.
+        InvalidCursor: the cursor was not issued by a list of this kind.
     """
-    before = None if page.cursor is None else _position_of(kind, page.cursor)
-    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
-    shown = list(found[: page.limit])
+    before = None if query.cursor is None else _position_of(kind, query.cursor)
+    with db.autocommit() as connection:
+        found = list_newest(connection, *filters, before=before, limit=query.limit + 1)  # one more shows a next page
+    shown = list(found[: query.limit])
     reached = found.reached if isinstance(found, Listed) else None
-    last = UUID(shown[-1]["id"]) if len(found) > page.limit else reached
-    return {"data": shown, "next_cursor": _cursor_of(kind, last) if last else None}
+    last = UUID(shown[-1]["id"]) if len(found) > query.limit else reached
+    return ApiResponse({"data": shown, "next_cursor": _cursor_of(kind, last) if last else None})
 
 
 def _cursor_of(kind: str, position: UUID) -> str:

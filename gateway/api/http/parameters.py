@@ -54,7 +54,7 @@ CurrencyCode = Annotated[
     Field(pattern="^[A-Za-z]{3}$", description="ISO 4217 alphabetic code", examples=["USD"]),
     AfterValidator(_payable),
 ]
-Moment = Annotated[
+TimestampParameter = Annotated[
     datetime,
     AwareDatetime,
     BeforeValidator(_rfc3339),

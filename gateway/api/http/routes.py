@@ -1,7 +1,8 @@
 """One declaration per call: what it takes, who may make it, what it answers.
 
-`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, every other one
-after `call` is an id in the path. The same declaration validates requests and generates /openapi.json.
+`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, `upload` is a
+file, `context` is a `RequestContext`, and every other parameter is an id in the path. The same declaration validates
+requests and generates /openapi.json.
 """
 
 import inspect
@@ -29,13 +30,13 @@ from gateway.ids import parse_id
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
-_GIVEN = frozenset({"call", "body", "query", "upload"})
+_GIVEN = frozenset({"context", "body", "query", "upload"})
 """The parameters of a view that are not ids."""
 _PATH_PARAMETER = re.compile(r"<(\w+)>")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ApiResponse:
     """An answer: a JSON document, or text that is sent as it is; a long one piece by piece, after the view is over."""
 
     body: Mapping[str, Any] | str | bytes | Iterator[bytes] | None = None
@@ -44,7 +45,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RequestContext:
     """The request being answered. `caller` is whom it speaks for; public calls have none."""
 
     request: Request
@@ -93,7 +94,7 @@ class Call:
         return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
 
 
-View = Callable[..., Reply]
+View = Callable[..., ApiResponse]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +112,12 @@ class Endpoint:
     upload: Upload | None
     query: type[BaseModel] | None
     ids: tuple[str, ...]
-    answers: Mapping[int, type[BaseModel] | None]
+    responses: Mapping[int, type[BaseModel] | None]
     errors: tuple[type[GatewayError], ...]
     media_type: str
     idempotent: bool
     documented: bool
+    takes_context: bool
 
     @property
     def name(self) -> str:
@@ -152,25 +154,27 @@ class Endpoint:
             absent = not self.needs_body and not asked.body
             body = self.body() if absent else parse_json(self.body, body_of_type(asked, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
+        if self.takes_context:
+            arguments["context"] = RequestContext(asked, caller)
         if self.upload is None:
-            return self._respond(self.view(Call(asked, caller), **arguments))
+            return self._respond(self.view(**arguments))
         with self.upload.received() as file:
-            return self._respond(self.view(Call(asked, caller), upload=file, **arguments))
+            return self._respond(self.view(upload=file, **arguments))
 
-    def _respond(self, reply: Reply) -> Answer:
-        headers = list(reply.headers.items())
+    def _respond(self, response: ApiResponse) -> Answer:
+        headers = list(response.headers.items())
         if not self.public:
             headers.append(("Cache-Control", "no-store"))
-        if reply.body is None:
-            return Answer([], reply.status, headers)
+        if response.body is None:
+            return Answer([], response.status, headers)
         headers.append(("Content-Type", self.media_type))
-        if not isinstance(reply.body, str | bytes | Mapping):
+        if not isinstance(response.body, str | bytes | Mapping):
             middleware.stream_answer()
-            return Answer(reply.body, reply.status, headers)
-        text = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
+            return Answer(response.body, response.status, headers)
+        text = json.dumps(response.body) if isinstance(response.body, Mapping) else response.body
         content = text.encode() if isinstance(text, str) else text
         headers.append(("Content-Length", str(len(content))))
-        return Answer([content], reply.status, headers)
+        return Answer([content], response.status, headers)
 
 
 class Routes:
@@ -201,7 +205,7 @@ class Routes:
         method: str,
         path: str,
         *,
-        answers: Mapping[int, type[BaseModel] | None],
+        responses: Mapping[int, type[BaseModel] | None],
         scope: str | None = None,
         public: bool = False,
         form: type[BaseModel] | None = None,
@@ -213,13 +217,14 @@ class Routes:
     ) -> Callable[[View], View]:
         """Declare the decorated view as the answer to `method` `path`.
 
-        `answers` maps each status to the model of its body; `errors` are those that the machinery does not raise by
+        `responses` maps each status to the model of its body; `errors` are those that the machinery does not raise by
         itself; `form` documents a form body that the view reads; `upload` is a file that it takes as a parameter;
         `idempotent` calls take an Idempotency-Key.
         """
 
         def declare(view: View) -> View:
-            models = {name: hint for name, hint in get_type_hints(view).items() if name in {"body", "query"}}
+            hints = get_type_hints(view)
+            models = {name: hint for name, hint in hints.items() if name in {"body", "query"}}
             takes_none = None if public and "body" not in models else NoQuery
             bodiless = None if method != "POST" or form or upload else NoBody
             endpoint = Endpoint(
@@ -234,14 +239,16 @@ class Routes:
                 upload=upload,
                 query=models.get("query", takes_none),
                 ids=tuple(_PATH_PARAMETER.findall(path)),
-                answers=answers,
+                responses=responses,
                 errors=tuple(errors),
                 media_type=media_type,
                 idempotent=idempotent,
                 documented=documented,
+                takes_context="context" in hints,
             )
-            taken = [name for name in inspect.signature(view).parameters if name not in _GIVEN]
-            assert sorted(taken) == sorted(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
+            ids = {name for name in inspect.signature(view).parameters if name not in _GIVEN}
+            assert ids == set(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
+            assert all(hints[name] is UUID for name in ids), f"{view.__name__} does not take the ids as UUID"
             self.endpoints.append(endpoint)
             return view
 

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$"
 
 
-class AnswerModel(BaseModel):
+class ResponseModel(BaseModel):
     """The base of everything that is answered."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-Time = Annotated[
+Timestamp = Annotated[
     str,
     Field(
         pattern=TIME_PATTERN,

@@ -127,7 +127,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     )
     models.update(dict.fromkeys(openapi_webhooks.models(), "serialization"))
     for endpoint in endpoints:
-        models.update({model: "serialization" for model in endpoint.answers.values() if model is not None})
+        models.update({model: "serialization" for model in endpoint.responses.values() if model is not None})
         models.update({model: "validation" for model, _ in _request_bodies(endpoint)})
     _, definitions = models_json_schema(list(models.items()), ref_template=REFERENCE + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
@@ -239,7 +239,7 @@ def _query_parameter(name: str, described: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, model in endpoint.answers.items():
+    for status, model in endpoint.responses.items():
         names = ["X-Request-Id"]
         names += ["Location"] if _makes_something(endpoint, status, model) else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []

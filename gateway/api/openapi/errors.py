@@ -10,7 +10,7 @@ from gateway.api.http import problems
 from gateway.api.http.problems import OAuthError, type_uri
 from gateway.api.http.request_content import JSON
 from gateway.api.http.routes import Endpoint
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.openapi.examples import ID
 from gateway.errors import (
     AuthenticationRequired,
@@ -43,7 +43,7 @@ _EXPLAINING = {401: _CHALLENGE, 403: _CHALLENGE, 409: _PATIENCE, 429: _PATIENCE,
 RESPONSES = "#/components/responses/"
 
 
-class FieldError(AnswerModel):
+class FieldError(ResponseModel):
     """What is wrong with one field."""
 
     pointer: Annotated[str, Field(description="The field: a JSON pointer into the body, or `/` and a parameter's name")]
@@ -51,7 +51,7 @@ class FieldError(AnswerModel):
     detail: Annotated[str, Field(description="The same for people")]
 
 
-class Problem(AnswerModel):
+class Problem(ResponseModel):
     """An error (RFC 9457)."""
 
     type: Annotated[str, Field(description="A URI that names this kind of error")]
@@ -68,7 +68,7 @@ class ValidationProblem(Problem):
     errors: Annotated[list[FieldError], Field(description="What to correct, place by place")]
 
 
-class OAuthProblem(AnswerModel):
+class OAuthProblem(ResponseModel):
     """An error of the token endpoint (RFC 6749, section 5.2)."""
 
     error: Annotated[str, Field(description="Stable, for programs")]

@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 from gateway import db
 from gateway.api.access import sign_in, tokens
 from gateway.api.http.parameters import NotBlank
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.merchants import accounts
@@ -67,33 +67,33 @@ class Login(RequestModel):
     ]
 
 
-class User(AnswerModel):
+class User(ResponseModel):
     """A person who acts for a merchant."""
 
     id: str
     object: Literal["user"]
     email: str
     role: Literal["owner"]
-    created_at: Time
+    created_at: Timestamp
 
 
-class Merchant(AnswerModel):
+class Merchant(ResponseModel):
     """A business that takes payments."""
 
     id: str
     object: Literal["merchant"]
     business_name: str
-    created_at: Time
+    created_at: Timestamp
 
 
-class ClientCredentials(AnswerModel):
+class ClientCredentials(ResponseModel):
     """The credentials of an API client. The secret is shown this once."""
 
     client_id: str
     client_secret: str
 
 
-class RegisteredMerchant(AnswerModel):
+class RegisteredMerchant(ResponseModel):
     """A new merchant, its owner with an access token, and its first API client."""
 
     user: User
@@ -102,7 +102,7 @@ class RegisteredMerchant(AnswerModel):
     client: ClientCredentials
 
 
-class UserToken(AnswerModel):
+class UserToken(ResponseModel):
     """An access token for a user."""
 
     access_token: str
@@ -110,7 +110,7 @@ class UserToken(AnswerModel):
     expires_in: Annotated[int, Field(description="Seconds until the token expires")]
 
 
-class JsonWebKey(AnswerModel):
+class JsonWebKey(ResponseModel):
     """The public half of a signing key (RFC 7517)."""
 
     kty: Literal["RSA"]
@@ -121,14 +121,14 @@ class JsonWebKey(AnswerModel):
     kid: str
 
 
-class JsonWebKeySet(AnswerModel):
+class JsonWebKeySet(ResponseModel):
     """The keys that verify access tokens."""
 
     keys: list[JsonWebKey]
 
 
-@routes.post("/auth/register", public=True, answers={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
-def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
+@routes.post("/auth/register", public=True, responses={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
+def register(body: Registration) -> ApiResponse:
     """Make a merchant, its first user and a first API client."""
     password_hash = hash_password(body.password)  # before the database: it takes a while
     with db.begin() as connection:
@@ -145,34 +145,34 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
         "access_token": tokens.issue(made.owner),
         "client": {"client_id": made.client.client_id, "client_secret": made.client.client_secret},
     }
-    return Reply(answer, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
+    return ApiResponse(answer, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
 
 
-@routes.post("/auth/login", public=True, answers={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
-def login(call: Call, body: Login) -> Reply:
+@routes.post("/auth/login", public=True, responses={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
+def login(context: RequestContext, body: Login) -> ApiResponse:
     """Get an access token with email and password.
 
     Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers use the
     cookie. Wrong passwords from unknown devices then do not limit the log-ins of this device.
     """
     email = body.email.lower()
-    user, device = sign_in.check_password(call.request, email, body.password)
+    user, device = sign_in.check_password(context.request, email, body.password)
     answer = {
         "access_token": tokens.issue(user.identity),
         "token_type": tokens.TOKEN_TYPE,
         "expires_in": settings().access_token_seconds,
     }
-    return Reply(answer, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
+    return ApiResponse(answer, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
 
 
-@routes.post("/auth/logout", answers={204: None})
-def logout(call: Call) -> Reply:
+@routes.post("/auth/logout", responses={204: None})
+def logout(context: RequestContext) -> ApiResponse:
     """Revoke the access token in hand; other processes refuse it within a second."""
-    tokens.revoke(call.caller)
-    return Reply(status=204)
+    tokens.revoke(context.caller)
+    return ApiResponse(status=204)
 
 
-@routes.get("/.well-known/jwks.json", public=True, answers={200: JsonWebKeySet})
-def jwks(call: Call) -> Reply:  # noqa: ARG001
+@routes.get("/.well-known/jwks.json", public=True, responses={200: JsonWebKeySet})
+def jwks() -> ApiResponse:
     """The public keys that verify access tokens (RFC 7517)."""
-    return Reply(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})
+    return ApiResponse(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})

@@ -5,16 +5,17 @@ scopes it holds.
 """
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
 from gateway.api.access import revocations, tokens
-from gateway.api.http.paging import Page, list_page
+from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import NotBlank
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.domain.merchants import api_clients
 from gateway.domain.merchants.accounts import MERCHANT_SCOPES
@@ -51,7 +52,7 @@ class ApiClientRequest(RequestModel):
     ]
 
 
-class ApiClient(AnswerModel):
+class ApiClient(ResponseModel):
     """A program that acts for the merchant."""
 
     id: Id
@@ -60,9 +61,9 @@ class ApiClient(AnswerModel):
     name: Annotated[str, Field(examples=["Web shop"])]
     scopes: list[Scope]
     previous_secret_expires_at: Annotated[
-        Time | None, Field(description="Until then the secret before the last rotation works too")
+        Timestamp | None, Field(description="Until then the secret before the last rotation works too")
     ]
-    created_at: Time
+    created_at: Timestamp
 
 
 class ApiClientWithSecret(ApiClient):
@@ -71,56 +72,52 @@ class ApiClientWithSecret(ApiClient):
     client_secret: str
 
 
-class ApiClientPage(AnswerModel):
+class ApiClientPage(ResponseModel):
     """API clients, newest first."""
 
     data: list[ApiClient]
     next_cursor: str | None
 
 
-@routes.post("/v1/api-clients", scope=SCOPE, answers={201: ApiClientWithSecret}, errors=(TooManyApiClients,))
-def create_api_client(call: Call, body: ApiClientRequest) -> Reply:
+@routes.post("/v1/api-clients", scope=SCOPE, responses={201: ApiClientWithSecret}, errors=(TooManyApiClients,))
+def create_api_client(context: RequestContext, body: ApiClientRequest) -> ApiResponse:
     """Make an API client. Its secret is in this answer only; its scopes are among the caller's."""
-    tokens.demand(call.caller, *body.scopes)
+    tokens.demand(context.caller, *body.scopes)
     with db.begin() as connection:
-        made = api_clients.create(connection, call.merchant_id, name=body.name, scopes=body.scopes, actor=call.actor)
-    return Reply(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
-
-
-@routes.get("/v1/api-clients", scope=SCOPE, answers={200: ApiClientPage})
-def list_api_clients(call: Call, query: Page) -> Reply:
-    """List API clients, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "api_client",
-            query,
-            lambda before, limit: api_clients.list_newest(connection, call.merchant_id, before, limit),
+        made = api_clients.create(
+            connection, context.merchant_id, name=body.name, scopes=body.scopes, actor=context.actor
         )
-    return Reply(page)
+    return ApiResponse(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
 
 
-@routes.get("/v1/api-clients/<id>", scope=SCOPE, answers={200: ApiClient})
-def get_api_client(call: Call, id: Any) -> Reply:
+@routes.get("/v1/api-clients", scope=SCOPE, responses={200: ApiClientPage})
+def list_api_clients(context: RequestContext, query: ListQuery) -> ApiResponse:
+    """List API clients, newest first."""
+    return list_response("api_client", query, api_clients.list_newest, context.merchant_id)
+
+
+@routes.get("/v1/api-clients/<id>", scope=SCOPE, responses={200: ApiClient})
+def get_api_client(context: RequestContext, id: UUID) -> ApiResponse:
     """Read an API client."""
     with db.autocommit() as connection:
-        return Reply(api_clients.find(connection, call.merchant_id, id))
+        return ApiResponse(api_clients.find(connection, context.merchant_id, id))
 
 
-@routes.post("/v1/api-clients/<id>/rotate", scope=SCOPE, answers={200: ApiClientWithSecret})
-def rotate_api_client(call: Call, id: Any) -> Reply:
+@routes.post("/v1/api-clients/<id>/rotate", scope=SCOPE, responses={200: ApiClientWithSecret})
+def rotate_api_client(context: RequestContext, id: UUID) -> ApiResponse:
     """Give an API client a new secret.
 
     The one before works for 24 hours more, an older one no longer. The caller holds all scopes of the client.
     """
     with db.begin() as connection:
-        tokens.demand(call.caller, *api_clients.find(connection, call.merchant_id, id)["scopes"])
-        return Reply(api_clients.rotate(connection, call.merchant_id, id, call.actor))
+        tokens.demand(context.caller, *api_clients.find(connection, context.merchant_id, id)["scopes"])
+        return ApiResponse(api_clients.rotate(connection, context.merchant_id, id, context.actor))
 
 
-@routes.delete("/v1/api-clients/<id>", scope=SCOPE, answers={204: None})
-def delete_api_client(call: Call, id: Any) -> Reply:
+@routes.delete("/v1/api-clients/<id>", scope=SCOPE, responses={204: None})
+def delete_api_client(context: RequestContext, id: UUID) -> ApiResponse:
     """Revoke an API client with its secrets and tokens."""
     with db.begin() as connection:
-        api_clients.revoke(connection, call.merchant_id, id, call.actor)
+        api_clients.revoke(connection, context.merchant_id, id, context.actor)
     revocations.known().announce()
-    return Reply(status=204)
+    return ApiResponse(status=204)

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.domain.payments import balances
 
 MinorUnits = Annotated[int, Field(description="In the currency's minor unit")]
@@ -14,7 +14,7 @@ MinorUnits = Annotated[int, Field(description="In the currency's minor unit")]
 routes = Routes("Settlements")
 
 
-class CurrencyBalance(AnswerModel):
+class CurrencyBalance(ResponseModel):
     """What a merchant's payments in one currency came to."""
 
     currency: str
@@ -26,14 +26,14 @@ class CurrencyBalance(AnswerModel):
     fees: MinorUnits
 
 
-class Balance(AnswerModel):
+class Balance(ResponseModel):
     """The balance in each currency that money was settled in, by currency."""
 
     data: list[CurrencyBalance]
 
 
-@routes.get("/v1/balance", scope="settlements:read", answers={200: Balance})
-def get_balance(call: Call) -> Reply:
+@routes.get("/v1/balance", scope="settlements:read", responses={200: Balance})
+def get_balance(context: RequestContext) -> ApiResponse:
     """Read the balance, per currency. It holds every settlement and refund that is completed at this moment."""
     with db.autocommit() as connection:
-        return Reply({"data": balances.of_merchant(connection, call.merchant_id)})
+        return ApiResponse({"data": balances.of_merchant(connection, context.merchant_id)})

@@ -1,14 +1,15 @@
 """Replaying or discarding many dead letters over HTTP, for operators: as a job that can be followed and stopped."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import IdParameter, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import IdParameter, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.dead_letters import NAME_MAX_LENGTH, NOTE_MAX_LENGTH
 from gateway.domain.dead_letters import bulk_jobs
@@ -30,8 +31,8 @@ class BulkFilter(RequestModel):
     queue: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH, examples=["settlement.requested"])] = None
     reason: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH, examples=["rejected"])] = None
     merchant_id: IdParameter | None = None
-    dead_lettered_from: Moment | None = None
-    dead_lettered_to: Moment | None = None
+    dead_lettered_from: TimestampParameter | None = None
+    dead_lettered_to: TimestampParameter | None = None
 
 
 class BulkOrder(RequestModel):
@@ -44,7 +45,7 @@ class BulkOrder(RequestModel):
     max_per_second: Annotated[int, Field(ge=1, le=RATE_MAX)] = RATE_DEFAULT
 
 
-class DeadLetterJob(AnswerModel):
+class DeadLetterJob(ResponseModel):
     """A job on many dead letters. It is `running` until it has `completed`, or was `canceled`."""
 
     id: Id
@@ -63,19 +64,19 @@ class DeadLetterJob(AnswerModel):
     ]
     skipped: Annotated[int, Field(description="How many somebody else resolved before the job came to them")]
     requested_by: Annotated[str, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
-    created_at: Time
-    finished_at: Time | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
 
 
-class DeadLetterJobPage(AnswerModel):
+class DeadLetterJobPage(ResponseModel):
     """Jobs, newest first."""
 
     data: list[DeadLetterJob]
     next_cursor: str | None
 
 
-@routes.post("/v1/dead-letters/bulk", scope="operations:write", answers={202: DeadLetterJob}, errors=(TooManyJobs,))
-def create_dead_letter_job(call: Call, body: BulkOrder) -> Reply:
+@routes.post("/v1/dead-letters/bulk", scope="operations:write", responses={202: DeadLetterJob}, errors=(TooManyJobs,))
+def create_dead_letter_job(context: RequestContext, body: BulkOrder) -> ApiResponse:
     """Replay or discard many dead letters.
 
     A job does it, a few each second; follow it at its `Location`. Dead letters that come later are none of its.
@@ -83,34 +84,30 @@ def create_dead_letter_job(call: Call, body: BulkOrder) -> Reply:
     wanted = DeadLetterFilter(**body.filter.model_dump(exclude={"status"}))
     job = NewJob(body.action, wanted, body.note, body.dry_run, body.max_per_second)
     with db.begin() as connection:
-        made = bulk_jobs.create(connection, job, call.actor, call.request_id)
-    return Reply(made, 202, headers={"Location": f"/v1/dead-letters/bulk/{made['id']}"})
+        made = bulk_jobs.create(connection, job, context.actor, context.request_id)
+    return ApiResponse(made, 202, headers={"Location": f"/v1/dead-letters/bulk/{made['id']}"})
 
 
-@routes.get("/v1/dead-letters/bulk", scope="operations:read", answers={200: DeadLetterJobPage})
-def list_dead_letter_jobs(call: Call, query: Page) -> Reply:  # noqa: ARG001
+@routes.get("/v1/dead-letters/bulk", scope="operations:read", responses={200: DeadLetterJobPage})
+def list_dead_letter_jobs(query: ListQuery) -> ApiResponse:
     """List jobs on dead letters, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "dead_letter_job", query, lambda before, limit: bulk_jobs.list_newest(connection, before, limit)
-        )
-    return Reply(page)
+    return list_response("dead_letter_job", query, bulk_jobs.list_newest)
 
 
-@routes.get("/v1/dead-letters/bulk/<id>", scope="operations:read", answers={200: DeadLetterJob})
-def get_dead_letter_job(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/dead-letters/bulk/<id>", scope="operations:read", responses={200: DeadLetterJob})
+def get_dead_letter_job(id: UUID) -> ApiResponse:
     """Read a job on dead letters."""
     with db.autocommit() as connection:
-        return Reply(bulk_jobs.find(connection, id))
+        return ApiResponse(bulk_jobs.find(connection, id))
 
 
 @routes.post(
     "/v1/dead-letters/bulk/<id>/cancel",
     scope="operations:write",
-    answers={200: DeadLetterJob},
+    responses={200: DeadLetterJob},
     errors=(InvalidState,),
 )
-def cancel_dead_letter_job(call: Call, id: Any) -> Reply:
+def cancel_dead_letter_job(context: RequestContext, id: UUID) -> ApiResponse:
     """Stop a job on dead letters; what it has resolved stays resolved."""
     with db.begin() as connection:
-        return Reply(bulk_jobs.cancel(connection, id, call.actor))
+        return ApiResponse(bulk_jobs.cancel(connection, id, context.actor))

@@ -1,14 +1,15 @@
 """Dead letters over HTTP, for operators: look at them, replay them, discard them."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import IdParameter, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import IdParameter, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.domain.dead_letters import resolution
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
@@ -21,7 +22,7 @@ NOTE_MAX_LENGTH = 500
 routes = Routes("Dead letters")
 
 
-class DeadLetter(AnswerModel):
+class DeadLetter(ResponseModel):
     """Work that ended outside its normal course and waits for an operator."""
 
     id: Id
@@ -39,29 +40,29 @@ class DeadLetter(AnswerModel):
     payload: Annotated[str, Field(description="The message's body as it came")]
     headers: dict[str, Any]
     status: Literal["open", "replayed", "discarded"]
-    first_failed_at: Time
-    dead_lettered_at: Time
-    resolved_at: Time | None
+    first_failed_at: Timestamp
+    dead_lettered_at: Timestamp
+    resolved_at: Timestamp | None
     resolved_by: str | None
     note: str | None
 
 
-class DeadLetterPage(AnswerModel):
+class DeadLetterPage(ResponseModel):
     """Dead letters, newest first."""
 
     data: list[DeadLetter]
     next_cursor: str | None
 
 
-class DeadLetterQuery(Page):
+class DeadLetterQuery(ListQuery):
     """Which dead letters to list. Times are inclusive from, exclusive to."""
 
     status: DeadLetterStatus | None = None
     queue: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH)] = None
     reason: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH)] = None
     merchant_id: IdParameter | None = None
-    dead_lettered_from: Moment | None = None
-    dead_lettered_to: Moment | None = None
+    dead_lettered_from: TimestampParameter | None = None
+    dead_lettered_to: TimestampParameter | None = None
 
     def as_filter(self) -> DeadLetterFilter:
         """What the domain is asked for."""
@@ -74,47 +75,41 @@ class Discard(RequestModel):
     note: Annotated[str | None, Field(max_length=NOTE_MAX_LENGTH, examples=["The customer paid in the shop."])] = None
 
 
-@routes.get("/v1/dead-letters", scope="operations:read", answers={200: DeadLetterPage})
-def list_dead_letters(call: Call, query: DeadLetterQuery) -> Reply:  # noqa: ARG001
+@routes.get("/v1/dead-letters", scope="operations:read", responses={200: DeadLetterPage})
+def list_dead_letters(query: DeadLetterQuery) -> ApiResponse:
     """List dead letters, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "dead_letter",
-            query,
-            lambda before, limit: resolution.list_newest(connection, query.as_filter(), before, limit),
-        )
-    return Reply(page)
+    return list_response("dead_letter", query, resolution.list_newest, query.as_filter())
 
 
-@routes.get("/v1/dead-letters/<id>", scope="operations:read", answers={200: DeadLetter})
-def get_dead_letter(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/dead-letters/<id>", scope="operations:read", responses={200: DeadLetter})
+def get_dead_letter(id: UUID) -> ApiResponse:
     """Read a dead letter."""
     with db.autocommit() as connection:
-        return Reply(resolution.find(connection, id))
+        return ApiResponse(resolution.find(connection, id))
 
 
 @routes.post(
     "/v1/dead-letters/<id>/replay",
     scope="operations:write",
-    answers={200: DeadLetter},
+    responses={200: DeadLetter},
     errors=(AlreadyResolved, InvalidState),
 )
-def replay_dead_letter(call: Call, id: Any) -> Reply:
+def replay_dead_letter(context: RequestContext, id: UUID) -> ApiResponse:
     """Give the payment or refund a fresh set of attempts."""
     with db.begin() as connection:
-        return Reply(resolution.replay(connection, id, call.actor))
+        return ApiResponse(resolution.replay(connection, id, context.actor))
 
 
 @routes.post(
     "/v1/dead-letters/<id>/discard",
     scope="operations:write",
-    answers={200: DeadLetter},
+    responses={200: DeadLetter},
     errors=(AlreadyResolved, InvalidState),
 )
-def discard_dead_letter(call: Call, id: Any, body: Discard) -> Reply:
+def discard_dead_letter(context: RequestContext, id: UUID, body: Discard) -> ApiResponse:
     """Give the payment or refund up: it moves to `failed`.
 
     One that the provider has approved meanwhile can only be replayed.
     """
     with db.begin() as connection:
-        return Reply(resolution.discard(connection, id, call.actor, body.note))
+        return ApiResponse(resolution.discard(connection, id, context.actor, body.note))

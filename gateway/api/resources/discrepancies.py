@@ -1,14 +1,15 @@
 """Discrepancies over HTTP, for operators: what reconciliations found, and what was made of it."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
+from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import IdParameter
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.dead_letters import NOTE_MAX_LENGTH
 from gateway.domain.reconciliation import discrepancies
@@ -25,7 +26,7 @@ Amount = Annotated[int | None, Field(description="In the currency's minor unit")
 routes = Routes("Reconciliation")
 
 
-class Discrepancy(AnswerModel):
+class Discrepancy(ResponseModel):
     """A disagreement between records. Found again, it is the same object, with a later `last_run_id`.
 
     A resolved one is open again when a later run finds it changed.
@@ -44,22 +45,22 @@ class Discrepancy(AnswerModel):
     detail: Annotated[str, Field(examples=["The transaction is for 1005, its settlement for 1000."])]
     first_run_id: Id
     last_run_id: Id
-    first_seen_at: Time
-    last_seen_at: Time
+    first_seen_at: Timestamp
+    last_seen_at: Timestamp
     resolution: Resolution | None
     note: str | None
     resolved_by: Annotated[str | None, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
-    resolved_at: Time | None
+    resolved_at: Timestamp | None
 
 
-class DiscrepancyPage(AnswerModel):
+class DiscrepancyPage(ResponseModel):
     """Discrepancies, newest first."""
 
     data: list[Discrepancy]
     next_cursor: str | None
 
 
-class DiscrepancyQuery(Page):
+class DiscrepancyQuery(ListQuery):
     """Which discrepancies to list."""
 
     kind: Kind | None = None
@@ -78,38 +79,32 @@ class ResolutionNote(RequestModel):
     note: Annotated[str | None, Field(max_length=NOTE_MAX_LENGTH, examples=["Refunded by hand."])] = None
 
 
-def page_of(query: DiscrepancyQuery, run_id: Any = None) -> Reply:
+def page_of(query: DiscrepancyQuery, run_id: Any = None) -> ApiResponse:
     """One page of those that `query` wants, all or those that a run found."""
     wanted = DiscrepancyFilter(query.kind, query.status, query.transaction_id, run_id)
-    with db.autocommit() as connection:
-        page = list_page(
-            "discrepancy",
-            query,
-            lambda before, limit: discrepancies.list_newest(connection, wanted, before, limit),
-        )
-    return Reply(page)
+    return list_response("discrepancy", query, discrepancies.list_newest, wanted)
 
 
-@routes.get("/v1/discrepancies", scope="operations:read", answers={200: DiscrepancyPage})
-def list_discrepancies(call: Call, query: DiscrepancyQuery) -> Reply:  # noqa: ARG001
+@routes.get("/v1/discrepancies", scope="operations:read", responses={200: DiscrepancyPage})
+def list_discrepancies(query: DiscrepancyQuery) -> ApiResponse:
     """List discrepancies, newest first."""
     return page_of(query)
 
 
-@routes.get("/v1/discrepancies/<id>", scope="operations:read", answers={200: Discrepancy})
-def get_discrepancy(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/discrepancies/<id>", scope="operations:read", responses={200: Discrepancy})
+def get_discrepancy(id: UUID) -> ApiResponse:
     """Read a discrepancy."""
     with db.autocommit() as connection:
-        return Reply(discrepancies.find(connection, id))
+        return ApiResponse(discrepancies.find(connection, id))
 
 
 @routes.post(
     "/v1/discrepancies/<id>/resolve",
     scope="operations:write",
-    answers={200: Discrepancy},
+    responses={200: Discrepancy},
     errors=(AlreadyResolved,),
 )
-def resolve_discrepancy(call: Call, id: Any, body: ResolutionNote) -> Reply:
+def resolve_discrepancy(context: RequestContext, id: UUID, body: ResolutionNote) -> ApiResponse:
     """Note what was made of a discrepancy."""
     with db.begin() as connection:
-        return Reply(discrepancies.resolve(connection, id, body.resolution, body.note, call.actor))
+        return ApiResponse(discrepancies.resolve(connection, id, body.resolution, body.note, context.actor))

@@ -12,8 +12,8 @@ from gateway import db
 from gateway.api.access import tokens
 from gateway.api.http.problems import OAuthError
 from gateway.api.http.request_content import form_parameters
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.http.validation import guarded_parameters
 from gateway.config import settings
 from gateway.domain.merchants import accounts
@@ -67,7 +67,7 @@ class TokenForm(BaseModel):
     scope: Annotated[str, Field(description="Space-separated; all of the client's without it")] = ""
 
 
-class ClientToken(AnswerModel):
+class ClientToken(ResponseModel):
     """An access token for an API client (RFC 6749, section 5.1)."""
 
     access_token: str
@@ -80,10 +80,10 @@ class ClientToken(AnswerModel):
     "/oauth/token",
     public=True,
     form=TokenForm,
-    answers={200: ClientToken},
+    responses={200: ClientToken},
     errors=(InvalidRequest, InvalidClient, UnsupportedGrantType, InvalidScope, CardNumberRejected),
 )
-def token(call: Call) -> Reply:  # noqa: ARG001
+def token() -> ApiResponse:
     """Get an access token with a client's id and secret."""
     form = _form()
     grant_type = form.get("grant_type")
@@ -103,7 +103,7 @@ def token(call: Call) -> Reply:  # noqa: ARG001
         "expires_in": settings().access_token_seconds,
         "scope": " ".join(granted),
     }
-    return Reply(answer, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
+    return ApiResponse(answer, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
 
 
 def _form() -> dict[str, str]:

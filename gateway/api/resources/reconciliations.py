@@ -10,11 +10,11 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import Moment
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import TimestampParameter
 from gateway.api.http.periods import refuse_unless_ordered
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.discrepancies import Discrepancy, DiscrepancyPage, DiscrepancyQuery, page_of
 from gateway.config import ProviderName
@@ -38,14 +38,14 @@ routes = Routes("Reconciliation")
 class ReconciliationOrder(RequestModel):
     """The period to reconcile, by time of completion: from a moment to a later one, which is not in it."""
 
-    since: Annotated[Moment, Field(alias="from", examples=["2026-01-31T00:00:00Z"])]
-    until: Annotated[Moment, Field(alias="to", examples=["2026-02-01T00:00:00Z"])]
+    since: Annotated[TimestampParameter, Field(alias="from", examples=["2026-01-31T00:00:00Z"])]
+    until: Annotated[TimestampParameter, Field(alias="to", examples=["2026-02-01T00:00:00Z"])]
     provider: Annotated[
         ProviderName | None, Field(description="Only what went to this provider", examples=["sandbox"])
     ] = None
 
 
-class ReconciliationCounts(AnswerModel):
+class ReconciliationCounts(ResponseModel):
     """Rows that were compared, and open discrepancies; empty until the run has completed."""
 
     transactions: int = 0
@@ -59,71 +59,65 @@ class ReconciliationCounts(AnswerModel):
     resolved: Annotated[int, Field(description="Found again, but resolved by an operator and unchanged")] = 0
 
 
-class Reconciliation(AnswerModel):
+class Reconciliation(ResponseModel):
     """A comparison of transactions, settlements, ledger and providers' statements."""
 
     id: Id
     object: Literal["reconciliation"]
     status: Literal["pending", "running", "completed", "failed"]
-    since: Annotated[Time | None, Field(alias="from", description="null: since ever")]
-    until: Annotated[Time, Field(alias="to")]
+    since: Annotated[Timestamp | None, Field(alias="from", description="null: since ever")]
+    until: Annotated[Timestamp, Field(alias="to")]
     provider: Annotated[str | None, Field(description="null: all")]
     counts: ReconciliationCounts
     totals: Annotated[dict[str, dict[str, int]], Field(description="By currency, in its minor unit")]
     error: Annotated[str | None, Field(description="Why it failed", examples=[None])]
     requested_by: Annotated[str | None, Field(description="null: the nightly run", examples=[None])]
-    started_at: Time | None
-    finished_at: Time | None
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
 
 
-class ReconciliationPage(AnswerModel):
+class ReconciliationPage(ResponseModel):
     """Reconciliations, newest first."""
 
     data: list[Reconciliation]
     next_cursor: str | None
 
 
-@routes.post("/v1/reconciliations", scope="operations:write", answers={202: Reconciliation}, errors=(TooManyJobs,))
-def create_reconciliation(call: Call, body: ReconciliationOrder) -> Reply:
+@routes.post("/v1/reconciliations", scope="operations:write", responses={202: Reconciliation}, errors=(TooManyJobs,))
+def create_reconciliation(context: RequestContext, body: ReconciliationOrder) -> ApiResponse:
     """Have a period reconciled.
 
     One reconciliation runs at a time, so it may be `pending` for a while; follow it at its `Location`.
     """
     refuse_unless_ordered(body.since, body.until)
     with db.begin() as connection:
-        run = reconciliation_requests.request(connection, body.since, body.until, body.provider, call.actor)
-    return Reply(run, 202, headers={"Location": f"/v1/reconciliations/{run['id']}"})
+        run = reconciliation_requests.request(connection, body.since, body.until, body.provider, context.actor)
+    return ApiResponse(run, 202, headers={"Location": f"/v1/reconciliations/{run['id']}"})
 
 
-@routes.get("/v1/reconciliations", scope="operations:read", answers={200: ReconciliationPage})
-def list_reconciliations(call: Call, query: Page) -> Reply:  # noqa: ARG001
+@routes.get("/v1/reconciliations", scope="operations:read", responses={200: ReconciliationPage})
+def list_reconciliations(query: ListQuery) -> ApiResponse:
     """List reconciliations, the nightly ones among them, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "reconciliation",
-            query,
-            lambda before, limit: reconciliation_requests.list_newest(connection, before, limit),
-        )
-    return Reply(page)
+    return list_response("reconciliation", query, reconciliation_requests.list_newest)
 
 
-@routes.get("/v1/reconciliations/<id>", scope="operations:read", answers={200: Reconciliation})
-def get_reconciliation(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/reconciliations/<id>", scope="operations:read", responses={200: Reconciliation})
+def get_reconciliation(id: UUID) -> ApiResponse:
     """Read a reconciliation."""
     with db.autocommit() as connection:
-        return Reply(reconciliation_requests.find(connection, id))
+        return ApiResponse(reconciliation_requests.find(connection, id))
 
 
-@routes.get("/v1/reconciliations/<id>/discrepancies", scope="operations:read", answers={200: DiscrepancyPage})
-def list_reconciliation_discrepancies(call: Call, id: Any, query: DiscrepancyQuery) -> Reply:  # noqa: ARG001
+@routes.get("/v1/reconciliations/<id>/discrepancies", scope="operations:read", responses={200: DiscrepancyPage})
+def list_reconciliation_discrepancies(id: UUID, query: DiscrepancyQuery) -> ApiResponse:
     """List what a reconciliation found, as it is now, newest first."""
     with db.autocommit() as connection:
         reconciliation_requests.find(connection, id)
     return page_of(query, id)
 
 
-@routes.get("/v1/reconciliations/<id>/report.csv", scope="operations:read", answers={200: None}, media_type=CSV)
-def get_reconciliation_report(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/reconciliations/<id>/report.csv", scope="operations:read", responses={200: None}, media_type=CSV)
+def get_reconciliation_report(id: UUID) -> ApiResponse:
     """Download what a reconciliation found, as CSV.
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
@@ -135,7 +129,7 @@ def get_reconciliation_report(call: Call, id: Any) -> Reply:  # noqa: ARG001
     size = report.tell()
     report.seek(0)
     name = f'attachment; filename="reconciliation-{id}.csv"'
-    return Reply(_pieces(report), headers={"Content-Disposition": name, "Content-Length": str(size)})
+    return ApiResponse(_pieces(report), headers={"Content-Disposition": name, "Content-Length": str(size)})
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:

@@ -1,17 +1,18 @@
 """Refunds over HTTP: ask for one, read one, list them."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 from sqlalchemy import Connection
 
 from gateway import db
 from gateway.api.http import idempotency
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import IdParameter, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import IdParameter, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.transactions import Failure
 from gateway.domain.payments import refund_queries, refunds
@@ -41,7 +42,7 @@ class RefundRequest(RequestModel):
         return NewRefund(**dict(self))
 
 
-class Refund(AnswerModel):
+class Refund(ResponseModel):
     """Money on its way back to a merchant's customer."""
 
     id: Id
@@ -56,25 +57,25 @@ class Refund(AnswerModel):
     provider_reference: str | None
     failure: Failure | None
     attempts: int
-    created_at: Time
-    updated_at: Time
-    completed_at: Time | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    completed_at: Timestamp | None
 
 
-class RefundPage(AnswerModel):
+class RefundPage(ResponseModel):
     """Refunds, newest first."""
 
     data: list[Refund]
     next_cursor: str | None
 
 
-class RefundQuery(Page):
+class RefundQuery(ListQuery):
     """Which refunds to list. Times are inclusive from, exclusive to."""
 
     transaction_id: IdParameter | None = None
     status: RefundStatus | None = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
 
     def as_filter(self) -> RefundFilter:
         """What the domain is asked for."""
@@ -85,35 +86,27 @@ class RefundQuery(Page):
     "/v1/transactions/<id>/refunds",
     scope="refunds:write",
     idempotent=True,
-    answers={201: Refund},
+    responses={201: Refund},
     errors=(*idempotency.ERRORS, InvalidState, AmountExceedsRefundable),
 )
-def create_refund(call: Call, id: Any, body: RefundRequest) -> Reply:
+def create_refund(context: RequestContext, id: UUID, body: RefundRequest) -> ApiResponse:
     """Give back what was paid, all of it or a part. Refunds of one transaction never exceed its amount."""
 
     def work(connection: Connection) -> Answer:
-        refund = refunds.create(connection, call.merchant_id, id, body.as_new(), call.request_id)
+        refund = refunds.create(connection, context.merchant_id, id, body.as_new(), context.request_id)
         return Answer(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
 
-    return idempotency.once(call, id, work)
+    return idempotency.once(context, id, work)
 
 
-@routes.get("/v1/refunds", scope="transactions:read", answers={200: RefundPage})
-def list_refunds(call: Call, query: RefundQuery) -> Reply:
+@routes.get("/v1/refunds", scope="transactions:read", responses={200: RefundPage})
+def list_refunds(context: RequestContext, query: RefundQuery) -> ApiResponse:
     """List refunds, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "refund",
-            query,
-            lambda before, limit: refund_queries.list_newest(
-                connection, call.merchant_id, query.as_filter(), before, limit
-            ),
-        )
-    return Reply(page)
+    return list_response("refund", query, refund_queries.list_newest, context.merchant_id, query.as_filter())
 
 
-@routes.get("/v1/refunds/<id>", scope="transactions:read", answers={200: Refund})
-def get_refund(call: Call, id: Any) -> Reply:
+@routes.get("/v1/refunds/<id>", scope="transactions:read", responses={200: Refund})
+def get_refund(context: RequestContext, id: UUID) -> ApiResponse:
     """Read a refund."""
     with db.autocommit() as connection:
-        return Reply(refund_queries.find(connection, call.merchant_id, id))
+        return ApiResponse(refund_queries.find(connection, context.merchant_id, id))

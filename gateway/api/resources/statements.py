@@ -1,15 +1,16 @@
 """Providers' settlement statements over HTTP, for operators."""
 
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import Moment
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import TimestampParameter
 from gateway.api.http.periods import refuse_unless_ordered
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.uploads import Upload
 from gateway.api.http.validation import QueryModel
 from gateway.config import ProviderName, settings
@@ -24,7 +25,7 @@ STATEMENT_MAX_BYTES = 10 * 1024 * 1024
 routes = Routes("Reconciliation")
 
 
-class StatementTotals(AnswerModel):
+class StatementTotals(ResponseModel):
     """What the lines of one currency add up to, in its minor unit."""
 
     charges: Annotated[int, Field(description="Lines")]
@@ -34,30 +35,30 @@ class StatementTotals(AnswerModel):
     fees: int
 
 
-class Statement(AnswerModel):
+class Statement(ResponseModel):
     """What a provider says that it charged and gave back from a moment to a later one."""
 
     id: Id
     object: Literal["statement"]
     provider: str
-    since: Annotated[Time, Field(alias="from")]
-    until: Annotated[Time, Field(alias="to")]
+    since: Annotated[Timestamp, Field(alias="from")]
+    until: Annotated[Timestamp, Field(alias="to")]
     lines: int
     totals: Annotated[dict[str, StatementTotals], Field(description="By currency")]
     sha256: Annotated[str, Field(description="Of the file", examples=["9f86d081884c7d65" * 4])]
     reconciliation_id: Annotated[Id, Field(description="The reconciliation that the upload began")]
     uploaded_by: Annotated[str, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
-    created_at: Time
+    created_at: Timestamp
 
 
-class StatementPage(AnswerModel):
+class StatementPage(ResponseModel):
     """Statements, newest first."""
 
     data: list[Statement]
     next_cursor: str | None
 
 
-class StatementQuery(Page):
+class StatementQuery(ListQuery):
     """Which statements to list."""
 
     provider: ProviderName | None = None
@@ -68,10 +69,12 @@ class StatementUpload(QueryModel):
 
     provider: ProviderName
     since: Annotated[
-        Moment | None, Field(alias="from", description="Default: the beginning of its first line's day in UTC")
+        TimestampParameter | None,
+        Field(alias="from", description="Default: the beginning of its first line's day in UTC"),
     ] = None
     until: Annotated[
-        Moment | None, Field(alias="to", description="Default: the end of its last line's day in UTC, or now")
+        TimestampParameter | None,
+        Field(alias="to", description="Default: the end of its last line's day in UTC, or now"),
     ] = None
 
 
@@ -79,10 +82,10 @@ class StatementUpload(QueryModel):
     "/v1/statements",
     scope="operations:write",
     upload=Upload("text/csv", STATEMENT_MAX_BYTES),
-    answers={201: Statement, 200: Statement},
+    responses={201: Statement, 200: Statement},
     errors=(InvalidStatement, TooManyJobs),
 )
-def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> Reply:
+def upload_statement(context: RequestContext, query: StatementUpload, upload: IO[bytes]) -> ApiResponse:
     """Upload a provider's settlement statement, and have it compared with our records.
 
     The body is CSV (RFC 4180) of at most 10 MiB whose first line is
@@ -106,24 +109,18 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
         db.patience(limit + db.PATIENCE_MARGIN_SECONDS),
         db.begin() as connection,
     ):
-        stored, is_new = statements.store(connection, statement, file, call.actor, timeout_seconds=limit)
-    return Reply(stored, 201 if is_new else 200, headers={"Location": f"/v1/statements/{stored['id']}"})
+        stored, is_new = statements.store(connection, statement, file, context.actor, timeout_seconds=limit)
+    return ApiResponse(stored, 201 if is_new else 200, headers={"Location": f"/v1/statements/{stored['id']}"})
 
 
-@routes.get("/v1/statements", scope="operations:read", answers={200: StatementPage})
-def list_statements(call: Call, query: StatementQuery) -> Reply:  # noqa: ARG001
+@routes.get("/v1/statements", scope="operations:read", responses={200: StatementPage})
+def list_statements(query: StatementQuery) -> ApiResponse:
     """List statements, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "statement",
-            query,
-            lambda before, limit: statements.list_newest(connection, query.provider, before, limit),
-        )
-    return Reply(page)
+    return list_response("statement", query, statements.list_newest, query.provider)
 
 
-@routes.get("/v1/statements/<id>", scope="operations:read", answers={200: Statement})
-def get_statement(call: Call, id: Any) -> Reply:  # noqa: ARG001
+@routes.get("/v1/statements/<id>", scope="operations:read", responses={200: Statement})
+def get_statement(id: UUID) -> ApiResponse:
     """Read a statement's summary."""
     with db.autocommit() as connection:
-        return Reply(statements.find(connection, id))
+        return ApiResponse(statements.find(connection, id))

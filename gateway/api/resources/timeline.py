@@ -1,12 +1,13 @@
 """The timeline of a transaction over HTTP."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import ResponseModel, Timestamp
 from gateway.domain.payments import timeline
 from gateway.domain.payments.timeline import EntryType
 
@@ -34,22 +35,22 @@ Members without a value are null. More types and members may be added."""
 routes = Routes("Transactions")
 
 
-class TimelineEntry(AnswerModel):
+class TimelineEntry(ResponseModel):
     """One thing that happened to a transaction."""
 
-    at: Time
+    at: Timestamp
     type: Literal[tuple(str(kind) for kind in EntryType)]  # type: ignore[valid-type]  # the enum's values
     detail: Annotated[dict[str, Any], Field(description=_DETAILS)]
 
 
-class Timeline(AnswerModel):
+class Timeline(ResponseModel):
     """Everything that happened to a transaction, oldest first: the first 1,000 entries."""
 
     data: list[TimelineEntry]
 
 
-@routes.get("/v1/transactions/<id>/timeline", scope="transactions:read", answers={200: Timeline})
-def get_timeline(call: Call, id: Any) -> Reply:
+@routes.get("/v1/transactions/<id>/timeline", scope="transactions:read", responses={200: Timeline})
+def get_timeline(context: RequestContext, id: UUID) -> ApiResponse:
     """Read what happened to a transaction, oldest first."""
     with db.autocommit() as connection:
-        return Reply({"data": timeline.of_transaction(connection, call.merchant_id, id)})
+        return ApiResponse({"data": timeline.of_transaction(connection, context.merchant_id, id)})

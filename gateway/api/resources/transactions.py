@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -11,10 +12,10 @@ from sqlalchemy.exc import DataError, IntegrityError
 from gateway import db
 from gateway.api.access import merchant_limits
 from gateway.api.http import idempotency
-from gateway.api.http.paging import Decimal, Page, list_page
-from gateway.api.http.parameters import CurrencyCode, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import Decimal, ListQuery, list_response
+from gateway.api.http.parameters import CurrencyCode, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
@@ -78,7 +79,7 @@ class TransactionRequest(RequestModel):
         return NewTransaction(**vars(self))
 
 
-class Failure(AnswerModel):
+class Failure(ResponseModel):
     """Why a transaction failed."""
 
     code: str
@@ -87,7 +88,7 @@ class Failure(AnswerModel):
     retryable: bool
 
 
-class Transaction(AnswerModel):
+class Transaction(ResponseModel):
     """A payment of a merchant's customer."""
 
     id: Id
@@ -106,27 +107,27 @@ class Transaction(AnswerModel):
     failure: Failure | None
     attempts: Annotated[int, Field(examples=[0])]
     amount_refunded: int
-    created_at: Time
-    updated_at: Time
-    completed_at: Time | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    completed_at: Timestamp | None
 
 
-class TransactionPage(AnswerModel):
+class TransactionPage(ResponseModel):
     """Transactions, newest first."""
 
     data: list[Transaction]
     next_cursor: str | None
 
 
-class TransactionQuery(Page):
+class TransactionQuery(ListQuery):
     """Which transactions to list. Times are inclusive from, exclusive to."""
 
     status: TransactionStatus | None = None
     currency: CurrencyCode | None = None
     reference: Annotated[str | None, Field(max_length=REFERENCE_MAX_LENGTH)] = None
     customer_id: Annotated[str | None, Field(max_length=CUSTOMER_ID_MAX_LENGTH)] = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
     amount_min: Decimal | None = None
     amount_max: Decimal | None = None
 
@@ -150,14 +151,14 @@ _storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyIn
     "/v1/transactions",
     scope="transactions:write",
     idempotent=True,
-    answers={201: Transaction},
+    responses={201: Transaction},
     errors=(*idempotency.ERRORS, UnknownPaymentMethod),
 )
-def create_transaction(call: Call, body: TransactionRequest) -> Reply:
+def create_transaction(context: RequestContext, body: TransactionRequest) -> ApiResponse:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
-    merchant_limits.admit_payment(call.merchant_id)
+    merchant_limits.admit_payment(context.merchant_id)
     for _ in range(STORING_TRIES):
-        acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
+        acceptance = Acceptance.of(context.merchant_id, body.as_new(), context.request_id, context.idempotency_key())
         if _storing.do(acceptance):
             labelled(TRANSACTIONS_CREATED, body.currency).inc()
             return idempotency.reply(Given(acceptance.answer, replayed=False))
@@ -169,40 +170,34 @@ def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     raise DatabaseUnavailable("The database's time cannot be determined.")
 
 
-@routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})
-def list_transactions(call: Call, query: TransactionQuery) -> Reply:
+@routes.get("/v1/transactions", scope="transactions:read", responses={200: TransactionPage})
+def list_transactions(context: RequestContext, query: TransactionQuery) -> ApiResponse:
     """List transactions, newest first.
 
     A page may hold fewer than `limit`, or none, and still have a `next_cursor`: a filter that matches rarely, such as a
     range of amounts, is tested on 2,000 transactions per page. The list ends where `next_cursor` is null.
     """
-    with db.autocommit() as connection:
-        page = list_page(
-            "transaction",
-            query,
-            lambda before, limit: transaction_queries.list_newest(
-                connection, call.merchant_id, query.as_filter(), before, limit
-            ),
-        )
-    return Reply(page)
+    return list_response("transaction", query, transaction_queries.list_newest, context.merchant_id, query.as_filter())
 
 
-@routes.get("/v1/transactions/<id>", scope="transactions:read", answers={200: Transaction})
-def get_transaction(call: Call, id: Any) -> Reply:
+@routes.get("/v1/transactions/<id>", scope="transactions:read", responses={200: Transaction})
+def get_transaction(context: RequestContext, id: UUID) -> ApiResponse:
     """Read a transaction."""
     with db.autocommit() as connection:
-        return Reply(transaction_queries.find(connection, call.merchant_id, id))
+        return ApiResponse(transaction_queries.find(connection, context.merchant_id, id))
 
 
 @routes.post(
     "/v1/transactions/<id>/cancel",
     scope="transactions:write",
     idempotent=True,
-    answers={200: Transaction},
+    responses={200: Transaction},
     errors=(*idempotency.ERRORS, InvalidState),
 )
-def cancel_transaction(call: Call, id: Any) -> Reply:
+def cancel_transaction(context: RequestContext, id: UUID) -> ApiResponse:
     """Cancel a transaction that is not routed yet. One that is under way completes; refund it then."""
     return idempotency.once(
-        call, id, lambda connection: Answer(200, json.dumps(transactions.cancel(connection, call.merchant_id, id)))
+        context,
+        id,
+        lambda connection: Answer(200, json.dumps(transactions.cancel(connection, context.merchant_id, id))),
     )

@@ -1,14 +1,15 @@
 """Webhook endpoints over HTTP: where a merchant wants events sent, and what was sent there."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.webhooks import delivery_queries
@@ -76,7 +77,7 @@ class WebhookEndpointChange(RequestModel):
     status: EndpointStatus | None = None
 
 
-class WebhookEndpoint(AnswerModel):
+class WebhookEndpoint(ResponseModel):
     """Where events are sent. It never shows its secret."""
 
     id: Id
@@ -85,8 +86,8 @@ class WebhookEndpoint(AnswerModel):
     events: list[Literal[tuple(str(type) for type in EventType)]]  # type: ignore[valid-type]  # the enum's values
     status: Literal["enabled", "disabled"]
     disabled_reason: str | None
-    created_at: Time
-    updated_at: Time
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class NewWebhookEndpoint(WebhookEndpoint):
@@ -95,14 +96,14 @@ class NewWebhookEndpoint(WebhookEndpoint):
     secret: Annotated[str, Field(pattern=r"^whsec_[A-Za-z0-9+/]+=*$", description="For a Standard Webhooks library")]
 
 
-class WebhookEndpointPage(AnswerModel):
+class WebhookEndpointPage(ResponseModel):
     """Webhook endpoints, newest first."""
 
     data: list[WebhookEndpoint]
     next_cursor: str | None
 
 
-class WebhookDelivery(AnswerModel):
+class WebhookDelivery(ResponseModel):
     """One event on its way to one endpoint, or at the end of it."""
 
     id: Id
@@ -112,22 +113,22 @@ class WebhookDelivery(AnswerModel):
     event_type: str
     status: Literal["pending", "succeeded", "exhausted", "canceled"]
     attempts: int
-    next_attempt_at: Time | None
-    last_attempt_at: Time | None
+    next_attempt_at: Timestamp | None
+    last_attempt_at: Timestamp | None
     response_status: Annotated[int | None, Field(description="Of the last attempt, if it got an answer")]
     last_error: Annotated[str | None, Field(description="Why the last attempt failed")]
-    created_at: Time
-    finished_at: Time | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
 
 
-class WebhookDeliveryPage(AnswerModel):
+class WebhookDeliveryPage(ResponseModel):
     """Deliveries, newest first."""
 
     data: list[WebhookDelivery]
     next_cursor: str | None
 
 
-class WebhookDeliveryQuery(Page):
+class WebhookDeliveryQuery(ListQuery):
     """Which deliveries to list."""
 
     status: DeliveryStatus | None = None
@@ -136,75 +137,61 @@ class WebhookDeliveryQuery(Page):
 @routes.post(
     "/v1/webhook-endpoints",
     scope="webhooks:manage",
-    answers={201: NewWebhookEndpoint},
+    responses={201: NewWebhookEndpoint},
     errors=(TooManyEndpoints,),
 )
-def create_webhook_endpoint(call: Call, body: WebhookEndpointRequest) -> Reply:
+def create_webhook_endpoint(context: RequestContext, body: WebhookEndpointRequest) -> ApiResponse:
     """Have events sent to a URL. The answer shows the secret that they are signed with, this once."""
     with db.begin() as connection:
-        made = webhook_endpoints.create(connection, call.merchant_id, body.url, body.events, call.actor)
-    return Reply(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
+        made = webhook_endpoints.create(connection, context.merchant_id, body.url, body.events, context.actor)
+    return ApiResponse(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
 
 
-@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", answers={200: WebhookEndpointPage})
-def list_webhook_endpoints(call: Call, query: Page) -> Reply:
+@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", responses={200: WebhookEndpointPage})
+def list_webhook_endpoints(context: RequestContext, query: ListQuery) -> ApiResponse:
     """List webhook endpoints, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "webhook_endpoint",
-            query,
-            lambda before, limit: webhook_endpoints.list_newest(connection, call.merchant_id, before, limit),
-        )
-    return Reply(page)
+    return list_response("webhook_endpoint", query, webhook_endpoints.list_newest, context.merchant_id)
 
 
-@routes.get("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={200: WebhookEndpoint})
-def get_webhook_endpoint(call: Call, id: Any) -> Reply:
+@routes.get("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
+def get_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
     """Read a webhook endpoint."""
     with db.autocommit() as connection:
-        return Reply(webhook_endpoints.find(connection, call.merchant_id, id))
+        return ApiResponse(webhook_endpoints.find(connection, context.merchant_id, id))
 
 
-@routes.patch("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={200: WebhookEndpoint})
-def change_webhook_endpoint(call: Call, id: Any, body: WebhookEndpointChange) -> Reply:
+@routes.patch("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
+def change_webhook_endpoint(context: RequestContext, id: UUID, body: WebhookEndpointChange) -> ApiResponse:
     """Change URL, events or status of a webhook endpoint."""
     with db.begin() as connection:
         changed = webhook_endpoints.change(
             connection,
-            call.merchant_id,
+            context.merchant_id,
             id,
             url=body.url,
             events=body.events,
             status=body.status,
-            actor=call.actor,
+            actor=context.actor,
         )
-    return Reply(changed)
+    return ApiResponse(changed)
 
 
-@routes.delete("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={204: None})
-def delete_webhook_endpoint(call: Call, id: Any) -> Reply:
+@routes.delete("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={204: None})
+def delete_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
     """Delete a webhook endpoint, and cancel the deliveries that wait for it."""
     with db.begin() as connection:
-        webhook_endpoints.delete(connection, call.merchant_id, id, call.actor)
-    return Reply(status=204)
+        webhook_endpoints.delete(connection, context.merchant_id, id, context.actor)
+    return ApiResponse(status=204)
 
 
-@routes.post("/v1/webhook-endpoints/<id>/rotate-secret", scope="webhooks:manage", answers={200: NewWebhookEndpoint})
-def rotate_webhook_secret(call: Call, id: Any) -> Reply:
+@routes.post("/v1/webhook-endpoints/<id>/rotate-secret", scope="webhooks:manage", responses={200: NewWebhookEndpoint})
+def rotate_webhook_secret(context: RequestContext, id: UUID) -> ApiResponse:
     """Give a webhook endpoint a new secret, shown this once. The one before signs too for 24 hours."""
     with db.begin() as connection:
-        return Reply(webhook_endpoints.rotate_secret(connection, call.merchant_id, id, call.actor))
+        return ApiResponse(webhook_endpoints.rotate_secret(connection, context.merchant_id, id, context.actor))
 
 
-@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", answers={200: WebhookDeliveryPage})
-def list_webhook_deliveries(call: Call, id: Any, query: WebhookDeliveryQuery) -> Reply:
+@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", responses={200: WebhookDeliveryPage})
+def list_webhook_deliveries(context: RequestContext, id: UUID, query: WebhookDeliveryQuery) -> ApiResponse:
     """List what was sent, or is to be sent, to a webhook endpoint, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "webhook_delivery",
-            query,
-            lambda before, limit: delivery_queries.list_newest(
-                connection, call.merchant_id, id, query.status, before=before, limit=limit
-            ),
-        )
-    return Reply(page)
+    return list_response("webhook_delivery", query, delivery_queries.list_newest, context.merchant_id, id, query.status)

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.service import gauges
 from gateway.api.service.probes import Probe, ProbeTimeout
 from gateway.clock import database_clock, describe
@@ -33,13 +33,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 routes = Routes("Service")
 
 
-class Live(AnswerModel):
+class Live(ResponseModel):
     """The process answers."""
 
     status: Literal["live"]
 
 
-class Ready(AnswerModel):
+class Ready(ResponseModel):
     """The process can serve. The broker is only reported: payments are accepted without it."""
 
     status: Literal["ready"]
@@ -113,14 +113,14 @@ def _checked_offset() -> float:
     return offset
 
 
-@routes.get("/health/live", public=True, answers={200: Live})
-def live(call: Call) -> Reply:  # noqa: ARG001
+@routes.get("/health/live", public=True, responses={200: Live})
+def live() -> ApiResponse:
     """Whether the process answers."""
-    return Reply({"status": "live"})
+    return ApiResponse({"status": "live"})
 
 
-@routes.get("/health/ready", public=True, answers={200: Ready}, errors=(NotReady, DatabaseUnavailable))
-def ready(call: Call) -> Reply:  # noqa: ARG001
+@routes.get("/health/ready", public=True, responses={200: Ready}, errors=(NotReady, DatabaseUnavailable))
+def ready() -> ApiResponse:
     """Whether the database is available with the schema of this version, and the clock of this host is right.
 
     The broker's state is only reported: payments are accepted without it.
@@ -141,7 +141,7 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
         )
     offset = _checked_offset()
     broker, broker_reason = _broker_state(deadline)
-    return Reply(
+    return ApiResponse(
         {
             "status": "ready",
             "database": "up",
@@ -154,7 +154,7 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
     )
 
 
-@routes.get("/metrics", public=True, answers={200: None}, media_type=METRICS_TYPE)
-def metrics(call: Call) -> Reply:  # noqa: ARG001
+@routes.get("/metrics", public=True, responses={200: None}, media_type=METRICS_TYPE)
+def metrics() -> ApiResponse:
     """Metrics in Prometheus' text format."""
-    return Reply(metrics_text(gauges.Momentary()))
+    return ApiResponse(metrics_text(gauges.Momentary()))

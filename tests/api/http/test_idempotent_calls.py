@@ -68,7 +68,7 @@ def test_a_repeat_gets_the_first_answer_byte_for_byte(merchant: Caller, endpoint
 
     first, repeat = (send(merchant, path, body) for _ in range(2))
 
-    assert first.status_code in endpoint.answers, first.text
+    assert first.status_code in endpoint.responses, first.text
     assert (repeat.status_code, repeat.data, repeat.content_type) == (first.status_code, first.data, first.content_type)
     assert repeat.headers.get("Location") == first.headers.get("Location")
     assert "Idempotency-Replayed" not in first.headers
@@ -79,7 +79,7 @@ def test_a_repeat_gets_the_first_answer_byte_for_byte(merchant: Caller, endpoint
 @every_call
 def test_a_key_that_comes_with_another_body_or_path_is_refused(merchant: Caller, endpoint: Endpoint) -> None:
     path, body = path_for(merchant, endpoint), body_of(endpoint)
-    assert send(merchant, path, body).status_code in endpoint.answers
+    assert send(merchant, path, body).status_code in endpoint.responses
 
     expect_problem(send(merchant, path, (body or b"{}") + b" "), 422, "idempotency_key_reused")
     for other in IDEMPOTENT:
@@ -94,7 +94,7 @@ def test_two_hundred_concurrent_posts_with_one_key_do_it_once(merchant: Caller, 
     with ThreadPoolExecutor(THREADS) as threads:
         answers = list(threads.map(lambda _: send(merchant, path, body), range(POSTS)))
 
-    assert {answer.status_code for answer in answers} <= set(endpoint.answers), answers[-1].text
+    assert {answer.status_code for answer in answers} <= set(endpoint.responses), answers[-1].text
     assert len({answer.data for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
     assert count(*case_of(endpoint).effect) == 1
@@ -110,7 +110,7 @@ def test_a_key_whose_first_request_is_still_running_is_in_progress(merchant: Cal
     expect_problem(answer, 409, "idempotency_in_progress")
     assert int(answer.headers["Retry-After"]) >= 1
     assert (count(*case_of(endpoint).effect), count("idempotency_records")) == (0, before)
-    assert send(merchant, path, body).status_code in endpoint.answers
+    assert send(merchant, path, body).status_code in endpoint.responses
 
 
 @every_call
@@ -121,7 +121,7 @@ def test_nothing_is_kept_of_a_request_that_was_refused(merchant: Caller, endpoin
     assert send(merchant, unfit, case.refused).status_code in {409, 422}
     retry = send(merchant, path, body)
 
-    assert retry.status_code in endpoint.answers, retry.text
+    assert retry.status_code in endpoint.responses, retry.text
     assert "Idempotency-Replayed" not in retry.headers
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_kept_of_a_request_that_was_refused(merchant: Caller, endpoin
 def test_the_keys_of_two_merchants_do_not_meet(merchant: Caller, other_merchant: Caller, endpoint: Endpoint) -> None:
     answers = [send(caller, path_for(caller, endpoint), body_of(endpoint)) for caller in (merchant, other_merchant)]
 
-    assert {answer.status_code for answer in answers} <= set(endpoint.answers)
+    assert {answer.status_code for answer in answers} <= set(endpoint.responses)
     assert "Idempotency-Replayed" not in answers[1].headers
 
 

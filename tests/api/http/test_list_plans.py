@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import text
 
-from gateway.api.http.paging import Page
+from gateway.api.http.paging import ListQuery
 from gateway.api.http.routes import Endpoint
 from gateway.db import begin, patience
 from gateway.domain.shared.listing import SEARCH_ROWS_MAX
@@ -143,7 +143,7 @@ def values_of(endpoint: Endpoint, name: str, world: World) -> tuple[object, ...]
 def queries(endpoint: Endpoint, world: World) -> Iterator[dict[str, object]]:
     """No filter, each filter with each of its values, and each pair of filters with their first and last ones."""
     assert endpoint.query is not None
-    names = [name for name in endpoint.query.model_fields if name not in Page.model_fields]
+    names = [name for name in endpoint.query.model_fields if name not in ListQuery.model_fields]
     values = {name: values_of(endpoint, name, world) for name in names}
     yield {}
     yield from ({name: value} for name in names for value in values[name])
@@ -181,7 +181,7 @@ def test_a_read_looks_at_few_rows_of_large_tables(full: World, endpoint: Endpoin
     route = route_of(endpoint)
     caller = full.who_may(route.scope or "")
     path = path_of(endpoint, full.ids[route.object]) if route.object else path_of(endpoint)
-    is_list = endpoint.query is not None and issubclass(endpoint.query, Page)
+    is_list = endpoint.query is not None and issubclass(endpoint.query, ListQuery)
     for query in queries(endpoint, full) if is_list else [{}]:
         for statement in pages(caller, path, query):
             plan = executed(statement)
