@@ -1,4 +1,4 @@
-"""Lists in pages: newest first, by key, never by offset (api.md, Paging)."""
+"""Paginate lists: newest object first, by key (docs/api.md). There is no OFFSET, whose cost grows with its value."""
 
 import base64
 import binascii
@@ -25,25 +25,34 @@ DECIMAL_MAX_DIGITS = 18
 
 
 def _decimal(text: Any) -> Any:
-    # pydantic's own reading of text takes "1_000", " 7 " and "7.0" too
+    # pydantic also parses "1_000", " 7 " and "7.0"
     if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= DECIMAL_MAX_DIGITS):
-        raise PydanticCustomError("invalid_type", "This should be a whole number in decimal digits.")
+        raise PydanticCustomError("invalid_type", "This must be a whole number in decimal digits.")
     return text
 
 
 Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValidator(_decimal)]
 """A non-negative integer written in decimal digits."""
-Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
+Limit = Annotated[
+    int, Field(ge=1, le=LIMIT_MAX, description="Maximum number of objects per page"), BeforeValidator(_decimal)
+]
 
 
 class ListQuery(QueryModel):
-    """The parameters of every list."""
+    """The parameters of every list endpoint."""
 
     limit: Limit = LIMIT_DEFAULT
     cursor: Annotated[
         str | None,
-        Field(description="`next_cursor` of the page before. Only null ends a list: a page may be short, even empty"),
+        Field(
+            description="`next_cursor` of the previous page. A page may have fewer than `limit` objects, or none, and "
+            "still not be the last one: the list ends where `next_cursor` is null"
+        ),
     ] = None
+
+    def filters(self) -> dict[str, Any]:
+        """Return the parameters of this list, without those of all lists."""
+        return self.model_dump(exclude=set(ListQuery.model_fields))
 
 
 def list_response(

@@ -21,9 +21,9 @@ from gateway.api.access import rate_limits, sign_in, tokens
 from gateway.api.access.tokens import Caller
 from gateway.api.http import middleware
 from gateway.api.http.application import Answer, Request, current_request
-from gateway.api.http.request_content import JSON, body_of_type, parameters_of, refuse_parameters
+from gateway.api.http.request_content import JSON, body_of_type, parameters_of, reject_parameters
 from gateway.api.http.uploads import Upload
-from gateway.api.http.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
+from gateway.api.http.validation import NoBody, NoQuery, parse_json, parse_parameters, reject_card_number
 from gateway.domain.shared.idempotency import KEY_MAX_LENGTH, IdempotencyKey
 from gateway.errors import GatewayError, InsufficientScope, NotFound
 from gateway.ids import parse_id
@@ -90,7 +90,7 @@ class RequestContext:
         if key is None:
             return None
         if len(key) <= KEY_MAX_LENGTH:  # a longer one is rejected below without the regular expression
-            refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
+            reject_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
         return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
 
 
@@ -147,7 +147,7 @@ class Endpoint:
             tokens.demand(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            refuse_parameters(asked)
+            reject_parameters(asked)
         elif self.query is not None:
             arguments["query"] = parse_parameters(self.query, parameters_of(asked))
         if self.body is not None:

@@ -1,4 +1,4 @@
-"""People and programs sign in: registration, login, logout, and the keys that verify tokens."""
+"""Registration, log-in and log-out of users, and the public keys that verify access tokens."""
 
 import re
 from typing import Annotated, Literal
@@ -47,7 +47,7 @@ NewPassword = Annotated[str, Field(min_length=PASSWORD_MIN_LENGTH, max_length=PA
 
 
 class Registration(RequestModel):
-    """A business that wants to take payments, and the person who owns its account."""
+    """A new merchant and its first user."""
 
     email: Email
     password: NewPassword = Field(examples=["correct horse battery staple"])
@@ -59,7 +59,7 @@ class Registration(RequestModel):
 
 
 class Login(RequestModel):
-    """Email and password of a user."""
+    """The credentials of a user."""
 
     email: Annotated[str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"])]
     password: Annotated[
@@ -68,7 +68,7 @@ class Login(RequestModel):
 
 
 class User(ResponseModel):
-    """A person who acts for a merchant."""
+    """A person with access to a merchant's account."""
 
     id: str
     object: Literal["user"]
@@ -78,7 +78,7 @@ class User(ResponseModel):
 
 
 class Merchant(ResponseModel):
-    """A business that takes payments."""
+    """A business that accepts payments."""
 
     id: str
     object: Literal["merchant"]
@@ -87,14 +87,14 @@ class Merchant(ResponseModel):
 
 
 class ClientCredentials(ResponseModel):
-    """The credentials of an API client. The secret is shown this once."""
+    """The credentials of an API client. The secret is shown only in this response."""
 
     client_id: str
     client_secret: str
 
 
 class RegisteredMerchant(ResponseModel):
-    """A new merchant, its owner with an access token, and its first API client."""
+    """A new merchant, its first user with an access token, and its first API client."""
 
     user: User
     merchant: Merchant
@@ -103,7 +103,7 @@ class RegisteredMerchant(ResponseModel):
 
 
 class UserToken(ResponseModel):
-    """An access token for a user."""
+    """An access token of a user."""
 
     access_token: str
     token_type: Literal["Bearer"]
@@ -111,7 +111,7 @@ class UserToken(ResponseModel):
 
 
 class JsonWebKey(ResponseModel):
-    """The public half of a signing key (RFC 7517)."""
+    """The public key of a key pair that signs access tokens (RFC 7517)."""
 
     kty: Literal["RSA"]
     n: str
@@ -122,14 +122,17 @@ class JsonWebKey(ResponseModel):
 
 
 class JsonWebKeySet(ResponseModel):
-    """The keys that verify access tokens."""
+    """The public keys that verify access tokens."""
 
     keys: list[JsonWebKey]
 
 
 @routes.post("/auth/register", public=True, responses={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
 def register(body: Registration) -> ApiResponse:
-    """Make a merchant, its first user and a first API client."""
+    """Register a merchant, with its first user and its first API client.
+
+    The response contains the secret of the API client, which is not shown again.
+    """
     password_hash = hash_password(body.password)  # before the database: it takes a while
     with db.begin() as connection:
         made = accounts.register(
@@ -150,10 +153,10 @@ def register(body: Registration) -> ApiResponse:
 
 @routes.post("/auth/login", public=True, responses={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
 def login(context: RequestContext, body: Login) -> ApiResponse:
-    """Get an access token with email and password.
+    """Log in with email and password to get an access token.
 
-    Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers use the
-    cookie. Wrong passwords from unknown devices then do not limit the log-ins of this device.
+    Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers send the
+    cookie. Wrong passwords from unknown devices then do not limit the log-ins from this device.
     """
     email = body.email.lower()
     user, device = sign_in.check_password(context.request, email, body.password)
@@ -167,12 +170,12 @@ def login(context: RequestContext, body: Login) -> ApiResponse:
 
 @routes.post("/auth/logout", responses={204: None})
 def logout(context: RequestContext) -> ApiResponse:
-    """Revoke the access token in hand; other processes refuse it within a second."""
+    """Revoke the access token of this request. All servers reject it within a second."""
     tokens.revoke(context.caller)
     return ApiResponse(status=204)
 
 
 @routes.get("/.well-known/jwks.json", public=True, responses={200: JsonWebKeySet})
 def jwks() -> ApiResponse:
-    """The public keys that verify access tokens (RFC 7517)."""
+    """List the public keys that verify access tokens (RFC 7517)."""
     return ApiResponse(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})

@@ -1,4 +1,4 @@
-"""Refunds over HTTP: ask for one, read one, list them."""
+"""Refunds: create, retrieve and list them."""
 
 import json
 from typing import Annotated, Literal
@@ -12,9 +12,9 @@ from gateway.api.http import idempotency
 from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import IdParameter, TimestampParameter
 from gateway.api.http.routes import ApiResponse, RequestContext, Routes
-from gateway.api.http.schemas import Id, ResponseModel, Timestamp
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
-from gateway.api.resources.transactions import Failure
+from gateway.api.resources.transactions import PaymentFailure
 from gateway.domain.payments import refund_queries, refunds
 from gateway.domain.payments.refund_queries import RefundFilter
 from gateway.domain.payments.refunds import NewRefund
@@ -29,57 +29,55 @@ routes = Routes("Refunds")
 
 
 class RefundRequest(RequestModel):
-    """Money to be given back."""
+    """A refund of a completed transaction."""
 
     amount: Annotated[
         int | None,
-        Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="In the currency's minor unit; without it, all that is left"),
+        Field(
+            ge=AMOUNT_MIN,
+            le=AMOUNT_MAX,
+            description="Amount to refund, in the currency's minor unit; by default, all that is not refunded yet",
+        ),
     ] = None
-    reason: Annotated[str | None, Field(max_length=REASON_MAX_LENGTH, examples=["One seat was taken"])] = None
+    reason: Annotated[
+        str | None,
+        Field(
+            max_length=REASON_MAX_LENGTH, description="Your reason, for your records", examples=["One seat was taken"]
+        ),
+    ] = None
 
     def as_new(self) -> NewRefund:
-        """What the domain is asked for."""
+        """Return the refund for the domain."""
         return NewRefund(**dict(self))
 
 
 class Refund(ResponseModel):
-    """Money on its way back to a merchant's customer."""
+    """Money that a merchant returns to a customer."""
 
     id: Id
     object: Literal["refund"]
-    transaction_id: Id
+    transaction_id: Annotated[Id, Field(description="The refunded transaction")]
     merchant_id: Id
-    amount: Annotated[int, Field(description="In the currency's minor unit")]
+    amount: Annotated[int, Field(description="Refunded amount, in the currency's minor unit")]
     currency: str
-    reason: Annotated[str | None, Field(examples=["One seat was taken"])]
-    status: Literal[tuple(str(status) for status in RefundStatus)]  # type: ignore[valid-type]  # the enum's values
+    reason: Annotated[str | None, Field(description="The `reason` of the request", examples=["One seat was taken"])]
+    status: RefundStatus
     provider: str
     provider_reference: str | None
-    failure: Failure | None
+    failure: Annotated[PaymentFailure | None, Field(description="Why the refund failed; null if it did not")]
     attempts: int
     created_at: Timestamp
     updated_at: Timestamp
     completed_at: Timestamp | None
 
 
-class RefundPage(ResponseModel):
-    """Refunds, newest first."""
-
-    data: list[Refund]
-    next_cursor: str | None
-
-
 class RefundQuery(ListQuery):
-    """Which refunds to list. Times are inclusive from, exclusive to."""
+    """Filters of refunds."""
 
     transaction_id: IdParameter | None = None
     status: RefundStatus | None = None
     created_from: TimestampParameter | None = None
     created_to: TimestampParameter | None = None
-
-    def as_filter(self) -> RefundFilter:
-        """What the domain is asked for."""
-        return RefundFilter(**self.model_dump(exclude={"limit", "cursor"}))
 
 
 @routes.post(
@@ -90,7 +88,10 @@ class RefundQuery(ListQuery):
     errors=(*idempotency.ERRORS, InvalidState, AmountExceedsRefundable),
 )
 def create_refund(context: RequestContext, id: UUID, body: RefundRequest) -> ApiResponse:
-    """Give back what was paid, all of it or a part. Refunds of one transaction never exceed its amount."""
+    """Refund a completed transaction, completely or in part.
+
+    The refunds of a transaction never exceed its amount. The refund is `pending` until the provider has executed it.
+    """
 
     def work(connection: Connection) -> Answer:
         refund = refunds.create(connection, context.merchant_id, id, body.as_new(), context.request_id)
@@ -99,14 +100,16 @@ def create_refund(context: RequestContext, id: UUID, body: RefundRequest) -> Api
     return idempotency.once(context, id, work)
 
 
-@routes.get("/v1/refunds", scope="transactions:read", responses={200: RefundPage})
+@routes.get("/v1/refunds", scope="transactions:read", responses={200: page_of(Refund)})
 def list_refunds(context: RequestContext, query: RefundQuery) -> ApiResponse:
     """List refunds, newest first."""
-    return list_response("refund", query, refund_queries.list_newest, context.merchant_id, query.as_filter())
+    return list_response(
+        "refund", query, refund_queries.list_newest, context.merchant_id, RefundFilter(**query.filters())
+    )
 
 
 @routes.get("/v1/refunds/<id>", scope="transactions:read", responses={200: Refund})
 def get_refund(context: RequestContext, id: UUID) -> ApiResponse:
-    """Read a refund."""
+    """Retrieve a refund."""
     with db.autocommit() as connection:
         return ApiResponse(refund_queries.find(connection, context.merchant_id, id))

@@ -1,4 +1,4 @@
-"""Providers' settlement statements over HTTP, for operators."""
+"""Settlement statements of providers, for operators."""
 
 from typing import IO, Annotated, Literal
 from uuid import UUID
@@ -8,9 +8,9 @@ from pydantic import Field
 from gateway import db
 from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import TimestampParameter
-from gateway.api.http.periods import refuse_unless_ordered
+from gateway.api.http.periods import check_period
 from gateway.api.http.routes import ApiResponse, RequestContext, Routes
-from gateway.api.http.schemas import Id, ResponseModel, Timestamp
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.uploads import Upload
 from gateway.api.http.validation import QueryModel
 from gateway.config import ProviderName, settings
@@ -26,55 +26,52 @@ routes = Routes("Reconciliation")
 
 
 class StatementTotals(ResponseModel):
-    """What the lines of one currency add up to, in its minor unit."""
+    """Sums over the lines of one currency, in its minor unit."""
 
-    charges: Annotated[int, Field(description="Lines")]
-    charged: int
-    refunds: Annotated[int, Field(description="Lines")]
-    refunded: int
-    fees: int
+    charges: Annotated[int, Field(description="Number of `charge` lines")]
+    charged: Annotated[int, Field(description="Sum of the charges, in the currency's minor unit")]
+    refunds: Annotated[int, Field(description="Number of `refund` lines")]
+    refunded: Annotated[int, Field(description="Sum of the refunds, in the currency's minor unit")]
+    fees: Annotated[int, Field(description="Sum of the provider's fees, in the currency's minor unit")]
 
 
 class Statement(ResponseModel):
-    """What a provider says that it charged and gave back from a moment to a later one."""
+    """A provider's list of the charges and refunds of a period."""
 
     id: Id
     object: Literal["statement"]
     provider: str
-    since: Annotated[Timestamp, Field(alias="from")]
-    until: Annotated[Timestamp, Field(alias="to")]
-    lines: int
-    totals: Annotated[dict[str, StatementTotals], Field(description="By currency")]
-    sha256: Annotated[str, Field(description="Of the file", examples=["9f86d081884c7d65" * 4])]
-    reconciliation_id: Annotated[Id, Field(description="The reconciliation that the upload began")]
+    since: Annotated[Timestamp, Field(alias="from", description="Start of the period")]
+    until: Annotated[Timestamp, Field(alias="to", description="End of the period, which excludes this time")]
+    lines: Annotated[int, Field(description="Number of lines of the file, without its header")]
+    totals: Annotated[dict[str, StatementTotals], Field(description="Sums by currency")]
+    sha256: Annotated[str, Field(description="SHA-256 of the file, in hexadecimal", examples=["9f86d081884c7d65" * 4])]
+    reconciliation_id: Annotated[Id, Field(description="The reconciliation that compares the statement")]
     uploaded_by: Annotated[str, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
     created_at: Timestamp
 
 
-class StatementPage(ResponseModel):
-    """Statements, newest first."""
-
-    data: list[Statement]
-    next_cursor: str | None
-
-
 class StatementQuery(ListQuery):
-    """Which statements to list."""
+    """Filters of statements."""
 
     provider: ProviderName | None = None
 
 
 class StatementUpload(QueryModel):
-    """Whose statement it is, and what it covers."""
+    """The provider and the period of an uploaded statement."""
 
     provider: ProviderName
     since: Annotated[
         TimestampParameter | None,
-        Field(alias="from", description="Default: the beginning of its first line's day in UTC"),
+        Field(alias="from", description="Start of the period; by default, the start of the first line's day in UTC"),
     ] = None
     until: Annotated[
         TimestampParameter | None,
-        Field(alias="to", description="Default: the end of its last line's day in UTC, or now"),
+        Field(
+            alias="to",
+            description="End of the period, which excludes this time; by default, the end of the last line's day in "
+            "UTC, or now if that is earlier",
+        ),
     ] = None
 
 
@@ -86,17 +83,18 @@ class StatementUpload(QueryModel):
     errors=(InvalidStatement, TooManyJobs),
 )
 def upload_statement(context: RequestContext, query: StatementUpload, upload: IO[bytes]) -> ApiResponse:
-    """Upload a provider's settlement statement, and have it compared with our records.
+    """Upload a settlement statement of a provider, and compare it with our records.
 
     The body is CSV (RFC 4180) of at most 10 MiB whose first line is
     `charge_id,idempotency_key,type,amount,fee,currency,time`: `charge_id` is the provider's reference,
-    `idempotency_key` the id of the transaction or the refund, `type` is `charge` or `refund`, amounts are integers in
-    the currency's minor unit, `time` is RFC 3339. When a line is not valid, nothing is stored, and `errors` names up to
-    100 lines and columns, as in `/17/amount`. The statement should list all that happened from `from` to `to`: what it
-    leaves out counts as missing. The same file again is answered with 200 and the first upload. A longer statement may
-    be uploaded in parts.
+    `idempotency_key` is the id of the transaction or refund, `type` is `charge` or `refund`, `amount` and `fee` are
+    integers in the currency's minor unit, and `time` is RFC 3339.
+
+    If a line is not valid, nothing is stored, and `errors` lists up to 100 lines and columns, such as `/17/amount`. The
+    statement must list everything that happened from `from` to `to`, because what it omits is reported as missing. A
+    longer statement may be uploaded in parts. Uploading the same file again returns 200 and the first upload.
     """
-    refuse_unless_ordered(query.since, query.until)
+    check_period(query.since, query.until)
     limit = settings().database_timeout_seconds
     statement = NewStatement(new_id(), query.provider, query.since, query.until)
     with (
@@ -113,7 +111,7 @@ def upload_statement(context: RequestContext, query: StatementUpload, upload: IO
     return ApiResponse(stored, 201 if is_new else 200, headers={"Location": f"/v1/statements/{stored['id']}"})
 
 
-@routes.get("/v1/statements", scope="operations:read", responses={200: StatementPage})
+@routes.get("/v1/statements", scope="operations:read", responses={200: page_of(Statement)})
 def list_statements(query: StatementQuery) -> ApiResponse:
     """List statements, newest first."""
     return list_response("statement", query, statements.list_newest, query.provider)
@@ -121,6 +119,6 @@ def list_statements(query: StatementQuery) -> ApiResponse:
 
 @routes.get("/v1/statements/<id>", scope="operations:read", responses={200: Statement})
 def get_statement(id: UUID) -> ApiResponse:
-    """Read a statement's summary."""
+    """Retrieve the summary of a statement."""
     with db.autocommit() as connection:
         return ApiResponse(statements.find(connection, id))

@@ -1,4 +1,4 @@
-"""Webhook endpoints over HTTP: where a merchant wants events sent, and what was sent there."""
+"""Webhook endpoints, and the deliveries of events to them."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from gateway import db
 from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.routes import ApiResponse, RequestContext, Routes
-from gateway.api.http.schemas import Id, ResponseModel, Timestamp
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.webhooks import delivery_queries
@@ -36,7 +36,7 @@ def _expanded(value: Any) -> Any:
     return [type.value for type in EventType] if value == [ALL_EVENTS] else value
 
 
-def _each_once(events: list[EventType]) -> list[EventType]:
+def _without_duplicates(events: list[EventType]) -> list[EventType]:
     return list(dict.fromkeys(events))
 
 
@@ -44,7 +44,7 @@ Url = Annotated[
     str,
     Field(
         max_length=URL_MAX_LENGTH,
-        description="https, on a public address; neither a user nor a fragment",
+        description="The https URL that receives the events: a public address, without a user name or a fragment",
         examples=["https://example.com/webhooks"],
     ),
     AfterValidator(_callable_url),
@@ -54,82 +54,88 @@ Subscription = Annotated[
     Field(
         min_length=1,
         max_length=2 * len(EventType),
-        description='The types to be sent; `["*"]` stands for all that there are now',
+        description='The types of events to send; `["*"]` means all types that exist now',
         examples=[[EventType.TRANSACTION_COMPLETED.value]],
     ),
-    AfterValidator(_each_once),
+    AfterValidator(_without_duplicates),
     BeforeValidator(_expanded),
 ]
 
 
 class WebhookEndpointRequest(RequestModel):
-    """Where events are to be sent, and which."""
+    """A URL, and the types of events to send to it."""
 
     url: Url
     events: Subscription
 
 
 class WebhookEndpointChange(RequestModel):
-    """What is to be changed. Disabling cancels what waits to be sent; what a 410 disabled can be enabled again."""
+    """The fields to change."""
 
     url: Url | None = None
     events: Subscription | None = None
-    status: EndpointStatus | None = None
+    status: Annotated[
+        EndpointStatus | None,
+        Field(
+            description="`disabled` cancels all pending deliveries; `enabled` also enables an endpoint that was "
+            "disabled because it responded with 410"
+        ),
+    ] = None
 
 
 class WebhookEndpoint(ResponseModel):
-    """Where events are sent. It never shows its secret."""
+    """A URL that receives the events of a merchant. Its secret is not shown again."""
 
     id: Id
     object: Literal["webhook_endpoint"]
     url: str
-    events: list[Literal[tuple(str(type) for type in EventType)]]  # type: ignore[valid-type]  # the enum's values
-    status: Literal["enabled", "disabled"]
+    events: list[EventType]
+    status: EndpointStatus
     disabled_reason: str | None
     created_at: Timestamp
     updated_at: Timestamp
 
 
 class NewWebhookEndpoint(WebhookEndpoint):
-    """An endpoint with its new secret: it is not shown again."""
+    """A webhook endpoint with its new secret, which is shown only in this response."""
 
-    secret: Annotated[str, Field(pattern=r"^whsec_[A-Za-z0-9+/]+=*$", description="For a Standard Webhooks library")]
-
-
-class WebhookEndpointPage(ResponseModel):
-    """Webhook endpoints, newest first."""
-
-    data: list[WebhookEndpoint]
-    next_cursor: str | None
+    secret: Annotated[
+        str,
+        Field(
+            pattern=r"^whsec_[A-Za-z0-9+/]+=*$",
+            description="Pass it to a Standard Webhooks library to verify signatures",
+        ),
+    ]
 
 
 class WebhookDelivery(ResponseModel):
-    """One event on its way to one endpoint, or at the end of it."""
+    """The delivery of an event to a webhook endpoint."""
 
     id: Id
     object: Literal["webhook_delivery"]
     endpoint_id: Id
     event_id: Id
     event_type: str
-    status: Literal["pending", "succeeded", "exhausted", "canceled"]
+    status: Annotated[
+        DeliveryStatus,
+        Field(
+            description="`pending`: not delivered yet. `succeeded`: the endpoint responded with 2xx. `exhausted`: all "
+            "attempts failed. `canceled`: the endpoint was disabled or deleted"
+        ),
+    ]
     attempts: int
     next_attempt_at: Timestamp | None
     last_attempt_at: Timestamp | None
-    response_status: Annotated[int | None, Field(description="Of the last attempt, if it got an answer")]
+    response_status: Annotated[
+        int | None, Field(description="HTTP status of the last attempt; null without a response")
+    ]
     last_error: Annotated[str | None, Field(description="Why the last attempt failed")]
     created_at: Timestamp
     finished_at: Timestamp | None
 
 
-class WebhookDeliveryPage(ResponseModel):
-    """Deliveries, newest first."""
-
-    data: list[WebhookDelivery]
-    next_cursor: str | None
-
-
 class WebhookDeliveryQuery(ListQuery):
-    """Which deliveries to list."""
+    """Filters of deliveries."""
 
     status: DeliveryStatus | None = None
 
@@ -141,13 +147,16 @@ class WebhookDeliveryQuery(ListQuery):
     errors=(TooManyEndpoints,),
 )
 def create_webhook_endpoint(context: RequestContext, body: WebhookEndpointRequest) -> ApiResponse:
-    """Have events sent to a URL. The answer shows the secret that they are signed with, this once."""
+    """Create a webhook endpoint.
+
+    The response contains the secret with which its events are signed. The secret is not shown again.
+    """
     with db.begin() as connection:
         made = webhook_endpoints.create(connection, context.merchant_id, body.url, body.events, context.actor)
     return ApiResponse(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
 
 
-@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", responses={200: WebhookEndpointPage})
+@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", responses={200: page_of(WebhookEndpoint)})
 def list_webhook_endpoints(context: RequestContext, query: ListQuery) -> ApiResponse:
     """List webhook endpoints, newest first."""
     return list_response("webhook_endpoint", query, webhook_endpoints.list_newest, context.merchant_id)
@@ -155,14 +164,14 @@ def list_webhook_endpoints(context: RequestContext, query: ListQuery) -> ApiResp
 
 @routes.get("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
 def get_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
-    """Read a webhook endpoint."""
+    """Retrieve a webhook endpoint."""
     with db.autocommit() as connection:
         return ApiResponse(webhook_endpoints.find(connection, context.merchant_id, id))
 
 
 @routes.patch("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
 def change_webhook_endpoint(context: RequestContext, id: UUID, body: WebhookEndpointChange) -> ApiResponse:
-    """Change URL, events or status of a webhook endpoint."""
+    """Update the URL, the events or the status of a webhook endpoint."""
     with db.begin() as connection:
         changed = webhook_endpoints.change(
             connection,
@@ -178,7 +187,7 @@ def change_webhook_endpoint(context: RequestContext, id: UUID, body: WebhookEndp
 
 @routes.delete("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={204: None})
 def delete_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
-    """Delete a webhook endpoint, and cancel the deliveries that wait for it."""
+    """Delete a webhook endpoint. Its pending deliveries are canceled."""
     with db.begin() as connection:
         webhook_endpoints.delete(connection, context.merchant_id, id, context.actor)
     return ApiResponse(status=204)
@@ -186,12 +195,16 @@ def delete_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
 
 @routes.post("/v1/webhook-endpoints/<id>/rotate-secret", scope="webhooks:manage", responses={200: NewWebhookEndpoint})
 def rotate_webhook_secret(context: RequestContext, id: UUID) -> ApiResponse:
-    """Give a webhook endpoint a new secret, shown this once. The one before signs too for 24 hours."""
+    """Rotate the secret of a webhook endpoint.
+
+    The response contains the new secret, which is not shown again. For 24 hours, events are also signed with the
+    previous secret.
+    """
     with db.begin() as connection:
         return ApiResponse(webhook_endpoints.rotate_secret(connection, context.merchant_id, id, context.actor))
 
 
-@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", responses={200: WebhookDeliveryPage})
+@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", responses={200: page_of(WebhookDelivery)})
 def list_webhook_deliveries(context: RequestContext, id: UUID, query: WebhookDeliveryQuery) -> ApiResponse:
-    """List what was sent, or is to be sent, to a webhook endpoint, newest first."""
+    """List the deliveries to a webhook endpoint, newest first."""
     return list_response("webhook_delivery", query, delivery_queries.list_newest, context.merchant_id, id, query.status)

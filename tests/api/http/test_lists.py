@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.api.resources.transactions import TransactionPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.transactions import Transaction
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.helpers.factories import execute
 
@@ -33,7 +34,7 @@ def test_a_list_shows_what_reading_each_shows(merchant: Caller) -> None:
 
     answer = merchant.get("/v1/transactions")
 
-    TransactionPage.model_validate_json(answer.data)
+    page_of(Transaction).model_validate_json(answer.data)
     assert answer.json["data"] == [made]
 
 

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from gateway.api.resources.api_clients import ApiClient, ApiClientPage, ApiClientWithSecret
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.api_clients import ApiClient, ApiClientWithSecret
 from gateway.db import autocommit
 from gateway.domain.merchants import accounts, api_clients
 from gateway.domain.merchants.accounts import MERCHANT_SCOPES
@@ -63,7 +64,7 @@ def test_a_client_is_made_with_a_secret_that_is_shown_once(app: Flask, merchant:
     ApiClient.model_validate_json(read.data)
     assert read.json == {name: value for name, value in made.items() if name != "client_secret"}
     listed = merchant.get(PATH)
-    ApiClientPage.model_validate_json(listed.data)
+    page_of(ApiClient).model_validate_json(listed.data)
     assert listed.json["data"][0] == read.json
     assert "secret" not in read.text.replace("previous_secret_expires_at", "")
 

@@ -1,6 +1,7 @@
 """The audit log over HTTP (api.md, Operators)."""
 
-from gateway.api.resources.audit_log import AuditPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.audit_log import AuditEntry
 from gateway.db import begin
 from gateway.domain.shared import audit
 from gateway.ids import new_id, rfc3339, utc_now
@@ -11,7 +12,7 @@ from tests.helpers.factories import execute
 def entries(operator: Caller, query: str = "") -> list[str]:
     answer = operator.get(f"/v1/audit-log{query}")
     assert answer.status_code == 200, answer.text
-    AuditPage.model_validate_json(answer.data)
+    page_of(AuditEntry).model_validate_json(answer.data)
     return [entry["detail"]["name"] for entry in answer.json["data"]]
 
 

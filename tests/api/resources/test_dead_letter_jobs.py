@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from loguru import logger
 
-from gateway.api.resources.dead_letter_jobs import DeadLetterJob, DeadLetterJobPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.dead_letter_jobs import DeadLetterJob
 from gateway.db import begin
 from gateway.domain.dead_letters import bulk_jobs, intake
 from gateway.domain.dead_letters.intake import DeadMessage
@@ -247,7 +248,7 @@ def test_jobs_are_listed_in_pages(operator: Caller) -> None:
     first = operator.get(f"{BULK}?limit=2")
     second = operator.get(f"{BULK}?limit=2&cursor={first.json['next_cursor']}")
 
-    DeadLetterJobPage.model_validate_json(first.data)
+    page_of(DeadLetterJob).model_validate_json(first.data)
     assert [job["id"] for job in first.json["data"] + second.json["data"]] == made[::-1]
 
 

@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.api.resources.dead_letters import DeadLetter, DeadLetterPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.dead_letters import DeadLetter
 from gateway.db import begin
 from gateway.domain.dead_letters import intake
 from gateway.domain.dead_letters.intake import DeadMessage
@@ -34,7 +35,7 @@ def dead_payment(merchant: Caller, queue: str = SETTLE, reason: str = "rejected"
 def listed(operator: Caller, query: str = "") -> list[dict[str, object]]:
     answer = operator.get(f"/v1/dead-letters{query}")
     assert answer.status_code == 200, answer.text
-    DeadLetterPage.model_validate_json(answer.data)
+    page_of(DeadLetter).model_validate_json(answer.data)
     found: list[dict[str, object]] = answer.json["data"]
     return found
 

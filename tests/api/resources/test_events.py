@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from gateway.api.resources.events import Event, EventPage, Resent
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.events import Event, ResentEvent
 from gateway.db import begin
 from gateway.domain.webhooks import delivery_queries
 from gateway.flows.settlement import settle
@@ -33,7 +34,7 @@ def test_an_event_shows_its_object_as_it_was_when_it_happened(merchant: Caller) 
 
     answer = merchant.get("/v1/events")
 
-    EventPage.model_validate_json(answer.data)
+    page_of(Event).model_validate_json(answer.data)
     by_type = {event["type"]: event for event in answer.json["data"]}
     assert by_type.keys() == {"transaction.completed", "settlement.completed"}
     assert by_type["transaction.completed"]["data"] == then
@@ -106,7 +107,7 @@ def test_an_event_is_sent_again_to_every_enabled_endpoint_that_asks_for_it(merch
     answer = merchant.post(f"/v1/events/{event['id']}/resend")
 
     assert answer.status_code == 202
-    Resent.model_validate_json(answer.data)
+    ResentEvent.model_validate_json(answer.data)
     assert {item["endpoint_id"] for item in answer.json["data"]} == wanted
     assert all((item["event_id"], item["status"]) == (event["id"], "pending") for item in answer.json["data"])
     assert count("webhook_deliveries", f"transaction_id = '{payment}'") == 2

@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from gateway.api.http.schemas import page_of
 from gateway.api.resources import reconciliations
-from gateway.api.resources.discrepancies import Discrepancy, DiscrepancyPage
-from gateway.api.resources.reconciliations import REPORT_COLUMNS, Reconciliation, ReconciliationPage
+from gateway.api.resources.discrepancies import Discrepancy
+from gateway.api.resources.reconciliations import REPORT_COLUMNS, Reconciliation
 from gateway.db import begin
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation import runs as reconciliation_runs
@@ -56,7 +57,7 @@ def damaged_payment(amount: int = 1005) -> UUID:
 def found_by(operator: Caller, run: dict[str, Any], query: str = "") -> list[dict[str, Any]]:
     answer = operator.get(f"{RUNS}/{run['id']}/discrepancies{query}")
     assert answer.status_code == 200, answer.text
-    DiscrepancyPage.model_validate_json(answer.data)
+    page_of(Discrepancy).model_validate_json(answer.data)
     data: list[dict[str, Any]] = answer.json["data"]
     return data
 
@@ -161,7 +162,7 @@ def test_runs_are_listed_with_the_nightly_ones_in_pages(operator: Caller) -> Non
     second = operator.get(f"{RUNS}?limit=2&cursor={first.json['next_cursor']}")
 
     for page in (first, second):
-        ReconciliationPage.model_validate_json(page.data)
+        page_of(Reconciliation).model_validate_json(page.data)
     runs = first.json["data"] + second.json["data"]
     assert [run["id"] for run in runs] == made[::-1]
     assert (runs[-1]["from"], runs[-1]["requested_by"]) == (None, None)

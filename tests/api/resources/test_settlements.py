@@ -2,7 +2,8 @@
 
 from uuid import UUID
 
-from gateway.api.resources.settlements import Settlement, SettlementPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.settlements import Settlement
 from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.ids import new_id
@@ -22,7 +23,7 @@ def test_a_settlement_shows_the_amount_less_the_fee(merchant: Caller) -> None:
 
     answer = merchant.get("/v1/settlements")
 
-    SettlementPage.model_validate_json(answer.data)
+    page_of(Settlement).model_validate_json(answer.data)
     [settlement] = answer.json["data"]
     assert list(settlement) == [
         "id", "object", "transaction_id", "amount", "fee", "net", "currency", "status", "provider",

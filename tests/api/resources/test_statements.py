@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.api.resources.statements import STATEMENT_MAX_BYTES, Statement, StatementPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.statements import STATEMENT_MAX_BYTES, Statement
 from gateway.flows import routing
 from gateway.flows.reconciliation import reconcile, reconcile_as_requested
 from gateway.flows.refunds import refund as carry_out
@@ -69,7 +70,7 @@ def test_a_statement_is_stored_with_its_sums_and_compared(operator: Caller) -> N
     assert stored["from"].endswith("T00:00:00.000000Z")
     assert operator.get(f"/v1/statements/{stored['id']}").json == stored
     page = operator.get("/v1/statements?provider=simulated")
-    StatementPage.model_validate_json(page.data)
+    page_of(Statement).model_validate_json(page.data)
     assert page.json["data"] == [stored]
     assert operator.get("/v1/statements?provider=sandbox").json["data"] == []
     assert count("statement_lines") == 3

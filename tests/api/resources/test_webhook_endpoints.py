@@ -6,11 +6,11 @@ from uuid import UUID
 
 import pytest
 
+from gateway.api.http.schemas import page_of
 from gateway.api.resources.webhook_endpoints import (
     NewWebhookEndpoint,
-    WebhookDeliveryPage,
+    WebhookDelivery,
     WebhookEndpoint,
-    WebhookEndpointPage,
 )
 from gateway.domain.webhooks.endpoints import ENDPOINTS_MAX, GONE
 from gateway.states import EventType
@@ -94,7 +94,7 @@ def test_endpoints_come_in_pages_newest_first(merchant: Caller, other_merchant: 
     first = merchant.get("/v1/webhook-endpoints?limit=2")
     second = merchant.get(f"/v1/webhook-endpoints?limit=2&cursor={first.json['next_cursor']}")
 
-    WebhookEndpointPage.model_validate_json(first.data)
+    page_of(WebhookEndpoint).model_validate_json(first.data)
     assert [item["id"] for item in first.json["data"] + second.json["data"]] == made[::-1]
     assert second.json["next_cursor"] is None
 
@@ -170,7 +170,7 @@ def test_deliveries_are_listed_by_their_status(merchant: Caller) -> None:
     every = merchant.get(f"/v1/webhook-endpoints/{id}/deliveries")
     exhausted = merchant.get(f"/v1/webhook-endpoints/{id}/deliveries?status=exhausted")
 
-    WebhookDeliveryPage.model_validate_json(every.data)
+    page_of(WebhookDelivery).model_validate_json(every.data)
     assert [item["status"] for item in every.json["data"]] == ["pending", "pending", "exhausted"]
     [found] = exhausted.json["data"]
     assert (found["response_status"], found["last_error"], found["attempts"]) == (500, "HTTP 500", 10)
