@@ -22,6 +22,8 @@ from gateway.states import (
     TransactionStatus,
 )
 
+pytestmark = pytest.mark.unit
+
 PAGE = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
 TRANSITION = re.compile(r"^    (\S+) --> ([^\s:]+)", re.MULTILINE)
 RELATION = re.compile(r"^    (\w+) [|}o]{2}(--|\.\.)[|{o]{2} (\w+) :", re.MULTILINE)
