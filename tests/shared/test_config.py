@@ -10,6 +10,8 @@ from sqlalchemy import make_url
 from gateway.config import ConfigError, Settings, old_names_in_use, settings
 from gateway.config.renamed import RENAMED
 
+pytestmark = pytest.mark.unit
+
 REQUIRED = {"DATABASE_URL": "postgresql://u:p@localhost:5432/d", "RABBITMQ_URL": "amqp://u:p@localhost:5672/v"}
 
 

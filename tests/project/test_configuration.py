@@ -10,6 +10,8 @@ from pydantic_core import PydanticUndefined
 from gateway.config import GROUPS, Settings
 from gateway.config.renamed import RENAMED
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
