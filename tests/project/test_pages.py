@@ -36,6 +36,7 @@ OWN_LINK = re.compile(r"\]\(#([^)\s]*)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FOLDERS = ("gateway", "tasks", "tests", "devstack", "bench", "ops", "migrations", "docs", ".ci")
 NAMES_OF_OTHERS = {
+    "DATABASE_OWNER_URL",
     "NOT_FOUND",
     "NO_ROUTE",
     "PRECONDITION_FAILED",
