@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gateway
-from devstack import postman
+from devstack import configuration, postman
 from devstack.bootstrap import ROOT
 from devstack.terminal import info
 from gateway import app
@@ -108,7 +108,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def pages() -> dict[Path, str]:
     """Each page that is made from the code, with what it should hold."""
-    return {ERRORS: errors_page(), POSTMAN: json.dumps(postman.collection(), indent=2) + "\n"}
+    return {
+        ERRORS: errors_page(),
+        POSTMAN: json.dumps(postman.collection(), indent=2) + "\n",
+        configuration.PAGE: configuration.page(),
+        configuration.EXAMPLE: configuration.example(),
+    }
 
 
 def write() -> None:

@@ -17,7 +17,7 @@ from gateway.api.http.routes import ApiResponse, RequestContext, Routes
 from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.discrepancies import Discrepancy, DiscrepancyQuery, list_matching
-from gateway.config import ProviderName
+from gateway.config.values import ProviderName
 from gateway.domain.reconciliation import discrepancies
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation.discrepancies import DiscrepancyFilter

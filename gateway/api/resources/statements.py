@@ -13,7 +13,8 @@ from gateway.api.http.routes import ApiResponse, RequestContext, Routes
 from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.uploads import Upload
 from gateway.api.http.validation import QueryModel
-from gateway.config import ProviderName, settings
+from gateway.config import settings
+from gateway.config.values import ProviderName
 from gateway.domain.reconciliation import statement_files, statements
 from gateway.domain.reconciliation.statement_files import InvalidStatement
 from gateway.domain.reconciliation.statements import NewStatement

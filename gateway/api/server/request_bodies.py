@@ -37,7 +37,7 @@ class BodyReceiver:
         )
 
     def client_of(self, environ: Environ) -> str:
-        """Return the network of the client as a trusted proxy reports it: an IPv4 address, or the /64 of an IPv6 one."""
+        """Return the network of the client as a trusted proxy reports it: an IPv4 address, or the /64 of IPv6."""
         address: str = environ["REMOTE_ADDR"]
         if self._trusted_proxies and "HTTP_X_FORWARDED_FOR" in environ:
             addresses = environ["HTTP_X_FORWARDED_FOR"].split(",")
