@@ -22,7 +22,7 @@ SMALL = {
 
 @pytest.fixture
 def nothing_leased() -> None:
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
 
 
 @pytest.fixture

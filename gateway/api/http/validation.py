@@ -53,7 +53,7 @@ class NoQuery(QueryModel):
 _SPECIFIC = {kind.code: kind for kind in (UnknownField, UnknownPaymentMethod)}
 """Errors whose code becomes the code of the problem if a request has no other errors."""
 
-_CODES = {
+PYDANTIC_CODES = {
     "missing": "required",
     "extra_forbidden": "unknown_field",
     "string_too_short": "invalid_length",
@@ -67,6 +67,7 @@ _CODES = {
     "string_pattern_mismatch": "invalid_format",
     "int_from_float": "invalid_type",
 }
+"""The code of an error in a response by the type of the pydantic error."""
 _DETAILS = {"required": "This field is required.", "unknown_field": "This endpoint has no such field or parameter."}
 _KEY_MARK = "[key]"
 """pydantic appends this to the location of an error in a key, as opposed to its value."""
@@ -235,8 +236,8 @@ def _errors_of(exc: ValidationError) -> list[ErrorDetails]:
 
 
 def _code_of(kind: str) -> str:
-    if kind in _CODES:
-        return _CODES[kind]
+    if kind in PYDANTIC_CODES:
+        return PYDANTIC_CODES[kind]
     if kind.startswith(("datetime", "timezone")):
         return "invalid_time"
     if kind.endswith(("_type", "_parsing", "_parsing_size")):

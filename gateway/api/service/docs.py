@@ -1,4 +1,4 @@
-"""The API's own description: /openapi.json, and /docs, which renders it with assets served from here."""
+"""The documentation of the API: /openapi.json, and /docs, which renders it with assets of this server."""
 
 import json
 from functools import cache
@@ -17,7 +17,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Scripts from here only. Swagger UI sets inline styles, so these are allowed."""
+"""Scripts only from this server. Swagger UI needs inline styles."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -49,7 +49,7 @@ routes = Routes("Service")
 
 @routes.get("/openapi.json", public=True, responses={200: None})
 def openapi() -> ApiResponse:
-    """This API as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of this API."""
     extensions: dict[str, Any] = current_app.extensions
     if "openapi" not in extensions:
         extensions["openapi"] = json.dumps(document(extensions["endpoints"])).encode()
@@ -58,7 +58,7 @@ def openapi() -> ApiResponse:
 
 @routes.get("/docs", public=True, responses={200: None}, media_type="text/html; charset=utf-8")
 def docs() -> ApiResponse:
-    """A page that renders /openapi.json."""
+    """Return a page that renders /openapi.json."""
     return ApiResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
@@ -74,23 +74,23 @@ def _asset(name: str) -> ApiResponse:
 
 @routes.get("/docs/swagger-ui.css", public=True, responses={200: None}, media_type="text/css", documented=False)
 def docs_style() -> ApiResponse:
-    """Swagger UI's style sheet."""
+    """Return the style sheet of Swagger UI."""
     return _asset("swagger-ui.css")
 
 
 @routes.get("/docs/swagger-ui-bundle.js", public=True, responses={200: None}, media_type=SCRIPT, documented=False)
 def docs_script() -> ApiResponse:
-    """Swagger UI itself."""
+    """Return the script of Swagger UI."""
     return _asset("swagger-ui-bundle.js")
 
 
 @routes.get("/docs/favicon-32x32.png", public=True, responses={200: None}, media_type="image/png", documented=False)
 def docs_icon() -> ApiResponse:
-    """Swagger UI's icon."""
+    """Return the icon of the page."""
     return _asset("favicon-32x32.png")
 
 
 @routes.get("/docs/start.js", public=True, responses={200: None}, media_type=SCRIPT, documented=False)
 def docs_start() -> ApiResponse:
-    """Starts Swagger UI; a file of its own because the page allows no inline scripts."""
+    """Return the script that starts Swagger UI: the policy of the page allows no inline scripts."""
     return ApiResponse(START)

@@ -34,7 +34,7 @@ def limit_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each address make three requests, and then one a second."""
     changed = settings().model_copy(update={"auth_rate_limit_per_second": 1, "auth_rate_limit_burst": 3})
     monkeypatch.setattr(rate_limits, "settings", lambda: changed)
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
 
 
 def test_a_known_device_gets_in_from_an_address_that_sends_too_many_requests(

@@ -56,9 +56,9 @@ def test_wrong_passwords_from_one_address_do_not_close_an_account(app: Flask, an
     known = device_token_of(try_to_log_in(anonymous, OWNER, PASSWORD))
     one_account = FIRST_TRIES.burst + ACCOUNT.burst
 
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     answers = Counter(tries(anonymous, ATTACKER, 95))
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     execute("DELETE FROM rate_limits WHERE subject LIKE 'address:%'")  # as if the attacker made a pause of 10 s
     answers += Counter(tries(anonymous, ATTACKER, 20))
 

@@ -22,14 +22,14 @@ def use(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
     changed = settings().model_copy(update=changes)
     for module in (rate_limits, merchant_limits):
         monkeypatch.setattr(module, "settings", lambda: changed)
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     merchant_limits.forget()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_known() -> Iterator[None]:
     yield
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     merchant_limits.forget()
 
 

@@ -14,7 +14,7 @@ from flask import Flask
 
 from gateway import database_sessions, db
 from gateway.api.access import rate_limits
-from gateway.api.access.rate_limits import LEASE_SECONDS, PAUSE_SECONDS
+from gateway.api.access.rate_limits import LEASE_SECONDS, PAUSE_SECONDS, LeasedTokens
 from gateway.api.http import middleware
 from gateway.app import create_app
 from gateway.config import settings
@@ -37,13 +37,13 @@ def use(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
     """Have the limiter take these settings, and forget what it leased."""
     changed = settings().model_copy(update=changes)
     monkeypatch.setattr(rate_limits, "settings", lambda: changed)
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_leased() -> Iterator[None]:
     yield
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
 
 
 def statuses(caller: Caller, times: int) -> list[int]:
@@ -150,7 +150,7 @@ def leases() -> Iterator[Leases]:
 
 
 def test_requests_seldom_ask_the_database(merchant: Caller, leases: Leases) -> None:
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     started = time.monotonic()
     statuses(merchant, 300)
     seconds = time.monotonic() - started
@@ -173,11 +173,12 @@ def test_a_caller_over_the_limit_seldom_asks_the_database(
 
 
 def test_who_comes_once_in_a_while_takes_no_more_than_is_needed(app: Flask, merchant: Caller, leases: Leases) -> None:
-    leased = rate_limits._Leased("s", Limit(1_000, 1_000))
+    now = [0.0]
+    tokens = LeasedTokens("s", Limit(1_000, 1_000), clock=lambda: now[0])
     with app.app_context():
         for _ in range(20):
-            assert leased.take() == 0.0
-            leased._expires_at = 0.0  # as if a second had passed
+            assert tokens.take() == 0.0
+            now[0] += LEASE_SECONDS
 
     assert leases.count == 20
     assert count("rate_limits", "subject = 's' AND tokens >= 960") == 1
@@ -198,9 +199,9 @@ def test_without_its_table_the_limiter_lets_payments_through(merchant: Caller, m
 
 def test_leases_are_kept_for_a_bounded_number_of_subjects() -> None:
     for number in range(rate_limits.BUCKETS_MAX + 100):
-        rate_limits._leased(f"address:{number}", Limit(1, 1))
+        rate_limits.leased_tokens(f"address:{number}", Limit(1, 1))
 
-    assert rate_limits._leased.cache_info().currsize == rate_limits.BUCKETS_MAX
+    assert rate_limits.leased_tokens.cache_info().currsize == rate_limits.BUCKETS_MAX
 
 
 def hammer(url: str, token: str, until: float, answers: Counter[int], lock: threading.Lock) -> None:

@@ -154,7 +154,7 @@ def use_management(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
     """Have the broker module ask `url`, with an empty cache."""
     changed = settings().model_copy(update={"rabbitmq_management_url": url})
     monkeypatch.setattr(rabbitmq_management, "settings", lambda: changed)
-    monkeypatch.setattr(rabbitmq_management, "_reader", rabbitmq_management._Reader())
+    rabbitmq_management.forget()
 
 
 def test_metrics_show_the_queues_of_our_virtual_host(
