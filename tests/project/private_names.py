@@ -30,8 +30,8 @@ class Finding:
 
 
 def is_private(name: str) -> bool:
-    """Return whether a name starts with an underscore, and is neither special, like `__init__`, nor documented."""
-    return name.startswith("_") and name.strip("_") != "" and not name.endswith("__") and name not in DOCUMENTED
+    """Return whether a name starts with an underscore, and is neither special (`__init__`) nor documented."""
+    return name.startswith("_") and name.strip("_") != "" and not name.endswith("_") and name not in DOCUMENTED
 
 
 def foreign_private_names(tree: ast.Module) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def test_no_class_overrides_a_private_method_of_a_library() -> None:
         for own in _own_classes()
         if own.__module__ != WORKAROUNDS.removesuffix(".py").replace("/", ".")
         for name, value in vars(own).items()
-        if is_private(name) and inspect.isfunction(value)
+        if is_private(name) and inspect.isfunction(value) and value.__module__ == own.__module__
         for base in own.__mro__[1:]
         if base.__module__.partition(".")[0] not in OWN_PACKAGES and name in vars(base)
     ]

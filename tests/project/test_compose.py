@@ -12,6 +12,8 @@ from honcho.environ import parse_procfile
 from gateway.config import Settings
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.unit
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
