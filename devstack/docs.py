@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gateway
-from devstack import postman
+from devstack import configuration, postman
 from devstack.bootstrap import ROOT
 from devstack.terminal import info
 from gateway import app
@@ -109,7 +109,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def pages() -> dict[Path, str]:
     """Return each generated page with its text."""
-    return {ERRORS: errors_page(), POSTMAN: json.dumps(postman.collection(), indent=2) + "\n"}
+    return {
+        ERRORS: errors_page(),
+        POSTMAN: json.dumps(postman.collection(), indent=2) + "\n",
+        configuration.PAGE: configuration.page(),
+        configuration.EXAMPLE: configuration.example(),
+    }
 
 
 def write() -> None:

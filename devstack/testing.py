@@ -36,12 +36,13 @@ _STACK_TESTS = "tests/end_to_end"
 _WORKERS = 3
 """Processes of pytest-xdist beside the one that drives the stack: each waits for servers a good part of its time."""
 _UNIT_MARK = "mark.unit"
+_IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
     "RETRY_BACKOFF_SECONDS": "1",
     "RETRY_BACKOFF_MAX_SECONDS": "1",
-    "MESSAGE_TTL_MS": "14000",
+    "MESSAGE_TTL_SECONDS": "14",
     "SWEEP_INTERVAL_SECONDS": "2",
     "STUCK_AFTER_SECONDS": "18",
     "PROVIDER_TIMEOUT_SECONDS": "2",
@@ -57,7 +58,7 @@ _NOT_FOR_TESTS = ("DATABASE_URL", "DATABASE_DIRECT_URL", "RABBITMQ_URL", "BROKER
 CHAOS_SETTINGS = SETTINGS | {
     "PROVIDERS": "sandbox",
     "PROVIDER_TIMEOUT_SECONDS": "3",
-    "MESSAGE_TTL_MS": "25000",
+    "MESSAGE_TTL_SECONDS": "25",
     "SWEEP_INTERVAL_SECONDS": "5",
     "STUCK_AFTER_SECONDS": "30",
     "LOG_FORMAT": "json",
@@ -95,7 +96,7 @@ def unit(arguments: Sequence[str] = ()) -> int:
     modules = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
     env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *(arguments or marked)]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *(arguments or [*_IN_PARALLEL, *marked])]
     info(f"pytest -m unit, {len(marked)} modules")
     return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
 
