@@ -93,9 +93,9 @@ def test_an_index_links_every_page_of_its_folder(index: str, folder: str) -> Non
 
 
 def paths_in(text: str) -> Iterator[str]:
-    """Yield the paths of the repository's files that a text names in backticks."""
+    """Yield the paths of the repository's files that a text names in backticks; NAME stands for one to be chosen."""
     for span in CODE.findall(text):
-        if re.fullmatch(rf"({'|'.join(map(re.escape, FOLDERS))})(/[\w.-]+)+/?", span):
+        if re.fullmatch(rf"({'|'.join(map(re.escape, FOLDERS))})(/[\w.-]+)+/?", span) and "NAME" not in span:
             yield span
 
 
