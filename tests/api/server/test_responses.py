@@ -12,6 +12,8 @@ from gateway.api.server import limits
 from gateway.api.server.responses import ResponseSender, WsgiResponse, call_application
 from gateway.api.server.threads import ThreadPool
 
+pytestmark = pytest.mark.unit
+
 SECONDS = 10
 
 

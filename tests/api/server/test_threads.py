@@ -9,6 +9,8 @@ from gateway.api.server import limits
 from gateway.api.server.threads import ThreadPool
 from gateway.errors import Overloaded
 
+pytestmark = pytest.mark.unit
+
 SECONDS = 10
 
 
