@@ -1,9 +1,10 @@
 """A gateway application on the test database, and callers of every kind."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from gateway.domain.merchants import accounts
 from gateway.domain.merchants.accounts import Identity
 from gateway.ids import new_id
 from gateway.security.passwords import hash_password
+from tests.api.process import ApiProcess, api_process
 
 PASSWORD = "correct horse battery staple"
 
@@ -127,6 +129,13 @@ def make_operator(app: Flask, email: str) -> Caller:
         user = accounts.find_user(connection, email)
     assert user is not None
     return signed_in(app, user.identity, {"email": email})
+
+
+@pytest.fixture(scope="package")
+def running_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    """Run an API with default settings, for all tests that change no setting and do not stop it."""
+    with api_process(Path(tmp_path_factory.mktemp("api")) / "api.log") as api:
+        yield api
 
 
 def expect_problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:

@@ -28,11 +28,11 @@ class World:
     operator: Caller
     ids: Mapping[str, str]
 
-    def who_may(self, scope: str) -> Caller:
+    def caller_with(self, scope: str) -> Caller:
         """The caller whose calls need `scope`."""
         return self.operator if scope in OPERATOR_SCOPES else self.merchant
 
-    def who_may_not(self, scope: str) -> Caller:
+    def caller_without(self, scope: str) -> Caller:
         """The caller whom `scope` is never given to."""
         return self.operator if scope in MERCHANT_SCOPES else self.merchant
 

@@ -179,7 +179,7 @@ def test_a_read_looks_at_few_rows_of_large_tables(full: World, endpoint: Endpoin
     large = large_tables()
     assert {"transactions", "settlements", "refunds", "events", "dead_letters", "attempts", "audit_log"} <= large
     route = route_of(endpoint)
-    caller = full.who_may(route.scope or "")
+    caller = full.caller_with(route.scope or "")
     path = path_of(endpoint, full.ids[route.object]) if route.object else path_of(endpoint)
     is_list = endpoint.query is not None and issubclass(endpoint.query, ListQuery)
     for query in queries(endpoint, full) if is_list else [{}]:

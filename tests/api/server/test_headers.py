@@ -1,7 +1,5 @@
 """Convert requests from ASGI to WSGI, and reject ambiguous ones."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from gateway.api.server.headers import environ_of
 from gateway.errors import MalformedRequest, NotFound
 from tests.api.conftest import Caller
-from tests.api.process import ApiProcess, api_process
+from tests.api.process import ApiProcess
 from tests.api.server.raw import ask, get, payment
 from tests.helpers.factories import count
 
@@ -30,13 +28,6 @@ def scope(path: bytes = b"/v1/transactions", headers: Headers | None = None, **c
         "headers": [HOST, *(headers or [])],
     }
     return made | changes
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    """Run an API."""
-    with api_process(Path(tmp_path_factory.mktemp("headers")) / "api.log") as started:
-        yield started
 
 
 def test_a_header_with_an_underscore_is_dropped() -> None:
@@ -138,9 +129,9 @@ def test_non_ascii_text_is_accepted_in_queries_and_headers() -> None:
 
 
 @pytest.mark.parametrize("path", [b"//metrics", b"/%6detrics", b"/v1/../metrics", b"/%2e/metrics"])
-def test_the_server_serves_metrics_under_one_path_only(api: ApiProcess, path: bytes) -> None:
-    assert get(api.port, b"/metrics").status == 200
-    response = get(api.port, path)
+def test_the_server_serves_metrics_under_one_path_only(running_api: ApiProcess, path: bytes) -> None:
+    assert get(running_api.port, b"/metrics").status == 200
+    response = get(running_api.port, path)
     assert (response.status, response.code) == (404, "not_found")
     assert response.headers["x-request-id"]
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -157,23 +148,24 @@ def test_the_server_serves_metrics_under_one_path_only(api: ApiProcess, path: by
     ],
     ids=["no host", "host twice", "two hosts", "two authorizations", "undecodable"],
 )
-def test_the_server_rejects_ambiguous_headers(api: ApiProcess, headers: bytes) -> None:
-    response = get(api.port, b"/health/live", headers)
+def test_the_server_rejects_ambiguous_headers(running_api: ApiProcess, headers: bytes) -> None:
+    response = get(running_api.port, b"/health/live", headers)
     assert (response.status, response.code) == (400, "malformed_request")
 
 
-def test_a_payment_with_two_idempotency_keys_is_rejected(api: ApiProcess, merchant: Caller) -> None:
+def test_a_payment_with_two_idempotency_keys_is_rejected(running_api: ApiProcess, merchant: Caller) -> None:
     first_key = b"Idempotency-Key: a\r\n"
 
-    response = ask(api.port, payment(merchant.token, first_key + b"Idempotency-Key: b\r\n"))
+    response = ask(running_api.port, payment(merchant.token, first_key + b"Idempotency-Key: b\r\n"))
     assert (response.status, response.code) == (400, "malformed_request")
     assert count("transactions") == 0
-    assert ask(api.port, payment(merchant.token, first_key + b"Idempotency_Key: b\r\n")).status == 201
+    assert ask(running_api.port, payment(merchant.token, first_key + b"Idempotency_Key: b\r\n")).status == 201
 
 
-def test_requests_that_do_not_reach_the_application_are_counted_and_logged(api: ApiProcess) -> None:
-    get(api.port, b"//nothing", b"Host: x\r\nX-Request-Id: never-seen\r\n")
+def test_requests_that_do_not_reach_the_application_are_counted_and_logged(running_api: ApiProcess) -> None:
+    get(running_api.port, b"//nothing", b"Host: x\r\nX-Request-Id: never-seen\r\n")
     assert (
-        'http_requests_total{method="GET",route="unmatched",status="404"}' in get(api.port, b"/metrics").body.decode()
+        'http_requests_total{method="GET",route="unmatched",status="404"}'
+        in get(running_api.port, b"/metrics").body.decode()
     )
-    assert "GET unmatched 404" in api.log.read_text()
+    assert "GET unmatched 404" in running_api.log.read_text()
