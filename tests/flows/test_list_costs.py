@@ -28,7 +28,8 @@ COPIES = """
 """
 
 THEIR_ATTEMPTS = """
-    INSERT INTO attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at, outcome)
+    INSERT INTO charge_attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at,
+                                 outcome)
     SELECT id, 1, provider, 'task', now(), now(), now(), 'approved' FROM transactions WHERE status = 'completed'
 """
 

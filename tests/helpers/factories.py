@@ -86,7 +86,7 @@ def execute(statement: str, **values: object) -> None:
 
 def expire_lease(ids: Sequence[UUID]) -> None:
     """As if the worker that claimed these died, and its lease were over."""
-    statement = "UPDATE attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
+    statement = "UPDATE charge_attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
     execute(statement, ids=list(ids))
 
 

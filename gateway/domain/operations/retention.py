@@ -20,8 +20,9 @@ _STATEMENTS = tuple(
         """DELETE FROM idempotency_records WHERE (merchant_id, key) IN (
             SELECT r.merchant_id, r.key FROM idempotency_records r
             WHERE r.created_at < now() - make_interval(days => :idempotency_days)
-              AND NOT EXISTS (SELECT FROM transactions t WHERE t.id = r.transaction_id
-                              AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refunding > 0))
+              AND NOT EXISTS (
+                  SELECT FROM transactions t WHERE t.id = r.transaction_id
+                  AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refund_reserved > 0))
             LIMIT :limit)""",
         """DELETE FROM revoked_tokens WHERE jti IN (
             SELECT jti FROM revoked_tokens WHERE expires_at < now() LIMIT :limit)""",

@@ -101,10 +101,10 @@ _FITTING = """, fitting AS MATERIALIZED (
             ) AS ordered
             WHERE nth <= :room
         ), touched AS (
-            UPDATE {subjects} s SET rescued_at = now()
+            UPDATE {subjects} s SET requeued_at = now()
             FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
             WHERE s.id = w.id
-              AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :note_seconds)
+              AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :note_seconds)
         )"""
 """CTEs that select what fits into the room, in turns among the merchants, and mark the rest as not stuck, because it is
 requeued until there is room."""

@@ -14,7 +14,7 @@ from gateway.db import rows
 from gateway.domain.payments import attempts
 from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
 from gateway.domain.shared import outbox
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.outbox import Topic
 from gateway.outcomes import Outcome, Refund
 from gateway.states import RefundStatus
@@ -60,18 +60,18 @@ _SETTLING_UP = """released AS (
         SELECT id FROM transactions WHERE id IN (SELECT transaction_id FROM released) ORDER BY id FOR UPDATE
     ), repaid AS (
         UPDATE transactions t
-        SET amount_refunding = t.amount_refunding - r.reserved,
+        SET amount_refund_reserved = t.amount_refund_reserved - r.reserved,
             amount_refunded = t.amount_refunded + r.refunded,
             status = CASE WHEN t.amount_refunded + r.refunded = t.amount THEN 'refunded'
                           WHEN t.amount_refunded + r.refunded > 0 THEN 'partially_refunded' ELSE t.status END,
             updated_at = now()
         FROM released r JOIN locked l ON l.id = r.transaction_id
         WHERE t.id = l.id AND t.status IN ('completed', 'partially_refunded')
-    ), happened AS (
-        SELECT merchant_id, 'refund.' || status AS type, id AS object_id, transaction_id, NULL::jsonb AS state
+    ), event_source AS (
+        SELECT merchant_id, 'refund.' || status AS type, id AS object_id, transaction_id, NULL::jsonb AS snapshot
         FROM moved WHERE status IN ('completed', 'failed')
     )"""
-"""CTEs that do what the ends of the refunds in `moved` mean to their transactions, and list the events of `TELLING`.
+"""CTEs that apply the ended refunds in `moved` to their transactions, and list the events for `RECORD_EVENTS`.
 
 A list may end several refunds of one transaction. Transactions are locked in the order of their ids: two workers that
 end refunds of the same ones wait for each other, but never in a circle.
@@ -101,7 +101,7 @@ _RECORD = text(f"""
         INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
         SELECT merchant_id, currency, 0, sum(amount), 0 FROM moved WHERE status = 'completed'
         GROUP BY merchant_id, currency
-    ), {_SETTLING_UP}, {TELLING}
+    ), {_SETTLING_UP}, {RECORD_EVENTS}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
 """)  # noqa: S608  # a constant
 
@@ -117,7 +117,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
 
 _REVIVE = text("""
     UPDATE refunds
-    SET status = 'pending', attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL,
+    SET status = 'pending', attempt_limit = attempts + :attempts, requeues = 0, requeued_at = NULL, last_error = NULL,
         updated_at = now(),
         failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
@@ -131,7 +131,7 @@ _DISCARD = text(f"""
             failure_message = coalesce(:note, 'An operator discarded this refund.'), updated_at = now()
         WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
         RETURNING id, transaction_id, merchant_id, amount, status
-    ), {_SETTLING_UP}, {TELLING}
+    ), {_SETTLING_UP}, {RECORD_EVENTS}
     SELECT id FROM moved
 """)  # noqa: S608  # a constant
 

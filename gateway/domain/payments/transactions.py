@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments.transaction_queries import COLUMNS, find, of_row, represent
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.idempotency import Answer, IdempotencyKey, first_answer, waiting_for_the_first
 from gateway.domain.shared.outbox import Topic
 from gateway.errors import IdempotencyInProgress, InvalidState
@@ -167,11 +167,11 @@ _CANCEL = text(f"""
         UPDATE transactions SET status = 'canceled', updated_at = now()
         WHERE id = :id AND merchant_id = :merchant_id AND status = 'pending'
         RETURNING {", ".join(column.expression.name for column in COLUMNS)}
-    ), happened AS (
+    ), event_source AS (
         SELECT merchant_id, '{EventType.TRANSACTION_CANCELED}' AS type, id AS object_id, id AS transaction_id,
-               CAST(NULL AS jsonb) AS state
+               CAST(NULL AS jsonb) AS snapshot
         FROM moved
-    ), {TELLING}
+    ), {RECORD_EVENTS}
     SELECT * FROM moved
 """)  # noqa: S608  # a constant
 

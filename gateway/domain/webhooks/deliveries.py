@@ -90,7 +90,7 @@ _CLAIM = text("""
     )
     SELECT c.id, c.endpoint_id, c.attempts + 1 AS attempt, c.next_attempt_at AS lease, p.url, p.secret,
            CASE WHEN p.previous_secret_until > now() THEN p.previous_secret END AS previous_secret,
-           p.consecutive_failures > 0 AS failing, e.id AS event_id, e.type, e.object_id, e.state, e.created_at
+           p.consecutive_failures > 0 AS failing, e.id AS event_id, e.type, e.object_id, e.snapshot, e.created_at
     FROM claimed c JOIN webhook_endpoints p ON p.id = c.endpoint_id
     JOIN events e ON e.merchant_id = c.merchant_id AND e.id = c.event_id
     ORDER BY c.id
@@ -111,7 +111,7 @@ def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> lis
     }
     rows = connection.execute(_CLAIM, values).all()
     events = {
-        row.event_id: StoredEvent(row.event_id, row.type, row.object_id, row.state, row.created_at) for row in rows
+        row.event_id: StoredEvent(row.event_id, row.type, row.object_id, row.snapshot, row.created_at) for row in rows
     }
     objects = event_queries.objects_of(connection, events.values())
     bodies = {id: event_queries.body_of(event, objects[id]) for id, event in events.items()}

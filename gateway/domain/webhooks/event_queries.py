@@ -41,7 +41,7 @@ _OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = 
 """What an event is about, by the first part of its type: how it is found and shown."""
 
 _E = Event
-COLUMNS = (_E.id, _E.type, _E.object_id, _E.state, _E.created_at)
+COLUMNS = (_E.id, _E.type, _E.object_id, _E.snapshot, _E.created_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StoredEvent:
     id: UUID
     type: str
     object_id: UUID
-    state: dict[str, Any] | None
+    snapshot: dict[str, Any] | None
     created_at: datetime
 
 
@@ -72,7 +72,7 @@ def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UU
 def _as_it_was(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
     if "updated_at" in shown:
         shown["updated_at"] = rfc3339(event.created_at)
-    return shown | (event.state or {})
+    return shown | (event.snapshot or {})
 
 
 def body_of(event: StoredEvent, shown: dict[str, Any]) -> bytes:
