@@ -23,7 +23,7 @@ from tests.helpers.factories import count, make_merchant, route_payments, status
 
 pytestmark = pytest.mark.usefixtures("database")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery staple"
 
 

@@ -11,7 +11,7 @@ from honcho.environ import parse_procfile
 
 from gateway.config import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}

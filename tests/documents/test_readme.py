@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.config import Settings
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| (\S+) \|.*\|.*\|$", re.MULTILINE)
 
 

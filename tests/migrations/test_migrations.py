@@ -16,7 +16,7 @@ from gateway.db import engine
 from tests.helpers.factories import make_merchant
 from tests.helpers.refunds import paid, refunded
 
-ALEMBIC = Path(__file__).parent.parent / "alembic.ini"
+ALEMBIC = Path(__file__).parents[2] / "alembic.ini"
 NO_EVENTS = "DELETE FROM webhook_deliveries; DELETE FROM events"
 JOB = """
     INSERT INTO dead_letter_jobs (id, action, filter, dry_run, max_per_second, status, count, requested_by, request_id)

@@ -15,7 +15,7 @@ from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError
 from gateway.security import signing_keys
 from gateway.security.signing_keys import JWKS_CACHE_SECONDS, OVERLAP_SECONDS, RETIRED_AFTER_SECONDS, KeyRing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROCESSES = 6
 
 

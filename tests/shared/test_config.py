@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from gateway.config import ConfigError, Settings, settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text()
 ASSIGNMENT = re.compile(r"^# ([A-Z_]+)=(.*)$", re.MULTILINE)
 NEEDED = {"DATABASE_URL": "postgresql://u:p@localhost:5432/d", "RABBITMQ_URL": "amqp://u:p@localhost:5672/v"}

@@ -27,7 +27,7 @@ from gateway.telemetry import metrics_text
 
 READY_SECONDS = 1.9
 """Readiness is answered within this time, whatever hangs."""
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+MIGRATIONS = Path(__file__).parents[3] / "migrations"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 routes = Routes("Service")

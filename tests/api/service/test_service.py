@@ -284,7 +284,7 @@ def test_the_api_never_loads_celery() -> None:
     code = (
         "import gateway.app, sys; gateway.app.app; print([m for m in ('celery', 'kombu', 'amqp') if m in sys.modules])"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True, timeout=60
     )
