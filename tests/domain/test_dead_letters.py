@@ -218,7 +218,7 @@ def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
     id = accept_payment(make_merchant())
     execute("DELETE FROM outbox")
     with begin() as connection:
-        settling.give_up(connection, [id], "ValueError: broken")
+        settling.exhaust(connection, [id], "ValueError: broken")
     store(dead_message(id))
     with begin() as connection:
         [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)

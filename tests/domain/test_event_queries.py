@@ -39,7 +39,7 @@ def body_of_payment(**fields: Any) -> dict[str, Any]:
     new = NewTransaction(1_000, "USD", "tok_approve", **fields)
     with autocommit() as connection:
         accepted = accept(connection, merchant_id, new, "req-test", None)
-    ids = [UUID(str(accepted.answer.location).rpartition("/")[2])]
+    ids = [UUID(str(accepted.response.location).rpartition("/")[2])]
     routing.route(ids)
     settle(ids, "task-1")
     [body] = claim_all(endpoint_id)

@@ -9,7 +9,7 @@ from gateway.db import autocommit, begin
 from gateway.domain.operations import retention
 from gateway.domain.operations.retention import DELIVERY_DAYS, IDEMPOTENCY_DAYS
 from gateway.domain.shared import idempotency
-from gateway.domain.shared.idempotency import Answer, IdempotencyKey
+from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse
 from gateway.flows import upkeep
 from gateway.flows.batches import BATCH
 from gateway.flows.refunds import refund as carry_out
@@ -27,7 +27,9 @@ def keep_answer(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
     """A request about this transaction, of so many days ago."""
     key = IdempotencyKey.of(f"key-{transaction_id}", "POST", "/v1/things", b"{}")
     with begin() as connection:
-        idempotency.once(connection, merchant_of(transaction_id), key, transaction_id, lambda: Answer(201, "{}"))
+        idempotency.once(
+            connection, merchant_of(transaction_id), key, transaction_id, lambda: StoredResponse(201, "{}")
+        )
     execute("UPDATE idempotency_records SET created_at = now() - make_interval(days => :days)", days=days)
 
 

@@ -176,7 +176,7 @@ def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_error_once")
     settle([id], "task-1")
     with begin() as connection:
-        settling.give_up(connection, [id], "ValueError: no such thing")
+        settling.exhaust(connection, [id], "ValueError: no such thing")
     assert settle([id], "task-1").dead == [id]
 
 

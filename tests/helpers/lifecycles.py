@@ -122,7 +122,7 @@ def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
 def _with_key(merchant_id: UUID) -> UUID:
     key = IdempotencyKey.of("key-1", "POST", "/v1/transactions", b"{}")
     with autocommit() as connection:
-        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).answer
+        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).response
     return UUID(str(answer.location).rpartition("/")[2])
 
 

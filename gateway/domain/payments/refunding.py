@@ -12,14 +12,14 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
+from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
 from gateway.domain.shared import outbox
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.outbox import Topic
 from gateway.outcomes import Outcome, Refund
 from gateway.states import RefundStatus
 
-RefundClaim = Claim[Refund]
+RefundClaim = AttemptClaim[Refund]
 
 _CLAIM = attempts.claim_statements(
     source="refunds s JOIN transactions t ON t.id = s.transaction_id",
@@ -49,7 +49,9 @@ def claim(
 
 def _claim_of(row: Any, in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
     refund = Refund(row.id, row.charge_reference, row.amount, row.currency, row.payment_method, row.number + 1)
-    return Claim(refund, row.merchant_id, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
+    return AttemptClaim(
+        refund, row.merchant_id, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id
+    )
 
 
 _SETTLING_UP = """released AS (
@@ -147,11 +149,11 @@ def discard(connection: Connection, ids: Sequence[UUID], note: str | None) -> No
     connection.execute(_DISCARD, {"ids": list(ids), "note": note})
 
 
-_GIVE_UP = attempts.give_up_statement(
+_EXHAUST = attempts.exhaust_statement(
     subjects="refunds", attempts="refund_attempts", key="refund_id", unfinished="'pending'"
 )
 
 
-def give_up(connection: Connection, ids: Sequence[UUID], error: str) -> None:
+def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
     """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_GIVE_UP, {"ids": list(ids), "error": error})
+    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})

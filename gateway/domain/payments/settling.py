@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
+from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.ids import new_id
 from gateway.money import fee_of
@@ -18,7 +18,7 @@ from gateway.states import TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeClaim(Claim[Charge]):
+class ChargeClaim(AttemptClaim[Charge]):
     """The right to charge one transaction once."""
 
     fee_basis_points: int
@@ -122,11 +122,11 @@ def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome
     return [Recorded(*row) for row in rows(connection, _RECORD, values)]
 
 
-_GIVE_UP = attempts.give_up_statement(
+_EXHAUST = attempts.exhaust_statement(
     subjects="transactions", attempts="charge_attempts", key="transaction_id", unfinished="'pending', 'processing'"
 )
 
 
-def give_up(connection: Connection, ids: Sequence[UUID], error: str) -> None:
+def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
     """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_GIVE_UP, {"ids": list(ids), "error": error})
+    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})

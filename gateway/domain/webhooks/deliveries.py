@@ -27,7 +27,7 @@ GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class DeliveryClaim:
     """The right to send one event to one endpoint once, until the lease ends. `attempt` counts from 1."""
 
     id: UUID
@@ -44,10 +44,10 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DeliveryResult:
     """What one attempt came to: the receiver's HTTP status, or why there is none."""
 
-    claim: Claim
+    claim: DeliveryClaim
     status: int | None
     error: str | None
 
@@ -97,7 +97,7 @@ _CLAIM = text("""
 """)
 
 
-def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[Claim]:
+def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
     """Take due deliveries of each endpoint: at most the first number, or the second one when the endpoint is failing.
 
     Three statements at most, whatever the number of endpoints and deliveries.
@@ -116,7 +116,7 @@ def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> lis
     objects = event_queries.objects_of(connection, events.values())
     bodies = {id: event_queries.body_of(event, objects[id]) for id, event in events.items()}
     return [
-        Claim(
+        DeliveryClaim(
             id=row.id,
             endpoint_id=row.endpoint_id,
             attempt=row.attempt,
@@ -165,7 +165,7 @@ _RECORD = text("""
 """)
 
 
-def record(connection: Connection, results: Sequence[Result]) -> dict[str, int]:
+def record(connection: Connection, results: Sequence[DeliveryResult]) -> dict[str, int]:
     """Write what each attempt came to. How many deliveries got which status, without those that ended otherwise."""
     values = {
         "ids": [result.claim.id for result in results],
