@@ -3,7 +3,7 @@
 import sys
 
 from devstack.bootstrap import enter_venv
-from devstack.terminal import DevstackError, complain
+from devstack.terminal import DevstackError, print_error
 
 
 def main(arguments: list[str]) -> int:
@@ -13,10 +13,10 @@ def main(arguments: list[str]) -> int:
 
         return commands.run(arguments)
     except DevstackError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
 
 

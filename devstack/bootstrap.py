@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("VENV") or ROOT / ".venv").absolute()
@@ -70,7 +70,7 @@ def _is_current() -> bool:
 
 
 def _install() -> None:
-    say(f"installing the Python packages into {VENV}")
+    info(f"installing the Python packages into {VENV}")
     bin_folder = VENV / "bin"
     uv = shutil.which("uv") or shutil.which("uv", path=str(bin_folder))
     if not os.access(bin_folder / "python", os.X_OK) or not (uv or (bin_folder / "pip").exists()):
@@ -81,7 +81,7 @@ def _install() -> None:
     # uv reads neither pip's configuration nor PIP_*: behind a mirror only pip may reach the packages.
     # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every role would compile it at every start.
     if not (uv and _run([uv, "pip", "install", "--compile-bytecode", "--python", python, *wanted])):
-        say("installing with pip instead of uv")
+        info("installing with pip instead of uv")
         if not (bin_folder / "pip").exists():
             _make_venv(uv=None)
         if not _run([python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]):
@@ -120,5 +120,5 @@ def _run(command: list[str]) -> bool:
     try:
         return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_INSTALL_LIMIT_SECONDS).returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
-        say(f"{command[0]}: {error}")
+        info(f"{command[0]}: {error}")
         return False

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from devstack import services, supervisor
 from devstack.bootstrap import ROOT
-from devstack.servers import postgres, serverhome
+from devstack.servers import postgres, server_users
 from devstack.services import Plan
 from devstack.settings import Layout, environment, layout
-from devstack.terminal import complain, say
+from devstack.terminal import info, print_error
 
 _LIMIT_SECONDS = 900
 _SOURCES = ("gateway", "tasks", "devstack", "bench", "tests", "celeryconfig.py", "migrations")
@@ -33,14 +33,14 @@ def check() -> int:
     failed = [" ".join(command) for command in commands if not _passes(command, caller)]
     failed += _check_migrations(caller)
     for name in failed:
-        complain(f"failed: {name}")
+        print_error(f"failed: {name}")
     if not failed:
-        say("every check passed")
+        info("every check passed")
     return 1 if failed else 0
 
 
 def _passes(command: list[str], env: dict[str, str]) -> bool:
-    say(" ".join(command))
+    info(" ".join(command))
     return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_LIMIT_SECONDS).returncode == 0
 
 
@@ -58,7 +58,7 @@ def _check_migrations(caller: dict[str, str]) -> list[str]:
                     if not _passes([*alembic, *step], env):
                         return ["alembic " + " ".join(step)]  # later steps would fail for the same reason
         finally:
-            serverhome.forget(own)
+            server_users.forget(own)
     return []
 
 

@@ -10,17 +10,17 @@ import requests
 
 from devstack import checks, health, processes, services, stackfile, supervisor, testing, waiting
 from devstack.bootstrap import file_lock
-from devstack.journey import Journey
+from devstack.demo import Demo
 from devstack.procfile import Follower
-from devstack.servers import secretfile, serverhome, unpack
+from devstack.servers import debian_packages, private_files, server_users
 from devstack.settings import Layout, environment, layout
 from devstack.supervisor import Stack
-from devstack.terminal import DevstackError, complain, say, write
+from devstack.terminal import DevstackError, info, print_error, print_line
 from devstack.waiting import StopRequested
 
 _STOP_LIMIT_SECONDS = 300.0
 _WAIT_LIMIT_SECONDS = 300.0
-_JOURNEY_LIMIT_SECONDS = 3.0
+_DEMO_LIMIT_SECONDS = 3.0
 """Payments that take longer than this are shown after the URLs."""
 _TICK_SECONDS = 0.2
 
@@ -38,10 +38,10 @@ def run(arguments: list[str]) -> int:
             return testing.test(arguments[1:])
         return COMMANDS[name]() or 0
     except StopRequested:
-        say("stopped")
+        info("stopped")
         return waiting.stop_status()
     except (requests.RequestException, psutil.Error, psycopg.Error) as error:
-        complain(f"{type(error).__name__}: {error}")
+        print_error(f"{type(error).__name__}: {error}")
         return 1
 
 
@@ -58,8 +58,8 @@ def serve() -> None:
         with services.running(own, plan, caller) as (endpoints, units):
             services.wait_for_broker(own, endpoints, units)
             stackfile.write_env(own, endpoints)
-            write(own.env_file.read_text().rstrip())
-            say(f"ready; in another terminal: . {own.env_file}")
+            print_line(own.env_file.read_text().rstrip())
+            info(f"ready; in another terminal: . {own.env_file}")
             try:
                 while True:
                     health.refuse_ended(own, units)
@@ -73,21 +73,21 @@ def run_stack() -> None:
     own, caller = layout(), environment(dotenv=True)
     plan = services.Plan.read(caller)
     with supervisor.supervised(own), supervisor.running(own, caller, plan) as stack:
-        journey = None if caller.get("DEMO") == "0" else Journey(stackfile.api_url(own), stack.merchant)
-        while journey and not journey.over and journey.age < _JOURNEY_LIMIT_SECONDS:
-            _tick(stack, journey)
+        demo = None if caller.get("DEMO") == "0" else Demo(stackfile.api_url(own), stack.merchant)
+        while demo and not demo.over and demo.age < _DEMO_LIMIT_SECONDS:
+            _tick(stack, demo)
         _summarise(stack)
         roles = [unit.name for unit in stack.units if unit.name not in services.STOP_LAST]
         follower = Follower(own, [] if caller.get("LOGS") == "0" else roles)
         while True:
-            _tick(stack, journey)
+            _tick(stack, demo)
             follower.show()
 
 
-def _tick(stack: Stack, journey: Journey | None) -> None:
+def _tick(stack: Stack, demo: Demo | None) -> None:
     stack.watch(restart=stack.env.get("DEV_RESTART") == "1")
-    if journey and not journey.over:
-        journey.step()
+    if demo and not demo.over:
+        demo.step()
     waiting.pause(_TICK_SECONDS)
 
 
@@ -106,7 +106,7 @@ def _summarise(stack: Stack) -> None:
     )
     url = found["management_url"]
     rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "yours"
-    write(
+    print_line(
         f"""
   API         {api}
   docs        {api}/docs
@@ -123,7 +123,7 @@ a first payment, ready to paste:
 Ctrl-C stops everything.
 """
     )
-    say("the gateway is up")
+    info("the gateway is up")
 
 
 def wait() -> None:
@@ -147,11 +147,11 @@ def stop() -> None:
     """End the stack of this DEV_DIR, or what a killed one left running."""
     own = layout()
     if not own.home.is_dir():
-        say(f"nothing was ever started in {own.home}")
+        info(f"nothing was ever started in {own.home}")
         return
     _end_supervisor(own)
     with supervisor.supervised(own):
-        say(f"nothing runs in {own.home}")
+        info(f"nothing runs in {own.home}")
 
 
 def _end_supervisor(own: Layout) -> None:
@@ -160,7 +160,7 @@ def _end_supervisor(own: Layout) -> None:
     process = _supervisor(own)
     if process is None:
         raise DevstackError(f"a process holds {own.lock_file}, but {own.supervisor_file} does not name it")
-    say(f"asking the supervisor {process.pid} to stop")
+    info(f"asking the supervisor {process.pid} to stop")
     process.send_signal(signal.SIGTERM)
     waiting.wait_until(
         lambda: not supervisor.is_supervised(own), _STOP_LIMIT_SECONDS, lambda: f"{process.pid} does not stop"
@@ -169,7 +169,7 @@ def _end_supervisor(own: Layout) -> None:
 
 def _supervisor(own: Layout) -> psutil.Process | None:
     """Return the process that the supervisor's file names, if it is still that one."""
-    record = secretfile.read_json(own.supervisor_file)
+    record = private_files.read_json(own.supervisor_file)
     try:
         process = psutil.Process(record["pid"])
         same = abs(process.create_time() - record["started"]) <= processes.CLOCK_TOLERANCE_SECONDS
@@ -184,18 +184,18 @@ def clean() -> None:
     if own.home.is_dir():
         stop()
         with file_lock(own.lock_file, limit_seconds=5):
-            serverhome.forget(own)
+            server_users.forget(own)
     else:
-        serverhome.forget(own)
-    say(f"{own.home} is forgotten")
+        server_users.forget(own)
+    info(f"{own.home} is forgotten")
 
 
 def distclean() -> None:
     """Clean, and remove the downloaded servers too; .venv is removed by make."""
     clean()
     cache = layout().cache
-    for package in (unpack.RABBITMQ, *unpack.PROGRAMS.values()):
-        shutil.rmtree(unpack.folder(cache, package), ignore_errors=True)
+    for package in (debian_packages.RABBITMQ, *debian_packages.PROGRAMS.values()):
+        shutil.rmtree(debian_packages.folder(cache, package), ignore_errors=True)
 
 
 def bench() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import gateway
 from devstack import postman
 from devstack.bootstrap import ROOT
-from devstack.terminal import say
+from devstack.terminal import info
 from gateway import app
 from gateway.api.http import field_codes
 from gateway.api.http.problems import OAuthError
@@ -115,4 +115,4 @@ def write() -> None:
     """Write the pages anew."""
     for path, content in pages().items():
         path.write_text(content)
-        say(f"wrote {path.relative_to(ROOT)}")
+        info(f"wrote {path.relative_to(ROOT)}")

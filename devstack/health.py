@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from devstack import procfile
 from devstack.processes import Unit
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import pause, tail, wait_until
 
 _START_LIMIT_SECONDS = 90
@@ -50,7 +50,7 @@ def wait_until_healthy(stack: Layout, units: list[Unit], commands: dict[str, str
         return f"not healthy: {', '.join(waiting)}\n{logs}\n"
 
     wait_until(healthy, _START_LIMIT_SECONDS, late)
-    say("every role is healthy")
+    info("every role is healthy")
 
 
 def refuse_ended(stack: Layout, units: list[Unit]) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from devstack.journeys import MERCHANT, OPERATOR, Step
+from devstack.postman_calls import MERCHANT, OPERATOR, Step
 from gateway import app
 from gateway.api.http.request_content import FORM, JSON
 from gateway.api.openapi.document import document

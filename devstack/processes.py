@@ -16,7 +16,7 @@ import psutil
 
 from devstack.bootstrap import ROOT
 from devstack.settings import MARKER, Layout
-from devstack.terminal import say
+from devstack.terminal import info
 
 CLOCK_TOLERANCE_SECONDS = 2.0
 """psutil derives start times from the boot time, which moves a little when the clock is set."""
@@ -206,13 +206,13 @@ def stop(group: Iterable[Managed]) -> None:
     group = list(group)
     asked = [managed for managed in group if managed.alive()]
     for managed in asked:
-        say(f"stopping {managed.name}")
+        info(f"stopping {managed.name}")
         _signal(managed)
     started = time.monotonic()
     for managed in asked:
         _wait(managed, started + managed.stopping.limit_seconds)
         if managed.alive():
-            say(f"{managed.name} did not stop within {managed.stopping.limit_seconds:.0f} s: killing it")
+            info(f"{managed.name} did not stop within {managed.stopping.limit_seconds:.0f} s: killing it")
             with contextlib.suppress(psutil.Error, ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(managed.pid, signal.SIGKILL)  # the leader of its session leads the group too
                 managed.process.wait(STRAY_LIMIT_SECONDS)
@@ -248,7 +248,7 @@ def kill_strays(stack: Layout, but: Iterable[Managed] = ()) -> None:
     doomed = [process for process in strays(stack) if process.pid not in kept]
     for process in doomed:
         with contextlib.suppress(psutil.Error):
-            say(f"ending the stray process {process.pid} ({' '.join(process.cmdline())[:60]})")
+            info(f"ending the stray process {process.pid} ({' '.join(process.cmdline())[:60]})")
             process.terminate()
     _, stubborn = psutil.wait_procs(doomed, timeout=STRAY_LIMIT_SECONDS)
     for process in stubborn:

@@ -10,9 +10,9 @@ import psutil
 
 from devstack import processes, procfile
 from devstack.processes import Unit
-from devstack.servers import cluster, postgres, rabbitmq, secretfile
+from devstack.servers import cluster, postgres, private_files, rabbitmq
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 _DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _BROKERS = ("amqp://", "amqps://")
@@ -69,7 +69,7 @@ class Plan:
             )
         for name, used in (("DATABASE_URL", database), ("RABBITMQ_URL", broker)):
             if used:
-                say(f"using {prefix}{name} from the environment")
+                info(f"using {prefix}{name} from the environment")
         return cls(
             database,
             broker,
@@ -88,7 +88,7 @@ def _with_driver(url: str) -> str:
 @contextmanager
 def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Unit]]]:
     """Start what the plan lacks, yield where it is, stop it in order: RabbitMQ first, PostgreSQL last."""
-    password = secretfile.password(stack.secrets_file, "rabbitmq")
+    password = private_files.password(stack.secrets_file, "rabbitmq")
     broker = cluster if plan.clustered else rabbitmq
     try:
         units = [] if plan.broker_url else broker.start(stack, password, env)
@@ -176,7 +176,7 @@ def end_leftovers(stack: Layout) -> None:
     """End in order what a killed supervisor left running: the roles, then the servers."""
     found = processes.leftovers(stack)
     if found:
-        say("ending what an earlier start left running: " + ", ".join(found))
+        info("ending what an earlier start left running: " + ", ".join(found))
     servers = [found[name] for name in STOP_LAST if name in found]
     roles = {name: managed for name, managed in found.items() if name not in STOP_LAST}
     for names in procfile.stop_order(roles):

@@ -134,7 +134,7 @@ class Layout:
         """
         for name in _FOLDERS:
             path = self.home / name
-            if path.is_symlink():  # links to a server's folder, which serverhome.forget removes
+            if path.is_symlink():  # links to a server's folder, which server_users.forget removes
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)
         for name in _FILES:

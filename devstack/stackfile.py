@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from devstack.processes import Unit
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.servers.accounts import Merchant, Operator
 from devstack.services import Endpoints
 from devstack.settings import Layout
@@ -38,7 +38,7 @@ def contents(
 ) -> dict[str, Any]:
     """Return all that a script needs to use the stack."""
     management = urlsplit(endpoints.management_url or "")
-    flower_password = secretfile.password(stack.secrets_file, "flower")
+    flower_password = private_files.password(stack.secrets_file, "flower")
     return {
         "api_url": api_url(stack),
         "database_url": endpoints.database_url,
@@ -59,11 +59,11 @@ def contents(
 
 
 def write(stack: Layout, found: dict[str, Any]) -> None:
-    secretfile.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")
+    private_files.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")
 
 
 def write_env(stack: Layout, endpoints: Endpoints, further: dict[str, str] | None = None) -> None:
     """Write what a shell sources to reach the servers; the passwords in it are for this user only."""
     variables = endpoints.variables() | {"DATABASE_OWNER_URL": endpoints.owner_url} | (further or {})
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    secretfile.write_private(stack.env_file, "\n".join(lines) + "\n")
+    private_files.write_private(stack.env_file, "\n".join(lines) + "\n")

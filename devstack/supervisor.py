@@ -18,10 +18,10 @@ import psutil
 from devstack import health, processes, procfile, services, stackfile, waiting
 from devstack.bootstrap import ROOT, file_lock
 from devstack.processes import Unit
-from devstack.servers import accounts, postgres, secretfile
+from devstack.servers import accounts, postgres, private_files
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 _STEP_LIMIT_SECONDS = 120
 _RESTART_PAUSE_SECONDS = 1.0
@@ -68,13 +68,13 @@ class Stack:
             if unit.managed.alive():
                 continue
             if unit.name not in self._ended:
-                say(f"{unit.name} ended with status {unit.managed.exit_status()}")
+                info(f"{unit.name} ended with status {unit.managed.exit_status()}")
             ended = self._ended.setdefault(unit.name, time.monotonic())
             held = (self.layout.home / "hold" / unit.name).exists()
             if not held and time.monotonic() - ended >= _RESTART_PAUSE_SECONDS:
                 unit.relaunch()
                 del self._ended[unit.name]
-                say(f"{unit.name} started again")
+                info(f"{unit.name} started again")
                 self.publish()
                 processes.reap_orphans({*self.helpers, *(other.managed.pid for other in self.units)})
 
@@ -94,7 +94,7 @@ def supervised(layout: Layout) -> Iterator[None]:
         processes.adopt_orphans()
         own = psutil.Process()
         record = {"pid": own.pid, "started": own.create_time()}
-        secretfile.write_private(layout.supervisor_file, json.dumps(record))
+        private_files.write_private(layout.supervisor_file, json.dumps(record))
         try:
             yield
         finally:
@@ -115,7 +115,7 @@ def is_supervised(layout: Layout) -> bool:
 
 
 def _known_pid(layout: Layout) -> str:
-    pid = secretfile.read_json(layout.supervisor_file).get("pid")
+    pid = private_files.read_json(layout.supervisor_file).get("pid")
     return f" (supervisor {pid})" if pid else ""
 
 
@@ -170,7 +170,7 @@ def _compile() -> None:
 
 
 def _start(layout: Layout, commands: dict[str, str], env: dict[str, str], units: list[Unit]) -> None:
-    say(f"starting {', '.join(commands)}")
+    info(f"starting {', '.join(commands)}")
     for name, command in commands.items():
         units.append(procfile.start(layout, name, command, env))
 
@@ -185,7 +185,7 @@ def _stop_roles(layout: Layout, units: list[Unit]) -> None:
 
 def _step(layout: Layout, what: str, command: list[str], env: dict[str, str]) -> None:
     waiting.run_step(what, command, env, layout.logs / f"{what}.log", _STEP_LIMIT_SECONDS)
-    say(f"{what} done")
+    info(f"{what} done")
 
 
 def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoints) -> dict[str, str]:
@@ -201,7 +201,7 @@ def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoint
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "BEAT_STATE_DIR": str(beat),
         "FLOWER_PORT": str(layout.ports.flower),
-        "FLOWER_BASIC_AUTH": f"{stackfile.FLOWER_USER}:{secretfile.password(layout.secrets_file, 'flower')}",
+        "FLOWER_BASIC_AUTH": f"{stackfile.FLOWER_USER}:{private_files.password(layout.secrets_file, 'flower')}",
         "PYTHONUNBUFFERED": "1",
     }
     if endpoints.management_url:

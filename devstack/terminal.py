@@ -12,7 +12,7 @@ class DevstackError(Exception):
     """Something the person at the terminal has to know or change; its text is the whole message."""
 
 
-def write(text: str, colour: str = "") -> None:
+def print_line(text: str, colour: str = "") -> None:
     """Print one line. A terminal that went away must not keep the stack from stopping in order."""
     with contextlib.suppress(OSError, ValueError):
         if colour and sys.stdout.isatty():
@@ -20,12 +20,12 @@ def write(text: str, colour: str = "") -> None:
         print(text, flush=True)
 
 
-def say(text: str) -> None:
+def info(text: str) -> None:
     """Print a line of the stack's own, with the seconds since the start."""
-    write(f"[{time.monotonic() - _started:5.1f}s] {text}", _BLUE)
+    print_line(f"[{time.monotonic() - _started:5.1f}s] {text}", _BLUE)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print an error on standard error."""
     with contextlib.suppress(OSError, ValueError):
         colours = (_RED, _PLAIN) if sys.stderr.isatty() else ("", "")

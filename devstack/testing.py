@@ -13,7 +13,7 @@ from pathlib import Path
 
 from devstack import services, stackfile, supervisor, waiting
 from devstack.bootstrap import ROOT
-from devstack.servers import serverhome
+from devstack.servers import server_users
 from devstack.settings import (
     CHAOS_DIR,
     CHAOS_PORT_BASE,
@@ -26,7 +26,7 @@ from devstack.settings import (
     layout,
 )
 from devstack.supervisor import Stack
-from devstack.terminal import DevstackError, say, write
+from devstack.terminal import DevstackError, info, print_line
 
 _SUITE_LIMIT_SECONDS = 40 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
@@ -103,11 +103,11 @@ def _beside_fresh_stack(
         plan = replace(plan, broker_url=None, management_url=None, clustered=True)
     for name in _NOT_FOR_TESTS:
         if caller.pop(name, None):
-            say(f"{name} is not used by the tests; TEST_{name} would be")
+            info(f"{name} is not used by the tests; TEST_{name} would be")
     caller |= told | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
     _take_possession(own)
     with supervisor.supervised(own):
-        serverhome.forget(own)
+        server_users.forget(own)
         own.prepare()
         (own.home / _OWNED).touch()
         with supervisor.running(own, caller, plan, further_roles) as stack:
@@ -127,7 +127,7 @@ def _run(stack: Stack, commands: Sequence[list[str]]) -> int:
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
         for number, command in enumerate(commands):
-            say(" ".join(["python", *command]))
+            info(" ".join(["python", *command]))
             log = stack.layout.logs / f"suite-{number}.log" if number else None
             own = {"GATEWAY_TEST_NAME": f"suite_{number}"} if number else {}
             started.append((_started([sys.executable, *command], env | own, log), log))
@@ -141,7 +141,7 @@ def _run(stack: Stack, commands: Sequence[list[str]]) -> int:
         for suite, log in started:
             _end(suite)
             if log is not None:
-                write(log.read_text(errors="replace"))
+                print_line(log.read_text(errors="replace"))
     return next((suite.returncode for suite, _ in started if suite.returncode), 0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from devstack.bootstrap import ROOT
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 _POLL_SECONDS = 0.05
 _requested = threading.Event()
@@ -27,7 +27,7 @@ def listen_for_stop() -> None:
     def note(number: int, _frame: FrameType | None) -> None:
         global _signal_number
         if _requested.is_set():
-            say("already stopping; work in hand is being finished")
+            info("already stopping; work in hand is being finished")
             return
         _signal_number = number
         _requested.set()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from devstack.servers import postgres, secretfile, serverhome
+from devstack.servers import postgres, private_files, server_users
 from tests.devstack.started import Started
 
 ROLES = (postgres.USER, postgres.OWNER, postgres.SUPERUSER)
@@ -38,7 +38,7 @@ def test_nobody_connects_without_the_password(shared_stack: Started, role: str, 
 
 
 def test_every_role_connects_by_its_own_password(shared_stack: Started) -> None:
-    passwords = secretfile.read_json(shared_stack.layout.secrets_file)
+    passwords = private_files.read_json(shared_stack.layout.secrets_file)
     assert len(set(passwords.values())) == len(passwords) >= len(ROLES)
     assert stat.S_IMODE(shared_stack.layout.env_file.stat().st_mode) == 0o600
     for role in ROLES:
@@ -103,7 +103,7 @@ def test_programs_that_the_server_runs_have_no_capability_and_no_secret_of_the_c
 def test_the_server_of_root_runs_as_a_user_of_its_own_and_reads_no_file_of_root(shared_stack: Started) -> None:
     status = run_by_the_server(shared_stack, "cat /proc/self/status")
     [uid] = {int(uid) for line in re.findall(r"^Uid:\s*(.*)", status, re.M) for uid in line.split()}
-    assert uid in serverhome.UIDS
+    assert uid in server_users.UIDS
     assert re.search(r"^Groups:\s*$", status, re.M)
     assert re.search(r"^NoNewPrivs:\s*1$", status, re.M)
     with tempfile.NamedTemporaryFile() as key:  # of mode 0600, in a folder that everybody can enter

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.settings import Ports
 
 HTTP_SECONDS = 10
@@ -27,7 +27,7 @@ def ports(stack_file: dict[str, Any]) -> Ports:
 @pytest.fixture
 def stack_file() -> dict[str, Any]:
     """Return stack.json of the running stack."""
-    return secretfile.read_json(Path(os.environ["GATEWAY_STACK"]))
+    return private_files.read_json(Path(os.environ["GATEWAY_STACK"]))
 
 
 def test_nothing_answers_on_the_port_of_the_prometheus_plugin(ports: Ports) -> None:
@@ -46,7 +46,7 @@ def test_the_erlang_cookie_is_random_and_for_its_owner_only(stack_file: dict[str
     home = Path(os.environ["GATEWAY_STACK"]).parent
     cookie = home / "rabbitmq" / "home" / ".erlang.cookie"
     assert stat.S_IMODE(cookie.stat().st_mode) & 0o077 == 0
-    assert cookie.read_text() == secretfile.read_json(home / "secrets.json")["erlang"]
+    assert cookie.read_text() == private_files.read_json(home / "secrets.json")["erlang"]
     assert stack_file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from devstack import supervisor
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout, Ports, layout
 from devstack.terminal import DevstackError
@@ -42,7 +42,7 @@ def test_dev_dir_moves_every_file_of_the_stack(monkeypatch: pytest.MonkeyPatch, 
 def test_forgetting_removes_only_what_the_stack_wrote(tmp_path: Path) -> None:
     own = Layout(tmp_path, tmp_path / "cache", Ports.counted_from(20000))
     own.prepare()
-    secretfile.password(own.secrets_file, "rabbitmq")
+    private_files.password(own.secrets_file, "rabbitmq")
     (tmp_path / "thesis.txt").write_text("a stranger's file in DEV_DIR")
     own.forget()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -62,9 +62,9 @@ def test_a_broker_without_dead_letters_is_refused_with_the_reason(url: str) -> N
 
 def test_a_password_is_made_once_and_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secrets.json"
-    first = secretfile.password(path, "flower")
-    other = secretfile.password(path, "rabbitmq")
-    assert first == secretfile.password(path, "flower") != other
+    first = private_files.password(path, "flower")
+    other = private_files.password(path, "rabbitmq")
+    assert first == private_files.password(path, "flower") != other
     assert len(first) >= 20
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text()) == {"flower": first, "rabbitmq": other}

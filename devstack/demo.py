@@ -8,7 +8,7 @@ import requests
 
 from devstack.servers import accounts
 from devstack.servers.accounts import Merchant
-from devstack.terminal import DevstackError, write
+from devstack.terminal import DevstackError, print_line
 
 _PAYMENTS = (
     ("tok_approve", 12550, "USD", "approved"),
@@ -32,7 +32,7 @@ class _Payment:
     final: bool = False
 
 
-class Journey:
+class Demo:
     """Demo payments under way; ``step`` shows what is new and never waits for it."""
 
     def __init__(self, api_url: str, merchant: Merchant) -> None:
@@ -44,7 +44,7 @@ class Journey:
         self._session.headers["Authorization"] = f"Bearer {token}"
         self._next = 0.0
         self._started = time.monotonic()
-        write("\ndemo payments through the public API:")
+        print_line("\ndemo payments through the public API:")
         self._payments = [self._post(*payment) for payment in _PAYMENTS]
 
     def _post(self, payment_method: str, amount: int, currency: str, story: str) -> _Payment:
@@ -99,4 +99,4 @@ class Journey:
         failure = found.get("failure")
         reason = f": {failure['code']}" if isinstance(failure, dict) else ""
         tried = f", attempt {attempts}" if attempts else ""
-        write(f"  demo {self.age:5.1f} s  {payment.label}  {status}{tried}{reason}")
+        print_line(f"  demo {self.age:5.1f} s  {payment.label}  {status}{tried}{reason}")
