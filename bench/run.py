@@ -79,7 +79,7 @@ def main() -> int:
     wanted = amounts()
     result = Result(asdict(wanted))
     with supervisor.supervised(own):
-        server_users.forget(own)
+        server_users.delete_data(own)
         own.prepare()
         with sides.servers(own, caller) as servers:
             try:

@@ -22,7 +22,7 @@ from prometheus_client import values as metric_values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.config import settings
+from gateway.config import old_names_in_use, settings
 from gateway.context import Within
 from gateway.security.redaction import redact
 
@@ -176,6 +176,8 @@ def configure_logging() -> None:
     for name in _OF_GRANIAN:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    for warning in old_names_in_use():
+        logger.warning("{}", warning)
 
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # nobody changes it

@@ -107,13 +107,13 @@ def account_with_a_name() -> int:
         raise DevstackError("this system has no account `nobody`; start as an ordinary user instead of root") from None
 
 
-def forget(stack: Layout) -> None:
+def delete_data(stack: Layout) -> None:
     """Remove everything that a stack wrote, including the folders of its servers."""
     if os.geteuid() == 0:
         for place in _places(stack):
             _end_processes_of(int(place.name))
             shutil.rmtree(place)
-    stack.forget()
+    stack.delete_data()
 
 
 def _linked(stack: Layout, name: str) -> ServerHome | None:
