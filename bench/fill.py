@@ -42,7 +42,7 @@ _TIME = "to_timestamp(ms / 1000.0)"
 _REFERENCE = "'copy_' || lpad(to_hex(n), 15, '0')"
 _OWN = {
     "transactions": {"id": _TRANSACTION, "provider_reference": _REFERENCE, "reference": "'copy-' || n"},
-    "attempts": {"transaction_id": _TRANSACTION},
+    "charge_attempts": {"transaction_id": _TRANSACTION},
     "settlements": {"id": _SETTLEMENT, "transaction_id": _TRANSACTION, "provider_reference": _REFERENCE},
     "ledger_entries": {"source_id": _SETTLEMENT, "transaction_id": _TRANSACTION},
     "events": {"id": _EVENT, "object_id": f"CASE k WHEN 0 THEN {_TRANSACTION} ELSE {_SETTLEMENT} END"},
