@@ -75,6 +75,7 @@ EXAMPLES = {
     "description": "Two seats",
     "e": "AQAB",
     "email": "ada@example.com",
+    "event_type": "transaction.completed",
     "expires_in": 3600,
     "fee": 364,
     "fees": 364,

@@ -30,7 +30,7 @@ class CurrencyBalance(ResponseModel):
 class Balance(ResponseModel):
     """The balance in each currency in which a transaction was settled, sorted by currency."""
 
-    data: list[CurrencyBalance]
+    data: Annotated[list[CurrencyBalance], Field(description="The balances, sorted by currency")]
 
 
 @routes.get("/v1/balance", scope="settlements:read", responses={200: Balance})

@@ -18,7 +18,7 @@ from gateway.api.resources.transactions import PaymentFailure
 from gateway.domain.payments import refund_queries, refunds
 from gateway.domain.payments.refund_queries import RefundFilter
 from gateway.domain.payments.refunds import NewRefund
-from gateway.domain.shared.idempotency import Answer
+from gateway.domain.shared.idempotency import StoredResponse
 from gateway.errors import AmountExceedsRefundable, InvalidState
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.states import RefundStatus
@@ -93,9 +93,9 @@ def create_refund(context: RequestContext, id: UUID, body: RefundRequest) -> Api
     The refunds of a transaction never exceed its amount. The refund is `pending` until the provider has executed it.
     """
 
-    def work(connection: Connection) -> Answer:
+    def work(connection: Connection) -> StoredResponse:
         refund = refunds.create(connection, context.merchant_id, id, body.as_new(), context.request_id)
-        return Answer(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
+        return StoredResponse(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
 
     return idempotency.once(context, id, work)
 

@@ -20,7 +20,7 @@ from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
 from gateway.domain.payments.transactions import Acceptance, NewTransaction
-from gateway.domain.shared.idempotency import Answer, Given
+from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
 from gateway.errors import DatabaseUnavailable, IdempotencyInProgress, InvalidState, UnknownPaymentMethod
 from gateway.flows.group_commit import Gathering
 from gateway.flows.kept_connection import KeptConnection
@@ -194,11 +194,11 @@ def create_transaction(context: RequestContext, body: TransactionRequest) -> Api
         acceptance = Acceptance.of(context.merchant_id, body.as_new(), context.request_id, context.idempotency_key())
         if _storing.do(acceptance):
             labelled(TRANSACTIONS_CREATED, body.currency).inc()
-            return idempotency.reply(Given(acceptance.answer, replayed=False))
+            return idempotency.api_response(IdempotentResponse(acceptance.response, replayed=False))
         with db.autocommit() as connection:
             first = transactions.repeat(connection, acceptance)
         if first is not None:
-            return idempotency.reply(Given(first, replayed=True))
+            return idempotency.api_response(IdempotentResponse(first, replayed=True))
         db.measure_time()
     raise DatabaseUnavailable("The database's time cannot be determined.")
 
@@ -237,5 +237,5 @@ def cancel_transaction(context: RequestContext, id: UUID) -> ApiResponse:
     return idempotency.once(
         context,
         id,
-        lambda connection: Answer(200, json.dumps(transactions.cancel(connection, context.merchant_id, id))),
+        lambda connection: StoredResponse(200, json.dumps(transactions.cancel(connection, context.merchant_id, id))),
     )
