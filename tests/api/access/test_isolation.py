@@ -10,7 +10,7 @@ from gateway.api.http.routes import Endpoint
 from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.ids import new_id
 from tests.api.access.test_tokens import STRANGER, claims_of, signed
-from tests.api.conftest import Answer, Caller, expect_problem
+from tests.api.conftest import Caller, Response, expect_problem
 from tests.api.routes import ANY_TOKEN, ROUTES, SOME_ID, endpoints, name_of, path_of, route_of
 from tests.api.world import World, world
 
@@ -25,7 +25,7 @@ LISTS = [endpoint for endpoint in OF_MERCHANTS if endpoint.query and "cursor" in
 INVALID = 'Bearer error="invalid_token"'
 
 
-def ask(caller: Caller, endpoint: Endpoint, id: str = SOME_ID, request_id: str | None = None) -> Answer:
+def ask(caller: Caller, endpoint: Endpoint, id: str = SOME_ID, request_id: str | None = None) -> Response:
     """Send a request to an endpoint with its valid body."""
     options: dict[str, Any] = {"headers": {"X-Request-Id": request_id} if request_id else {}}
     body = route_of(endpoint).body

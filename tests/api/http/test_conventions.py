@@ -14,7 +14,7 @@ import pytest
 from gateway.api.http.request_content import FORM, JSON
 from gateway.api.http.routes import Endpoint
 from gateway.api.openapi.errors import Problem, ValidationProblem
-from tests.api.conftest import Answer, Caller, expect_problem, field_errors
+from tests.api.conftest import Caller, Response, expect_problem, field_errors
 from tests.api.routes import ANY_TOKEN, SOME_ID, endpoints, name_of, path_of, route_of
 from tests.api.world import World, world
 
@@ -50,7 +50,7 @@ def media_type_of(endpoint: Endpoint) -> str:
     return FORM if endpoint.form else JSON
 
 
-def send(world: World, endpoint: Endpoint, body: bytes, content_type: str | None = JSON, **headers: str) -> Answer:
+def send(world: World, endpoint: Endpoint, body: bytes, content_type: str | None = JSON, **headers: str) -> Response:
     """Send a request with this body, as an authorized caller."""
     caller = authorized(world, endpoint)
     path = target_of(world, endpoint)
@@ -136,7 +136,7 @@ def test_an_amount_is_an_integer_within_its_limits(world: World, endpoint: Endpo
 def test_a_malformed_id_has_the_response_of_an_unknown_one(world: World, endpoint: Endpoint) -> None:
     caller, body = authorized(world, endpoint), valid(endpoint, {}) if endpoint.body else None
 
-    def response_to(id: str) -> Answer:
+    def response_to(id: str) -> Response:
         content_type, headers = JSON if endpoint.body else None, {"X-Request-Id": "same-for-all"}
         return caller.call(
             endpoint.method, path_of(endpoint, id), data=body, content_type=content_type, headers=headers

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from gateway.api.http.routes import Endpoint
-from tests.api.conftest import Answer, Caller, expect_problem, field_errors
+from tests.api.conftest import Caller, Response, expect_problem, field_errors
 from tests.api.routes import endpoints, name_of, path_of, route_of
 from tests.helpers import lifecycles
 from tests.helpers.factories import accept_payment, count, execute, request_under_way
@@ -64,7 +64,7 @@ def key(value: str) -> dict[str, str]:
     return {"Idempotency-Key": value}
 
 
-def send(caller: Caller, path: str, body: bytes | None, value: str = "key-1") -> Answer:
+def send(caller: Caller, path: str, body: bytes | None, value: str = "key-1") -> Response:
     return caller.post(path, body, headers=key(value))
 
 
