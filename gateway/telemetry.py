@@ -60,7 +60,9 @@ SETTLEMENTS = Counter("settlements_total", "Settlements by result (succeeded, fa
 REFUNDS = Counter("refunds_total", "Refunds by result (succeeded, failed)", ["result"])
 RETRIES = Counter("task_retries_total", "Retries, counted per transaction", ["task"])
 DEAD_LETTERS = Counter("dead_letters_total", "Dead letters stored", ["queue", "reason"])
-RESCUED = Counter("transactions_rescued_total", "Transactions enqueued again after standing still", ["by"])
+REQUEUED = Counter(
+    "transactions_requeued_total", "Unfinished transactions and refunds enqueued again (monitor, sweep)", ["by"]
+)
 PUBLISHED = Counter("outbox_published_total", "Outbox rows published", ["topic"])
 ALERTS = Counter("alerts_total", "Alerts by delivery result (delivered, failed, logged)", ["severity", "result"])
 PROCESSING_SECONDS = Histogram(

@@ -13,7 +13,7 @@ from gateway.domain.shared import alerts, outbox
 from gateway.domain.shared.alerts import IDS_MAX
 from gateway.flows.batches import in_batches
 from gateway.ids import utc_now
-from gateway.telemetry import RESCUED
+from gateway.telemetry import REQUEUED
 
 OUTBOX_LAG_ALERT_SECONDS = 60
 ALERT_PAUSE_SECONDS = 600
@@ -30,7 +30,7 @@ class Swept:
 def sweep() -> Swept:
     """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
     rescued = sum(in_batches(partial(_rescue_stuck, kind)) for kind in requeueing.KINDS)
-    RESCUED.labels("sweep").inc(rescued)
+    REQUEUED.labels("sweep").inc(rescued)
     alert_lagging_outbox()
     return Swept(rescued, in_batches(_purge) + in_batches(_purge_rate_limits))
 
