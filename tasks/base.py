@@ -18,7 +18,8 @@ from loguru import logger
 
 from celeryconfig import BULK_QUEUE_NAMES, BULK_SUFFIX
 from gateway import ids as ids_module
-from gateway.config import CHUNK_LIMIT, settings
+from gateway.config import settings
+from gateway.config.groups import MESSAGE_IDS_LIMIT
 from gateway.errors import MalformedMessage, RetriesExhausted, TransientError
 from gateway.flows import DATABASE_UNAVAILABLE, wait_for_database
 
@@ -63,11 +64,11 @@ def parse_ids(ids: object) -> list[UUID]:
     """Return the ids of a message, each once.
 
     Raises:
-        MalformedMessage: it is not a list of 1 to `CHUNK_LIMIT` UUIDs in their canonical form.
+        MalformedMessage: it is not a list of 1 to `MESSAGE_IDS_LIMIT` UUIDs in their canonical form.
     """
-    parsed = ids_module.parse_ids(ids, CHUNK_LIMIT)
+    parsed = ids_module.parse_ids(ids, MESSAGE_IDS_LIMIT)
     if parsed is None:
-        raise MalformedMessage(f"expected a list of 1 to {CHUNK_LIMIT} canonical UUIDs")
+        raise MalformedMessage(f"expected a list of 1 to {MESSAGE_IDS_LIMIT} canonical UUIDs")
     return parsed
 
 

@@ -162,7 +162,7 @@ def store_dead(messages: list[DeadMessage]) -> None:
     stored = dead_letters.store(kept)
     logger.info(
         "dead letters: %d stored, %d enqueued again, %d settled otherwise",
-        len(stored.dead), len(stored.rescued), len(stored.ignored),
+        len(stored.dead), len(stored.requeued), len(stored.ignored),
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """The relay: publishes the messages of the outbox, `python -m tasks.relay`.
 
-PostgreSQL notifies it of new rows; a lost notification costs OUTBOX_POLL_MS. It takes rows, publishes them with
+PostgreSQL notifies it of new rows; a lost notification costs OUTBOX_POLL_SECONDS. It takes rows, publishes them with
 confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
-Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of CHUNK_MAX. In
-a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues (docs/fairness.md). Every
-WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
+Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of
+MESSAGE_MAX_IDS. In a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues
+(docs/fairness.md). Every WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from gateway.config import settings
 from gateway.flows import DATABASE_UNAVAILABLE, clocks, outbox, upkeep
 from gateway.flows import alerts as alert_delivery
 from gateway.flows import webhooks as webhook_delivery
-from gateway.flows.outbox import Topic, Turns, Waiting
+from gateway.flows.outbox import OutboxRow, Topic, Turns
 from gateway.reasons import doing, reason_of
 from gateway.telemetry import PUBLISHED, configure_logging
 from tasks import alerts, app, dead_letters, reconciliation, refunds, transactions, webhooks
 from tasks.base import BROKER_UNAVAILABLE, GatewayTask, publishing_with, refused_by_queue
 from tasks.queue_watch import AVOID_SECONDS, AvoidedQueues, QueueWatch
 
-BATCH_MAX = 20 * settings().chunk_max
+BATCH_MAX = 20 * settings().message_max_ids
 CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
@@ -87,7 +87,7 @@ Lane = tuple[str, bool, UUID | None]
 """A topic, whether its work is bulk, and the merchant of the bulk."""
 
 
-def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
+def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
     """Group the subjects of a batch into lanes: the first `size` of each merchant together, the others per merchant."""
     lanes: defaultdict[Lane, list[str]] = defaultdict(list)
     taken: Counter[tuple[str, UUID]] = Counter()
@@ -107,9 +107,9 @@ def queue_of(topic: str) -> str:
     return TASK_OF[topic].queue_name
 
 
-def _publish(producer: Producer, avoided: AvoidedQueues, rows: Sequence[Waiting]) -> None:
+def _publish(producer: Producer, avoided: AvoidedQueues, rows: Sequence[OutboxRow]) -> None:
     """Publish the lists of a batch, bulk lists last; they use the main queue while the bulk queue is avoided."""
-    size, avoided_names = settings().chunk_max, avoided.names()
+    size, avoided_names = settings().message_max_ids, avoided.names()
     lanes = _lanes(rows, size)
     for topic, is_bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):
         queue = queue_of(topic)
@@ -233,7 +233,7 @@ def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.run_if_due()
-                    timeout = 0 if turns.backlog else settings().outbox_poll_ms / 1000
+                    timeout = 0 if turns.backlog else settings().outbox_poll_seconds
                     published = relay_once(producer, partial(wait_for_notification, timeout), turns, avoided)
                     stop.wait(_pause_after(published))
                     hold.run_if_due()

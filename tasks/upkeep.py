@@ -16,7 +16,7 @@ def sweep() -> None:
     result = upkeep.sweep()
     resumption.resume()
     alerts.deliver_overdue()
-    logger.info("sweep: {} enqueued again, {} old rows purged", result.rescued, result.purged)
+    logger.info("sweep: {} enqueued again, {} old rows purged", result.requeued, result.purged)
 
 
 @app.task(

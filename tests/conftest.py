@@ -1,11 +1,12 @@
 """Fixtures for every test.
 
-Tests run against the PostgreSQL and the RabbitMQ of a running stack (`make test` brings one up and names its
-stack.json in GATEWAY_STACK). Those of `end_to_end/` drive the stack itself. All others get a database and a vhost
-of their own on the same servers, so that the stack's relay and workers never see their rows.
+Tests with the mark `unit` use no server; `make unit` runs them alone, where none is. All others run against the
+PostgreSQL and the RabbitMQ of a running stack: `make test` starts one and names its stack.json in GATEWAY_STACK. Those
+of `end_to_end/` drive that stack itself. The others get a database and a virtual host of their own on its servers, so
+that the stack's relay and workers never see their rows.
 
-`make test` runs those of `end_to_end/` and all others in two processes at once. A test that takes a server away from
-everybody has the mark `stops_a_server` and runs alone.
+`make test` runs several processes of pytest at once. A test that stops a server has the mark `stops_a_server`, and no
+other test runs meanwhile.
 """
 
 import fcntl
@@ -21,10 +22,16 @@ import psycopg
 import pytest
 import requests
 
-NAME = "_".join([os.environ.get("GATEWAY_TEST_NAME", "unit"), *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])
-"""Database and vhost; another name lets two runs share the servers."""
+STACK_FILE = os.environ.get("GATEWAY_STACK")
+NAME = "_".join(filter(None, [os.environ.get("GATEWAY_TEST_NAME", "tests"), os.environ.get("PYTEST_XDIST_WORKER")]))
+"""Name of the database and of the virtual host: each process has its own."""
 MANAGEMENT_TIMEOUT_SECONDS = 10
-_NOT_FOR_TESTS = (
+NO_SERVERS = {
+    "DATABASE_URL": "postgresql://nobody@localhost/none?host=/a-unit-test-has-no-database",
+    "RABBITMQ_URL": "amqp://nobody:nothing@127.0.0.1:1/a-unit-test-has-no-broker",
+}
+"""Addresses where nothing answers."""
+NOT_FOR_TESTS = (
     "BROKER_URL",
     "DATABASE_DIRECT_URL",
     "PROMETHEUS_MULTIPROC_DIR",
@@ -34,10 +41,8 @@ _NOT_FOR_TESTS = (
 
 
 def _stack() -> dict[str, Any]:
-    path = os.environ.get("GATEWAY_STACK")
-    if not path:
-        pytest.exit("GATEWAY_STACK is not set; run the suite with `make test`, or `make test ARGS='-k name'`", 2)
-    stack: dict[str, Any] = json.loads(Path(path).read_text())
+    assert STACK_FILE is not None, "a test with the mark `unit` uses a server"
+    stack: dict[str, Any] = json.loads(Path(STACK_FILE).read_text())
     return stack
 
 
@@ -56,61 +61,98 @@ def _make_vhost(stack: dict[str, Any]) -> None:
         answer.raise_for_status()
 
 
-def _use_own_database_and_vhost() -> None:
-    """Point this process at them before anything of the gateway, even another conftest, is imported."""
-    stack = _stack()
-    server = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
-    os.environ.update(
-        DATABASE_URL=_with_path(server, NAME),
-        RABBITMQ_URL=_with_path(stack["broker_url"], NAME),
-        KEYS_DIR=tempfile.mkdtemp(prefix="gateway-keys-"),
-        RETRY_BACKOFF_SECONDS="1",
-        RETRY_BACKOFF_MAX_SECONDS="1",
-    )
-    for name in _NOT_FOR_TESTS:
-        os.environ.pop(name, None)
+def _make_database(stack: dict[str, Any], server: str) -> None:
     admin = stack["database_admin_url"].replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
         connection.execute(f'CREATE DATABASE {NAME} OWNER "{urlsplit(server).username}"')
-    _make_vhost(stack)
 
 
-_use_own_database_and_vhost()
+def _set_environment() -> None:
+    """Set the variables of this process before a test or another conftest imports anything of the gateway."""
+    os.environ.update(
+        NO_SERVERS,
+        KEYS_DIR=tempfile.mkdtemp(prefix="gateway-keys-"),
+        RETRY_BACKOFF_SECONDS="1",
+        RETRY_BACKOFF_MAX_SECONDS="1",
+    )
+    for name in NOT_FOR_TESTS:
+        os.environ.pop(name, None)
+    if STACK_FILE:
+        stack = _stack()
+        server = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
+        os.environ.update(
+            DATABASE_URL=_with_path(server, NAME),
+            RABBITMQ_URL=_with_path(stack["broker_url"], NAME),
+        )
+        _make_database(stack, server)
+        _make_vhost(stack)
+
+
+_set_environment()
 
 
 def pytest_configure() -> None:
-    """Give the fresh database its schema."""
+    """Create the tables of the new database."""
     from alembic import command
     from alembic.config import Config
 
-    command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
+    if STACK_FILE:
+        command.upgrade(Config(str(Path(__file__).parent.parent / "alembic.ini")), "head")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse to run tests that need servers without a stack."""
+    if not STACK_FILE and (with_servers := [item for item in items if item.get_closest_marker("unit") is None]):
+        raise pytest.UsageError(
+            f"{len(with_servers)} of these tests need servers, such as {with_servers[0].nodeid}: run them with"
+            " `make test ARGS=…`; `make unit` runs those that need none"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """Say in the report of a failed test that there were no servers."""
+    report = yield
+    if report.failed and not STACK_FILE:
+        report.sections.append(
+            (
+                "without servers",
+                "A test with the mark `unit` runs without PostgreSQL and RabbitMQ.",
+            )
+        )
+    return report
 
 
 @pytest.fixture(autouse=True)
 def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test that stops a server exclusively, by a lock that the other tests share."""
+    if not STACK_FILE:
+        yield
+        return
     alone = request.node.get_closest_marker("stops_a_server") is not None
-    with (Path(os.environ["GATEWAY_STACK"]).parent / "servers.lock").open("w") as lock:
+    with (Path(STACK_FILE).parent / "servers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 
 
 @pytest.fixture(scope="session")
 def stack() -> dict[str, Any]:
-    """stack.json of the running gateway."""
+    """Return the contents of the running stack's stack.json."""
     return _stack()
 
 
 @pytest.fixture
 def database() -> Iterator[None]:
-    """An empty database of the test's own; whatever the test committed is gone afterwards.
+    """Give the test an empty database; whatever it committed is deleted afterwards.
 
     DELETE, not TRUNCATE: that makes new files for every table and index, which the next checkpoint has to sync.
     """
     from gateway.db import begin
     from gateway.models import all_tables
 
+    assert STACK_FILE is not None, "a test with the mark `unit` uses the database"
     yield
     with begin() as connection:
         for table in reversed(all_tables().sorted_tables):

@@ -1,4 +1,4 @@
-"""The demo merchant and the demo operator: made once, kept in $DEV_DIR, made again when the data was forgotten."""
+"""The demo merchant and the demo operator. $DEV_DIR stores their credentials; a new database gets new accounts."""
 
 import json
 import secrets
@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import requests
 
 from devstack.bootstrap import ROOT
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 _LIMIT_SECONDS = 15
 _COMMAND_LIMIT_SECONDS = 60
@@ -35,25 +35,25 @@ class Operator:
 
 
 def merchant(stack: Layout, api_url: str) -> Merchant:
-    """Return the demo merchant, registered through the public API when the gateway does not know it."""
+    """Return the demo merchant; register it through the public API if the gateway does not know it."""
     kept = stack.home / "merchant.json"
-    known = secretfile.read_json(kept)
+    known = private_files.read_json(kept)
     if known:
         found = Merchant(**known)
         if token(api_url, found) is not None:
             return found
-    password = secretfile.password(stack.secrets_file, "merchant")
+    password = private_files.password(stack.secrets_file, "merchant")
     email = "merchant@example.com"
     answer = _register(api_url, email, password)
-    if answer.status_code == requests.codes.conflict:  # a database that outlived $DEV_DIR
+    if answer.status_code == requests.codes.conflict:  # the database is older than $DEV_DIR
         email = f"merchant-{secrets.token_hex(4)}@example.com"
         answer = _register(api_url, email, password)
     if answer.status_code != requests.codes.created:
         raise DevstackError(f"the demo merchant could not be registered: {answer.status_code} {answer.text[:500]}")
     client = answer.json()["client"]
     made = Merchant(client["client_id"], client["client_secret"], email, password)
-    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
-    say(f"registered the demo merchant {email}")
+    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    info(f"registered the demo merchant {email}")
     return made
 
 
@@ -63,7 +63,7 @@ def _register(api_url: str, email: str, password: str) -> requests.Response:
 
 
 def token(api_url: str, known: Merchant) -> str | None:
-    """Return an access token, None when the gateway does not know the client."""
+    """Return an access token, or None if the gateway does not know the client."""
     answer = requests.post(
         f"{api_url}/oauth/token",
         data={"grant_type": "client_credentials"},
@@ -74,22 +74,22 @@ def token(api_url: str, known: Merchant) -> str | None:
 
 
 def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
-    """Return the demo operator, made by the operators' own command when the gateway does not know it."""
+    """Return the demo operator; create it with `flask users create-operator` if the gateway does not know it."""
     kept = stack.home / "operator.json"
-    usual = {"email": "operator@example.com", "password": secretfile.password(stack.secrets_file, "operator")}
-    made = Operator(**(secretfile.read_json(kept) or usual))
+    usual = {"email": "operator@example.com", "password": private_files.password(stack.secrets_file, "operator")}
+    made = Operator(**(private_files.read_json(kept) or usual))
     if operator_token(api_url, made) is not None:
         return made
     _create(made, env)
-    if operator_token(api_url, made) is None:  # a database that outlived $DEV_DIR has one with another password
+    if operator_token(api_url, made) is None:  # the database is older than $DEV_DIR and has another password
         made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
         _create(made, env)
-    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
     return made
 
 
 def operator_token(api_url: str, known: Operator) -> str | None:
-    """Return an access token, None when the gateway does not know the operator."""
+    """Return an access token, or None if the gateway does not know the operator."""
     answer = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
     return str(answer.json()["access_token"]) if answer.ok else None
 
@@ -105,7 +105,7 @@ def _create(wanted: Operator, env: dict[str, str]) -> None:
         capture_output=True,
         text=True,
         timeout=_COMMAND_LIMIT_SECONDS,
-        start_new_session=True,  # Ctrl-C is for the supervisor
+        start_new_session=True,  # only the supervisor handles Ctrl-C
     )
     if done.returncode:
-        raise DevstackError(f"the demo operator could not be made:\n{done.stdout}{done.stderr}")
+        raise DevstackError(f"the demo operator could not be created:\n{done.stdout}{done.stderr}")

@@ -19,7 +19,7 @@ def store(messages: Sequence[DeadMessage]) -> Stored:
         stored = intake.store(connection, messages)
     for queue, reason in stored.dead:
         DEAD_LETTERS.labels(queue, reason).inc()
-    REQUEUED.labels("monitor").inc(len(stored.rescued))
+    REQUEUED.labels("monitor").inc(len(stored.requeued))
     return stored
 
 

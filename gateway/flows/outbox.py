@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 
 from gateway import db
 from gateway.domain.shared import outbox
-from gateway.domain.shared.outbox import Taken, Topic, Waiting
+from gateway.domain.shared.outbox import OutboxBatch, OutboxRow, Topic
 
-__all__ = ["Topic", "Turns", "Waiting", "listening", "publish_batch"]
+__all__ = ["OutboxRow", "Topic", "Turns", "listening", "publish_batch"]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ def listening() -> AbstractContextManager[Callable[[float], None]]:
 
 
 def publish_batch(
-    publish: Callable[[Sequence[Waiting]], None],
+    publish: Callable[[Sequence[OutboxRow]], None],
     limit: int,
     turns: Turns,
     *,
@@ -66,7 +66,7 @@ def publish_batch(
     return len(taken.rows)
 
 
-def _take(connection: Connection, limit: int, turns: Turns, without: Sequence[Topic]) -> Taken:
+def _take(connection: Connection, limit: int, turns: Turns, without: Sequence[Topic]) -> OutboxBatch:
     """Take a batch: the oldest rows, or with a backlog in turns. There are no turns while a topic is left out."""
     if turns.backlog and not without:
         return outbox.take_in_turns(connection, limit, turns.next_turn)

@@ -23,7 +23,7 @@ def settle(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCa
 def exhaust(ids: Sequence[UUID], error: str) -> None:
     """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
     with db.begin() as connection:
-        settling.give_up(connection, ids, error)
+        settling.exhaust(connection, ids, error)
 
 
 def _count(recorded: Recorded) -> None:

@@ -18,7 +18,9 @@ from cryptography.x509.oid import NameOID
 
 from gateway.security import public_http
 from gateway.security.public_http import RECEIVED_MAX_BYTES, ForbiddenAddress, ForbiddenUrl
-from tests.helpers.webhook_receivers import Receiver, receiver
+from tests.helpers.webhooks import Receiver, receiver
+
+pytestmark = pytest.mark.unit
 
 PUBLIC = ("93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822")
 NOT_PUBLIC = (
