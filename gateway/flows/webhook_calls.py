@@ -9,6 +9,7 @@ import aiohttp
 from loguru import logger
 from yarl import URL
 
+from gateway import USER_AGENT
 from gateway.config import settings
 from gateway.domain.webhooks.deliveries import Claim, Result
 from gateway.ids import utc_now
@@ -23,7 +24,6 @@ ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
 """Limits within which the body of a response is read so that the connection can be reused. The body is discarded."""
 ERROR_MAX_LENGTH = 200
-USER_AGENT = "payment-gateway-webhooks/1"
 
 
 @dataclass(frozen=True, slots=True)
