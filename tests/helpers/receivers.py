@@ -32,7 +32,7 @@ def served(app: Flask) -> Iterator[str]:
 @contextmanager
 def receiving(tell: Callable[[Received], None], fail_with: int | None = None) -> Iterator[str]:
     """The development receiver of alerts; `tell` gets each of them."""
-    with served(create_receiver(fail_with=fail_with, tell=tell)) as url:
+    with served(create_receiver(fail_with=fail_with, on_alert=tell)) as url:
         yield url
 
 

@@ -196,7 +196,7 @@ def test_nothing_is_revoked_without_a_confirmation_or_the_audit_log(hosts: Hosts
         assert "All access tokens and device tokens will stop working" in refused.stdout
     unlogged = hosts.flask_keys("revoke-all", "--yes", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")
     assert unlogged.returncode == 75
-    assert unlogged.stderr.startswith("Error: The database cannot be reached")
+    assert unlogged.stderr.startswith("Error: The database is unavailable")
 
     assert {path.name: path.read_bytes() for path in hosts.keys.iterdir()} == files
     assert count("audit_log") == 0
