@@ -32,7 +32,7 @@ def declare() -> None:
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot be reached.
-        amqp.exceptions.PreconditionFailed: a queue exists with other arguments; see the README.
+        amqp.exceptions.PreconditionFailed: a queue exists with other arguments; see docs/operations.md.
     """
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=3, interval_start=1, timeout=15)
@@ -84,7 +84,7 @@ def main() -> int:
         logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
         return 1
     except BROKER_UNAVAILABLE as exc:
-        logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", reason_of(exc))
+        logger.error("the broker's topology could not be declared: {}; see docs/operations.md", reason_of(exc))
         return 1
     logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))
     return 0

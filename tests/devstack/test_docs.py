@@ -4,7 +4,6 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -96,10 +95,3 @@ def test_the_page_about_idempotency_lists_every_call_that_takes_a_key() -> None:
 
     calls = [endpoint for part in PARTS for endpoint in part.endpoints if endpoint.idempotent]
     assert listed == {(call.method, re.sub(r"<(\w+)>", r"{\1}", call.path)) for call in calls}
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
-def test_every_page_is_linked_from_the_readme_and_its_own_links_lead_somewhere(page: Path) -> None:
-    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
