@@ -16,7 +16,7 @@ from gateway.ids import utc_now
 from gateway.reasons import reason_of
 from gateway.security import encryption, public_http, webhook_signatures
 from gateway.security.encryption import UnreadableSecret
-from gateway.security.public_http import AnswerTooLong
+from gateway.security.public_http import ResponseTooLong
 
 CALL_SECONDS = 15.0
 """Maximum time from the DNS lookup to the status of the response."""
@@ -55,7 +55,7 @@ async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
         error = exc.title()
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = describe(exc)
-        is_excessive = isinstance(_root_of(exc), AnswerTooLong)
+        is_excessive = isinstance(_root_of(exc), ResponseTooLong)
     except Exception as exc:  # noqa: BLE001  # this delivery failed; the others continue
         logger.exception("delivery {} raised", claim.id)
         error = type(exc).__name__
@@ -75,7 +75,7 @@ async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
     }
     url = URL(claim.url, encoded=True)
     async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
-        with suppress(TimeoutError, aiohttp.ClientError, AnswerTooLong, IncompleteReadError):
+        with suppress(TimeoutError, aiohttp.ClientError, ResponseTooLong, IncompleteReadError):
             async with timeout(ANSWER_SECONDS):
                 await answer.content.readexactly(ANSWER_MAX_BYTES)  # shorter bodies raise IncompleteReadError
     return answer.status

@@ -14,7 +14,7 @@ from gateway import db
 from gateway.api.http.application import Request, current_request
 from gateway.config import settings
 from gateway.ids import new_id_text
-from gateway.security.card_numbers import holds_card_number
+from gateway.security.card_numbers import contains_card_number
 from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, labelled, log_context, log_frequent
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def stream_answer() -> None:
 
 def chosen_request_id(offered: str) -> str:
     """Return the request id that a caller sent if it is valid, or else a new one."""
-    if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
+    if _REQUEST_ID.fullmatch(offered) and not contains_card_number(offered, issued_only=True):
         return offered
     return new_id_text()
 
