@@ -240,7 +240,7 @@ def test_an_operator_sees_the_keys_and_rotates_one_at_a_time(hosts: Hosts) -> No
     second = hosts.flask_keys("rotate")
 
     assert second.returncode == 1
-    assert second.stderr == "Error: A new key waits to sign already; see `flask keys list`.\n"
+    assert second.stderr == "Error: The previous new key does not sign yet; see `flask keys list`.\n"
     listed = json.loads(hosts.flask_keys("list", "--json").stdout)
     assert [(key["file"], key["state"]) for key in listed] == [
         ("signing-0001.pem", "signing"),
