@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 
-from gateway.api.http.application import BODY_MAX_BYTES
 from gateway.api.http.bounded_json import DEPTH_MAX, MEMBERS_MAX, VALUES_MAX
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.http.routes import Endpoint
 from gateway.api.http.validation import ERRORS_MAX, PARAMETERS_MAX, RequestModel, parse_json
 from gateway.api.resources.statements import STATEMENT_MAX_BYTES
