@@ -1,6 +1,6 @@
 # One image for every role: `docker run IMAGE api`, `… IMAGE worker-settle`, or any command, as in `… IMAGE alembic upgrade head`.
-# Settings come from the environment; docker-compose.yml shows which.
-# The digest is of the index of all architectures. It pins the image even if the tag changes later.
+# Settings come from the environment (docs/configuration.md).
+# The digest is that of the index of all architectures. It pins the image even if the tag changes later.
 ARG PYTHON=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON} AS build
@@ -14,7 +14,7 @@ COPY celeryconfig.py ./
 RUN /venv/bin/python -m compileall -q gateway tasks celeryconfig.py
 
 FROM ${PYTHON}
-# The folders are mount points: a new volume takes their owner. HOME is writable for tools that want one.
+# The folders are mount points: a new volume gets their owner. HOME is writable for tools that need it.
 RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/gateway gateway \
     && install -d -o gateway -g gateway -m 0700 /var/lib/gateway/keys /var/lib/gateway/metrics /var/lib/gateway/beat
 WORKDIR /app

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a role of the Procfile by its name (`api`, `relay`, ...), or any other command as it is.
-# `exec` all the way: the role itself gets SIGTERM, and finishes what it has in hand.
+# Run a role of the Procfile by its name (`api`, `relay`, ...), or any other command unchanged.
+# It uses `exec`, so that the role itself gets SIGTERM and finishes its current work.
 set -eu
 
 command=

@@ -12,7 +12,7 @@ from bench.client import Seen
 from bench.phases import Figures
 from bench.running import Running
 from devstack import stackfile
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import pause
 
 BACKLOGS = {"tok_slow": (1, "take the provider 2 s"), "tok_error_always": (3, "fail at each of 4 attempts")}
@@ -50,7 +50,7 @@ def measure(on: Running, payments: int, seconds: float) -> Figures:
             f"  of these waiting at B's first one ({token})": before,
             f"  of these waiting after B's last one ({token})": left,
         }
-        say(f"B settled after {p50:.0f} ms, p99 {p99:.0f} ms, while A's payments {what}; {left} of these left")
+        info(f"B settled after {p50:.0f} ms, p99 {p99:.0f} ms, while A's payments {what}; {left} of these left")
     return figures
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from devstack.terminal import say
+from devstack.terminal import info
 from devstack.waiting import pause
 
 COUNT_MAX = 10_000_000
@@ -41,7 +41,7 @@ _TIME = "to_timestamp(ms / 1000.0)"
 _REFERENCE = "'copy_' || lpad(to_hex(n), 15, '0')"
 _OWN = {
     "transactions": {"id": _TRANSACTION, "provider_reference": _REFERENCE, "reference": "'copy-' || n"},
-    "attempts": {"transaction_id": _TRANSACTION},
+    "charge_attempts": {"transaction_id": _TRANSACTION},
     "settlements": {"id": _SETTLEMENT, "transaction_id": _TRANSACTION, "provider_reference": _REFERENCE},
     "ledger_entries": {"source_id": _SETTLEMENT, "transaction_id": _TRANSACTION},
     "events": {"id": _EVENT, "object_id": f"CASE k WHEN 0 THEN {_TRANSACTION} ELSE {_SETTLEMENT} END"},
@@ -124,7 +124,7 @@ def fill(superuser_url: str, count: int, present: int = 0) -> None:
             numbered = f"SELECT (row_number() OVER () - 1)::int AS k, found.* FROM ({found}) AS found"
             connection.execute(f"CREATE TEMP TABLE original_{table} AS {numbered}".encode(), values)
             copier.copy(table)
-            say(f"{table}: filled up to {count} payments after {time.monotonic() - began:.0f} s")
+            info(f"{table}: filled up to {count} payments after {time.monotonic() - began:.0f} s")
         connection.execute(_BALANCE, values)
         connection.execute(_DEAD_LETTERS, {"every": DEAD_LETTERS_EVERY, "present": present})
         connection.execute("VACUUM (ANALYZE)")

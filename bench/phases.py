@@ -7,7 +7,7 @@ from typing import Any
 from bench import usage
 from bench.client import Seen
 from bench.running import Running
-from devstack.terminal import say
+from devstack.terminal import info
 
 CLIENTS = 16
 LATENCY_RATE = 20.0
@@ -55,7 +55,7 @@ def load(on: Running, seconds: float) -> Figures:
         "foreign_cpu_percent": 100 * foreign / (time.monotonic() - began),
         "payments": count,
     }
-    say(
+    info(
         f"{on.side.name}: {figures['post_per_second']:.0f} POST/s, p99 {figures['post_p99_ms']:.0f} ms,"
         f" {figures['settled_per_second_under_load']:.0f} settled/s beside it,"
         f" {figures['cpu_ms_per_settled']:.2f} CPU ms each"
@@ -74,7 +74,7 @@ def latency(on: Running, seconds: float) -> Figures:
         "calm_post_p50_ms": statistics.median(seen.milliseconds),
         "calm_post_p99_ms": percentile(seen.milliseconds, 0.99),
     }
-    say(f"{on.side.name}: settled after {figures['settle_p50_ms']:.1f} ms, p99 {figures['settle_p99_ms']:.1f} ms")
+    info(f"{on.side.name}: settled after {figures['settle_p50_ms']:.1f} ms, p99 {figures['settle_p99_ms']:.1f} ms")
     return figures
 
 
@@ -86,7 +86,7 @@ def drain(on: Running, payments: int) -> Figures:
         "post_per_second_workers_held": payments / (seen.ended - seen.began),
         "drain_payments": payments,
     }
-    say(f"{on.side.name}: {payments} drained, {figures['drained_per_second']:.0f} settled/s")
+    info(f"{on.side.name}: {payments} drained, {figures['drained_per_second']:.0f} settled/s")
     return figures
 
 
@@ -94,7 +94,7 @@ def slow_provider(on: Running, payments: int) -> Figures:
     """The same with the provider that answers over HTTP."""
     _, took = _drained(on, "provider", payments)
     figures = {"provider_settled_per_second": payments / took, "provider_payments": payments}
-    say(f"{on.side.name}: {figures['provider_settled_per_second']:.0f} settled/s with the slow provider")
+    info(f"{on.side.name}: {figures['provider_settled_per_second']:.0f} settled/s with the slow provider")
     return figures
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.phases import Figures
-from devstack.terminal import say, write
+from devstack.terminal import info, print_line
 
 GROWN = "grown"
 """The gateway's rounds with many settled payments in the tables."""
@@ -92,11 +92,11 @@ class Result:
             **self.further,
         }
         file.write_text(json.dumps(contents, indent=2) + "\n")
-        say(f"all figures: {file}")
+        info(f"all figures: {file}")
 
     def show(self) -> None:
         """Print the tables."""
-        write("")
+        print_line("")
         _table(
             ("", "unit", "plain Celery", "spread", "gateway", "spread", "better", "spread", "aim"),
             [self._line(row) for row in ROWS if self.values("gateway", row.key)],
@@ -104,7 +104,7 @@ class Result:
         for side in ("baseline", "gateway"):
             self._show_roles(side)
         for title, figures in self.further.items():
-            write(f"\n{title}")
+            print_line(f"\n{title}")
             _table(("", ""), [(name, _number(value)) for name, value in figures.items() if not isinstance(value, dict)])
 
     def _line(self, row: Row) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Result:
         rounds = self.rounds[side]
         if not rounds:
             return
-        write(f"\n{side}, by process")
+        print_line(f"\n{side}, by process")
         lines = []
         for role in sorted(rounds[0]["cpu_ms_by_role"], key=lambda role: -rounds[0]["cpu_ms_by_role"][role]):
             cpu = statistics.median(figures["cpu_ms_by_role"][role] for figures in rounds)
@@ -147,4 +147,4 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
             cell.ljust(width) if number == 0 else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-        write("  ".join((first, *others)).rstrip())
+        print_line("  ".join((first, *others)).rstrip())

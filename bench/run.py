@@ -9,9 +9,9 @@ from bench.report import GROWN, Result
 from bench.running import PaymentsLost, running
 from bench.sides import Servers, Side
 from devstack import supervisor
-from devstack.servers import serverhome
+from devstack.servers import server_users
 from devstack.settings import BENCH_DIR, BENCH_PORT_BASE, environment, layout
-from devstack.terminal import complain, say
+from devstack.terminal import info, print_error
 
 RESULT_FILE = "bench.json"
 WARM_UP = 300
@@ -79,7 +79,7 @@ def main() -> int:
     wanted = amounts()
     result = Result(asdict(wanted))
     with supervisor.supervised(own):
-        serverhome.forget(own)
+        server_users.delete_data(own)
         own.prepare()
         with sides.servers(own, caller) as servers:
             try:
@@ -87,7 +87,7 @@ def main() -> int:
                 _measure_fairness(servers, wanted, result)
                 _grow(servers, wanted, result)
             except PaymentsLost as lost:
-                complain(str(lost))
+                print_error(str(lost))
                 return 1
     result.show()
     result.save(own.home / RESULT_FILE)
@@ -104,7 +104,7 @@ def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
         measured: dict[str, Figures] = {side.name: {} for side in pair}
         for part in (_load, _backlog, _provider):
             for side in pair:
-                say(f"round {number} of {wanted.rounds}: {side.name}")
+                info(f"round {number} of {wanted.rounds}: {side.name}")
                 servers.come_to_rest()
                 measured[side.name] |= part(servers, side, f"{number}", wanted)
         for side in pair:

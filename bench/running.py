@@ -17,7 +17,7 @@ from bench.client import Order, Seen
 from bench.sides import Servers, Side
 from bench.usage import Meter
 from devstack.bootstrap import ROOT
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import pause
 
 POLL_SECONDS = 0.5
@@ -96,7 +96,7 @@ class Running:
             if time.monotonic() - moved > STANDSTILL_SECONDS:
                 break
             if int(time.monotonic() / POLL_SECONDS) % 10 == 0:
-                say(f"{self.side.name}: {now} payments to settle")
+                info(f"{self.side.name}: {now} payments to settle")
             pause(POLL_SECONDS)
         pause(TAIL_SECONDS)
         lost = self.column(_LOST, seen.ids)
@@ -131,7 +131,7 @@ class Running:
 @contextmanager
 def running(side: Side, servers: Servers, round_name: str) -> Iterator[Running]:
     """Start a side, yield it, and stop it."""
-    say(f"{side.name}: starting")
+    info(f"{side.name}: starting")
     with sides.roles_running(side, servers.layout) as units, psycopg.connect(side.database, autocommit=True) as session:
         leaders: Mapping[str, int] = {unit.name: unit.managed.pid for unit in [*units, *servers.units]}
         token = sides.token(side, servers.layout)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from devstack import health, processes, procfile, services, stackfile, supervisor
 from devstack.bootstrap import ROOT
 from devstack.processes import Unit
-from devstack.servers import accounts, postgres, secretfile
+from devstack.servers import accounts, postgres, private_files
 from devstack.services import Endpoints, Plan
 from devstack.settings import Layout
 from devstack.terminal import DevstackError
@@ -182,8 +182,8 @@ def _write_keys(folder: Path) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    secretfile.write_private(folder / "private.pem", private.decode())
-    secretfile.write_private(folder / "public.pem", public.decode())
+    private_files.write_private(folder / "private.pem", private.decode())
+    private_files.write_private(folder / "public.pem", public.decode())
 
 
 def with_acquirer(side: Side, layout: Layout) -> Side:

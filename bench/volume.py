@@ -18,7 +18,7 @@ from bench.sides import Servers, Side
 from devstack import stackfile
 from devstack.bootstrap import ROOT
 from devstack.servers import postgres
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import pause
 
 RUNS = 3
@@ -83,7 +83,7 @@ def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
         "rows per second, ledger entries included": (pairs + counts["ledger_entries"]) / seconds,
         "client memory above idle, MiB": max(run["memory_above_idle_mib"] for run in runs),
     }
-    say(f"reconciliation: {figures['transactions and settlements per second']:,.0f} transactions and settlements/s")
+    info(f"reconciliation: {figures['transactions and settlements per second']:,.0f} transactions and settlements/s")
     return figures
 
 
@@ -125,7 +125,7 @@ def reads(on: Running) -> Figures:
     for session, paths in ((merchant, READS), (operator, OPERATOR_READS)):
         for title, path in paths.items():
             found[f"{title}: p99, ms"] = p99 = _read(session, url + path.format(**known))
-            say(f"{title}: p99 {p99:.1f} ms")
+            info(f"{title}: p99 {p99:.1f} ms")
     return found
 
 

@@ -1,9 +1,9 @@
-"""``python -m devstack COMMAND``: see ``help``. Standard library only until the environment is there."""
+"""``python -m devstack COMMAND``; `make help` lists the commands. Only the standard library until .venv exists."""
 
 import sys
 
 from devstack.bootstrap import enter_venv
-from devstack.terminal import DevstackError, complain
+from devstack.terminal import DevstackError, print_error
 
 
 def main(arguments: list[str]) -> int:
@@ -13,10 +13,10 @@ def main(arguments: list[str]) -> int:
 
         return commands.run(arguments)
     except DevstackError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
 
 

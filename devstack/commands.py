@@ -10,47 +10,47 @@ import requests
 
 from devstack import checks, health, processes, services, stackfile, supervisor, testing, waiting
 from devstack.bootstrap import file_lock
-from devstack.journey import Journey
+from devstack.demo import Demo
 from devstack.procfile import Follower
-from devstack.servers import secretfile, serverhome, unpack
+from devstack.servers import debian_packages, private_files, server_users
 from devstack.settings import Layout, environment, layout
 from devstack.supervisor import Stack
-from devstack.terminal import DevstackError, complain, say, write
+from devstack.terminal import DevstackError, info, print_error, print_line
 from devstack.waiting import StopRequested
 
 _STOP_LIMIT_SECONDS = 300.0
 _WAIT_LIMIT_SECONDS = 300.0
-_JOURNEY_LIMIT_SECONDS = 3.0
-"""Payments that take longer than this are shown after the URLs."""
+_DEMO_LIMIT_SECONDS = 3.0
+"""The demo payments that take longer are shown after the URLs."""
 _TICK_SECONDS = 0.2
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return the exit status."""
     name = arguments[0] if arguments else "help"
-    if name not in COMMANDS:
-        raise DevstackError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
-    if len(arguments) > 1 and name != "test":
+    if name not in COMMANDS and name not in WITH_ARGUMENTS:
+        raise DevstackError(f"there is no command {name!r}; the commands are {', '.join((*COMMANDS, *WITH_ARGUMENTS))}")
+    if len(arguments) > 1 and name not in WITH_ARGUMENTS:
         raise DevstackError(f"{name} takes no arguments; its settings are variables, see `make help`")
     waiting.listen_for_stop()
     try:
-        if name == "test":
-            return testing.test(arguments[1:])
+        if name in WITH_ARGUMENTS:
+            return WITH_ARGUMENTS[name](arguments[1:])
         return COMMANDS[name]() or 0
     except StopRequested:
-        say("stopped")
+        info("stopped")
         return waiting.stop_status()
     except (requests.RequestException, psutil.Error, psycopg.Error) as error:
-        complain(f"{type(error).__name__}: {error}")
+        print_error(f"{type(error).__name__}: {error}")
         return 1
 
 
 def install() -> None:
-    """Only make the virtual environment; coming here has made it."""
+    """Create the virtual environment; `enter_venv` has done it before this runs."""
 
 
 def serve() -> None:
-    """PostgreSQL and RabbitMQ alone, in the foreground, with their URLs in $DEV_DIR/env."""
+    """Run only PostgreSQL and RabbitMQ in the foreground; write their URLs to $DEV_DIR/env."""
     own, caller = layout(), environment(dotenv=True)
     plan = services.Plan.read(caller)
     with supervisor.supervised(own):
@@ -58,8 +58,8 @@ def serve() -> None:
         with services.running(own, plan, caller) as (endpoints, units):
             services.wait_for_broker(own, endpoints, units)
             stackfile.write_env(own, endpoints)
-            write(own.env_file.read_text().rstrip())
-            say(f"ready; in another terminal: . {own.env_file}")
+            print_line(own.env_file.read_text().rstrip())
+            info(f"ready; in another terminal: . {own.env_file}")
             try:
                 while True:
                     health.refuse_ended(own, units)
@@ -69,29 +69,29 @@ def serve() -> None:
 
 
 def run_stack() -> None:
-    """The whole gateway in the foreground, with demo payments unless DEMO=0."""
+    """Run the whole gateway in the foreground, and send demo payments unless DEMO=0."""
     own, caller = layout(), environment(dotenv=True)
     plan = services.Plan.read(caller)
     with supervisor.supervised(own), supervisor.running(own, caller, plan) as stack:
-        journey = None if caller.get("DEMO") == "0" else Journey(stackfile.api_url(own), stack.merchant)
-        while journey and not journey.over and journey.age < _JOURNEY_LIMIT_SECONDS:
-            _tick(stack, journey)
-        _summarise(stack)
+        demo = None if caller.get("DEMO") == "0" else Demo(stackfile.api_url(own), stack.merchant)
+        while demo and not demo.finished and demo.age < _DEMO_LIMIT_SECONDS:
+            _tick(stack, demo)
+        _print_summary(stack)
         roles = [unit.name for unit in stack.units if unit.name not in services.STOP_LAST]
         follower = Follower(own, [] if caller.get("LOGS") == "0" else roles)
         while True:
-            _tick(stack, journey)
+            _tick(stack, demo)
             follower.show()
 
 
-def _tick(stack: Stack, journey: Journey | None) -> None:
+def _tick(stack: Stack, demo: Demo | None) -> None:
     stack.watch(restart=stack.env.get("DEV_RESTART") == "1")
-    if journey and not journey.over:
-        journey.step()
+    if demo and not demo.finished:
+        demo.step()
     waiting.pause(_TICK_SECONDS)
 
 
-def _summarise(stack: Stack) -> None:
+def _print_summary(stack: Stack) -> None:
     found = stack.publish()
     api, merchant, operator = found["api_url"], stack.merchant, stack.operator
     management = found["management"]
@@ -105,8 +105,8 @@ def _summarise(stack: Stack) -> None:
         f""" -H "Idempotency-Key: order-1001-$(date +%s)" -d '{body}'"""
     )
     url = found["management_url"]
-    rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "yours"
-    write(
+    rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "that of RABBITMQ_URL"
+    print_line(
         f"""
   API         {api}
   docs        {api}/docs
@@ -115,19 +115,19 @@ def _summarise(stack: Stack) -> None:
   merchant    {merchant.email} / {merchant.password}
               client {merchant.client_id} / {merchant.client_secret}
   operator    {operator.email} / {operator.password}
-  all of it   {stack.layout.stack_file}
+  all in      {stack.layout.stack_file}
 
-a first payment, ready to paste:
+To send a payment:
   {payment}
 
 Ctrl-C stops everything.
 """
     )
-    say("the gateway is up")
+    info("the gateway is up")
 
 
 def wait() -> None:
-    """Return when stack.json is there and its supervisor lives; fail at once when that supervisor gives up."""
+    """Return when the stack is up; fail at once if its supervisor ends meanwhile."""
     own = layout()
     limit = float(environment(dotenv=False).get("WAIT_SECONDS") or _WAIT_LIMIT_SECONDS)
     seen = False
@@ -136,7 +136,7 @@ def wait() -> None:
         nonlocal seen
         lives = supervisor.is_supervised(own)
         if seen and not lives:
-            raise DevstackError(f"the stack in {own.home} ended while it was waited for")
+            raise DevstackError(f"the stack in {own.home} ended before it was up")
         seen = lives
         return lives and own.stack_file.exists()
 
@@ -144,14 +144,14 @@ def wait() -> None:
 
 
 def stop() -> None:
-    """End the stack of this DEV_DIR, or what a killed one left running."""
+    """Stop the stack of this DEV_DIR, or the processes that a killed one left behind."""
     own = layout()
     if not own.home.is_dir():
-        say(f"nothing was ever started in {own.home}")
+        info(f"no stack was ever started in {own.home}")
         return
     _end_supervisor(own)
     with supervisor.supervised(own):
-        say(f"nothing runs in {own.home}")
+        info(f"no stack runs in {own.home}")
 
 
 def _end_supervisor(own: Layout) -> None:
@@ -160,7 +160,7 @@ def _end_supervisor(own: Layout) -> None:
     process = _supervisor(own)
     if process is None:
         raise DevstackError(f"a process holds {own.lock_file}, but {own.supervisor_file} does not name it")
-    say(f"asking the supervisor {process.pid} to stop")
+    info(f"stopping the supervisor {process.pid}")
     process.send_signal(signal.SIGTERM)
     waiting.wait_until(
         lambda: not supervisor.is_supervised(own), _STOP_LIMIT_SECONDS, lambda: f"{process.pid} does not stop"
@@ -168,8 +168,8 @@ def _end_supervisor(own: Layout) -> None:
 
 
 def _supervisor(own: Layout) -> psutil.Process | None:
-    """Return the process that the supervisor's file names, if it is still that one."""
-    record = secretfile.read_json(own.supervisor_file)
+    """Return the process in the supervisor's file, or None if that process has ended."""
+    record = private_files.read_json(own.supervisor_file)
     try:
         process = psutil.Process(record["pid"])
         same = abs(process.create_time() - record["started"]) <= processes.CLOCK_TOLERANCE_SECONDS
@@ -179,37 +179,37 @@ def _supervisor(own: Layout) -> psutil.Process | None:
 
 
 def clean() -> None:
-    """Stop, then forget all data, passwords, keys and logs; a downloaded RabbitMQ stays."""
+    """Stop, then delete all data, passwords, keys and logs, but not the downloaded RabbitMQ."""
     own = layout()
     if own.home.is_dir():
         stop()
         with file_lock(own.lock_file, limit_seconds=5):
-            serverhome.forget(own)
+            server_users.delete_data(own)
     else:
-        serverhome.forget(own)
-    say(f"{own.home} is forgotten")
+        server_users.delete_data(own)
+    info(f"deleted the data in {own.home}")
 
 
 def distclean() -> None:
-    """Clean, and remove the downloaded servers too; .venv is removed by make."""
+    """Clean, and delete the downloaded servers; make deletes .venv."""
     clean()
     cache = layout().cache
-    for package in (unpack.RABBITMQ, *unpack.PROGRAMS.values()):
-        shutil.rmtree(unpack.folder(cache, package), ignore_errors=True)
+    for package in (debian_packages.RABBITMQ, *debian_packages.PROGRAMS.values()):
+        shutil.rmtree(debian_packages.folder(cache, package), ignore_errors=True)
 
 
 def bench() -> int:
-    """The gateway beside a plain Celery pipeline: a table of both and their ratios."""
-    from bench import run as comparison  # imports what no other command needs
+    """Compare the gateway with a plain Celery pipeline; print a table of both and their ratios."""
+    from bench import run as comparison  # its imports are needed by no other command
 
     return comparison.main()
 
 
 def docs() -> None:
-    """The pages of docs/ that are made from the code."""
-    from devstack import docs as made  # imports the gateway, which no other command needs
+    """Generate the pages of docs/ that come from the code."""
+    from devstack import docs as pages  # imports the gateway, which no other command needs
 
-    made.write()
+    pages.write()
 
 
 COMMANDS: dict[str, Callable[[], int | None]] = {
@@ -221,9 +221,10 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "services": serve,
     "check": checks.check,
     "install": install,
-    "test": lambda: testing.test([]),
     "chaos": testing.chaos,
     "cluster": testing.cluster,
     "bench": bench,
     "docs": docs,
 }
+WITH_ARGUMENTS: dict[str, Callable[[list[str]], int]] = {"test": testing.test, "unit": testing.unit}
+"""Commands that pass their arguments to pytest."""

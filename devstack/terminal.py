@@ -1,4 +1,4 @@
-"""What the stack says in the terminal, and how it fails. Standard library only: the bootstrap needs it."""
+"""Messages in the terminal. Only the standard library, because the bootstrap uses this module."""
 
 import contextlib
 import sys
@@ -9,23 +9,23 @@ _BLUE, _RED, _PLAIN = "\033[36m", "\033[31m", "\033[0m"
 
 
 class DevstackError(Exception):
-    """Something the person at the terminal has to know or change; its text is the whole message."""
+    """An error that the user can correct; its text is the complete message."""
 
 
-def write(text: str, colour: str = "") -> None:
-    """Print one line. A terminal that went away must not keep the stack from stopping in order."""
+def print_line(text: str, colour: str = "") -> None:
+    """Print a line; ignore a closed terminal, so that the stack can still stop in order."""
     with contextlib.suppress(OSError, ValueError):
         if colour and sys.stdout.isatty():
             text = f"{colour}{text}{_PLAIN}"
         print(text, flush=True)
 
 
-def say(text: str) -> None:
-    """Print a line of the stack's own, with the seconds since the start."""
-    write(f"[{time.monotonic() - _started:5.1f}s] {text}", _BLUE)
+def info(text: str) -> None:
+    """Print a message with the seconds since the start."""
+    print_line(f"[{time.monotonic() - _started:5.1f}s] {text}", _BLUE)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print an error on standard error."""
     with contextlib.suppress(OSError, ValueError):
         colours = (_RED, _PLAIN) if sys.stderr.isatty() else ("", "")

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import psycopg
 from loguru import logger
 
-from gateway.config import DATABASE_TIMEOUT_SECONDS_MAX, settings
+from gateway.config import settings
+from gateway.config.groups import DATABASE_TIMEOUT_SECONDS_MAX
 
 LOCK_TIMEOUT_MS = 1_000
 SET_DEFAULTS = "flask database set-session-defaults"

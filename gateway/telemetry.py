@@ -22,7 +22,7 @@ from prometheus_client import values as metric_values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.config import settings
+from gateway.config import old_names_in_use, settings
 from gateway.context import Within
 from gateway.security.redaction import redact
 
@@ -60,7 +60,7 @@ SETTLEMENTS = Counter("settlements_total", "Settlements by result (succeeded, fa
 REFUNDS = Counter("refunds_total", "Refunds by result (succeeded, failed)", ["result"])
 RETRIES = Counter("task_retries_total", "Retries, counted per transaction", ["task"])
 DEAD_LETTERS = Counter("dead_letters_total", "Dead letters stored", ["queue", "reason"])
-RESCUED = Counter("transactions_rescued_total", "Transactions enqueued again after standing still", ["by"])
+REQUEUED = Counter("transactions_requeued_total", "Transactions enqueued again after standing still", ["by"])
 PUBLISHED = Counter("outbox_published_total", "Outbox rows published", ["topic"])
 ALERTS = Counter("alerts_total", "Alerts by delivery result (delivered, failed, logged)", ["severity", "result"])
 PROCESSING_SECONDS = Histogram(
@@ -176,6 +176,8 @@ def configure_logging() -> None:
     for name in _OF_GRANIAN:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    for warning in old_names_in_use():
+        logger.warning("{}", warning)
 
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # nobody changes it

@@ -17,7 +17,8 @@ from loguru import logger
 from celeryconfig import BULK_QUEUE_NAMES, BULK_SUFFIX
 from gateway import db
 from gateway import ids as ids_module
-from gateway.config import CHUNK_LIMIT, settings
+from gateway.config import settings
+from gateway.config.groups import MESSAGE_IDS_LIMIT
 from gateway.domain.payments import settling
 from gateway.domain.payments.transactions import MAX_RETRIES
 from gateway.errors import MalformedMessage, TransientError
@@ -62,11 +63,11 @@ def parse_ids(ids: object) -> list[UUID]:
     """The ids of a message, each once.
 
     Raises:
-        MalformedMessage: it is not a list of 1 to `CHUNK_LIMIT` UUIDs in their canonical form.
+        MalformedMessage: it is not a list of 1 to `MESSAGE_IDS_LIMIT` UUIDs in their canonical form.
     """
-    parsed = ids_module.parse_ids(ids, CHUNK_LIMIT)
+    parsed = ids_module.parse_ids(ids, MESSAGE_IDS_LIMIT)
     if parsed is None:
-        raise MalformedMessage(f"expected a list of 1 to {CHUNK_LIMIT} canonical UUIDs")
+        raise MalformedMessage(f"expected a list of 1 to {MESSAGE_IDS_LIMIT} canonical UUIDs")
     return parsed
 
 
@@ -86,7 +87,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
     subject = "transaction_id"
     """What the ids of its messages are, for the log."""
-    give_up = staticmethod(settling.give_up)
+    give_up = staticmethod(settling.exhaust)
     """Allows no further attempt at such ids; see there."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,10 +1,10 @@
 """The relay: publishes what the outbox holds, `python -m tasks.relay`.
 
-PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_MS. It takes rows, publishes them with
-confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
-Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of CHUNK_MAX. In
-a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues (docs/fairness.md). Every
-WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
+PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_SECONDS. It takes rows, publishes them
+with confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
+Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of
+MESSAGE_MAX_IDS. In a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues
+(docs/fairness.md). Every WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from celeryconfig import BULK_SUFFIX
 from gateway import db
 from gateway.config import settings
 from gateway.domain.shared import outbox
-from gateway.domain.shared.outbox import Taken, Topic, Waiting
+from gateway.domain.shared.outbox import OutboxBatch, OutboxRow, Topic
 from gateway.flows import alerts as delivery
 from gateway.flows import clocks, upkeep
 from gateway.flows import webhooks as webhook_flow
@@ -40,7 +40,7 @@ from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transa
 from tasks.base import BROKER_UNAVAILABLE, GatewayTask, refused_by_queue
 from tasks.queue_watch import AVOID_SECONDS, AvoidedQueues, QueueWatch
 
-MOST_AT_ONCE = 20 * settings().chunk_max
+MOST_AT_ONCE = 20 * settings().message_max_ids
 CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
@@ -90,7 +90,7 @@ class Turns:
     next_turn: UUID = outbox.FIRST_TURN
 
 
-def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
+def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
     """Group the subjects of a batch into lanes: the first `size` of each merchant together, the others per merchant."""
     lanes: defaultdict[Lane, list[str]] = defaultdict(list)
     taken: Counter[tuple[str, UUID]] = Counter()
@@ -111,9 +111,9 @@ def queue_of(topic: str) -> str:
     return task.queue_name
 
 
-def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues) -> None:
+def _publish(producer: Producer, rows: Sequence[OutboxRow], avoided: AvoidedQueues) -> None:
     """Publish the lists of a batch, bulk lists last; they use the main queue while the bulk queue is avoided."""
-    size, avoided_names = settings().chunk_max, avoided.names()
+    size, avoided_names = settings().message_max_ids, avoided.names()
     lanes = _lanes(rows, size)
     for topic, is_bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):
         queue = queue_of(topic)
@@ -171,7 +171,7 @@ def relay_once(
     return len(taken.rows)
 
 
-def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> Taken:
+def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> OutboxBatch:
     """Take a batch: the oldest rows, or with a backlog in turns. There are no turns while a queue is avoided."""
     without = [topic for topic in Topic if queue_of(topic) in avoided_queues] if avoided_queues else []
     if turns.backlog and not without:
@@ -257,7 +257,7 @@ def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
                     webhooks_due.look()
-                    patience = 0 if turns.backlog else settings().outbox_poll_ms / 1000
+                    patience = 0 if turns.backlog else settings().outbox_poll_seconds
                     published = relay_once(producer, partial(wait_for_notification, patience), turns, avoided)
                     stop.wait(_pause_after(published))
                     hold.look()

@@ -32,7 +32,7 @@ def declare() -> None:
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot be reached.
-        amqp.exceptions.PreconditionFailed: a queue exists with other arguments; see the README.
+        amqp.exceptions.PreconditionFailed: a queue exists with other arguments; see docs/operations.md.
     """
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=3, interval_start=1, timeout=15)
@@ -54,16 +54,16 @@ def set_message_ttl() -> None:
     """
     config = settings()
     names = "|".join(name.replace(".", "\\.") for name in celeryconfig.WORK_QUEUE_NAMES)
-    definition = {"message-ttl": config.message_ttl_ms}
+    definition = {"message-ttl": 1000 * config.message_ttl_seconds}
     if config.rabbitmq_management_url is None:
         logger.warning(
-            "RABBITMQ_MANAGEMENT_URL is not set, so MESSAGE_TTL_MS is not applied; set it, or run: "
+            "RABBITMQ_MANAGEMENT_URL is not set, so MESSAGE_TTL_SECONDS is not applied; set it, or run: "
             "rabbitmqctl set_policy -p VHOST --apply-to queues {} '^({})$' '{}'", POLICY, names, json.dumps(definition)
         )  # fmt: skip
         return
     vhost = unquote(urlsplit(config.rabbitmq_url.split(";")[0]).path.removeprefix("/")) or "/"
     url = f"{config.rabbitmq_management_url}/api/policies/{quote(vhost, safe='')}/{POLICY}"
-    if config.message_ttl_ms == 0:
+    if config.message_ttl_seconds == 0:
         answer = requests.delete(url, timeout=MANAGEMENT_TIMEOUT_SECONDS)
         if answer.status_code != requests.codes.not_found:
             answer.raise_for_status()
@@ -84,7 +84,7 @@ def main() -> int:
         logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
         return 1
     except BROKER_UNAVAILABLE as exc:
-        logger.error("the broker's topology could not be declared: {}; see README.md, Troubleshooting", reason_of(exc))
+        logger.error("the broker's topology could not be declared: {}; see docs/operations.md", reason_of(exc))
         return 1
     logger.info("topology declared: {}", ", ".join(celeryconfig.WORK_QUEUE_NAMES))
     return 0

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import requests
 
 from devstack.bootstrap import ROOT
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 _LIMIT_SECONDS = 15
 _COMMAND_LIMIT_SECONDS = 60
@@ -37,12 +37,12 @@ class Operator:
 def merchant(stack: Layout, api_url: str) -> Merchant:
     """Return the demo merchant, registered through the public API when the gateway does not know it."""
     kept = stack.home / "merchant.json"
-    known = secretfile.read_json(kept)
+    known = private_files.read_json(kept)
     if known:
         found = Merchant(**known)
         if token(api_url, found) is not None:
             return found
-    password = secretfile.password(stack.secrets_file, "merchant")
+    password = private_files.password(stack.secrets_file, "merchant")
     email = "merchant@example.com"
     answer = _register(api_url, email, password)
     if answer.status_code == requests.codes.conflict:  # a database that outlived $DEV_DIR
@@ -52,8 +52,8 @@ def merchant(stack: Layout, api_url: str) -> Merchant:
         raise DevstackError(f"the demo merchant could not be registered: {answer.status_code} {answer.text[:500]}")
     client = answer.json()["client"]
     made = Merchant(client["client_id"], client["client_secret"], email, password)
-    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
-    say(f"registered the demo merchant {email}")
+    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    info(f"registered the demo merchant {email}")
     return made
 
 
@@ -76,15 +76,15 @@ def token(api_url: str, known: Merchant) -> str | None:
 def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
     """Return the demo operator, made by the operators' own command when the gateway does not know it."""
     kept = stack.home / "operator.json"
-    usual = {"email": "operator@example.com", "password": secretfile.password(stack.secrets_file, "operator")}
-    made = Operator(**(secretfile.read_json(kept) or usual))
+    usual = {"email": "operator@example.com", "password": private_files.password(stack.secrets_file, "operator")}
+    made = Operator(**(private_files.read_json(kept) or usual))
     if operator_token(api_url, made) is not None:
         return made
     _create(made, env)
     if operator_token(api_url, made) is None:  # a database that outlived $DEV_DIR has one with another password
         made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
         _create(made, env)
-    secretfile.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
     return made
 
 

@@ -8,7 +8,7 @@ import requests
 from devstack.processes import Unit
 from devstack.servers import rabbitmq
 from devstack.settings import Layout
-from devstack.terminal import say
+from devstack.terminal import info
 from devstack.waiting import tail, wait_until
 
 NODES = ("rabbitmq1", "rabbitmq2", "rabbitmq3")
@@ -72,7 +72,7 @@ def wait_until_ready(stack: Layout, units: list[Unit], password: str) -> None:
         _JOIN_LIMIT_SECONDS,
         lambda: f"the nodes do not form a cluster, only {_running(stack, password)} run:\n{tail(log)}",
     )
-    say(f"RabbitMQ cluster of {', '.join(NODES)}")
+    info(f"RabbitMQ cluster of {', '.join(NODES)}")
 
 
 def _running(stack: Layout, password: str) -> set[str]:

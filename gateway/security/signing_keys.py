@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from loguru import logger
 
-from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError, settings
+from gateway.config import ConfigError, settings
+from gateway.config.groups import ACCESS_TOKEN_SECONDS_MAX
 from gateway.security.key_files import locked, publish
 
 RSA_BITS = 2048

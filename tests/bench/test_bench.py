@@ -17,6 +17,8 @@ from bench import usage
 from bench.client import Order, Seen
 from bench.report import ROWS, Result
 
+pytestmark = pytest.mark.unit
+
 BURNED_SECONDS = 0.3
 PARENT = f"""
 import subprocess, sys

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, text
 from gateway.config import settings
 from gateway.db import autocommit, begin, engine
 from gateway.domain.payments.transactions import Acceptance, NewTransaction, repeat, store
-from gateway.domain.shared.idempotency import Given, IdempotencyKey
+from gateway.domain.shared.idempotency import IdempotencyKey, IdempotentResponse
 from gateway.flows import routing
 from gateway.ids import new_id
 from gateway.models.merchants import Merchant
@@ -28,14 +28,14 @@ def make_merchant(fee_basis_points: int = 290) -> UUID:
 
 def accept(
     connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
-) -> Given:
+) -> IdempotentResponse:
     """What one request gets that comes alone."""
     acceptance = Acceptance.of(merchant_id, new, request_id, key)
     if store(connection, [acceptance]) == [True]:
-        return Given(acceptance.answer, replayed=False)
+        return IdempotentResponse(acceptance.response, replayed=False)
     first = repeat(connection, acceptance)
     assert first is not None, "the time of the acceptance is wrong"
-    return Given(first, replayed=True)
+    return IdempotentResponse(first, replayed=True)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 
     """An accepted transaction."""
     with autocommit() as connection:
         accepted = accept(connection, merchant_id, NewTransaction(amount, currency, token), "req-test", None)
-    return UUID(str(accepted.answer.location).rpartition("/")[2])
+    return UUID(str(accepted.response.location).rpartition("/")[2])
 
 
 def route_payments(merchant_id: UUID, *tokens: str) -> list[UUID]:
@@ -86,7 +86,7 @@ def execute(statement: str, **values: object) -> None:
 
 def expire_lease(ids: Sequence[UUID]) -> None:
     """As if the worker that claimed these died, and its lease were over."""
-    statement = "UPDATE attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
+    statement = "UPDATE charge_attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
     execute(statement, ids=list(ids))
 
 

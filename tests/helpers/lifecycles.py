@@ -56,14 +56,14 @@ def one_of_each() -> dict[str, UUID]:
     execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=ids["canceled"])
     ids["idempotent"] = _with_key(merchant_id)
     tokens = ("tok_approve", "tok_approve", "tok_approve", "tok_error_once", "tok_decline_fraud")
-    names = ("processing", "leased", "rescued", "retried", "failed")
+    names = ("processing", "leased", "requeued", "retried", "failed")
     ids |= zip(names, route_payments(merchant_id, *tokens), strict=True)
     settle([ids["retried"], ids["failed"]], "task-1")
-    _stood_still(ids["leased"], ids["rescued"])
+    _stood_still(ids["leased"], ids["requeued"])
     with autocommit() as connection:
         settling.claim(connection, [ids["leased"]], "task-1", lease_seconds=600)
     with begin() as connection:
-        requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [ids["rescued"]])
+        requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [ids["requeued"]])
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
     _stood_still(ids["pending"])
     ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}
@@ -122,7 +122,7 @@ def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
 def _with_key(merchant_id: UUID) -> UUID:
     key = IdempotencyKey.of("key-1", "POST", "/v1/transactions", b"{}")
     with autocommit() as connection:
-        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).answer
+        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).response
     return UUID(str(answer.location).rpartition("/")[2])
 
 

@@ -53,7 +53,7 @@ def row(table: str, id: UUID) -> Any:
 def standing(transaction_id: UUID) -> tuple[str, int, int]:
     """Status, amount refunded and amount reserved of a transaction."""
     found = row("transactions", transaction_id)
-    return found.status, found.amount_refunded, found.amount_refunding
+    return found.status, found.amount_refunded, found.amount_refund_reserved
 
 
 def expire_lease(ids: Sequence[UUID]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from devstack.servers import unpack
+from devstack.servers import debian_packages
 from devstack.settings import TEST_DIR, TEST_PORT_BASE, layout
 from devstack.terminal import DevstackError
 
-PACKAGE = unpack.Package(
+PACKAGE = debian_packages.Package(
     "libfaketime",
     wanted="libfaketime",
     size="100 kB",
@@ -29,7 +29,7 @@ def environment_with_clock(offset: str) -> dict[str, str]:
 
 def _unpacked() -> Path:
     try:
-        root = unpack.unpacked(layout(TEST_DIR, TEST_PORT_BASE).cache, dict(os.environ), PACKAGE)
+        root = debian_packages.unpacked(layout(TEST_DIR, TEST_PORT_BASE).cache, dict(os.environ), PACKAGE)
     except DevstackError as exc:
         pytest.skip(f"no libfaketime: {exc}")
     return next(root.glob(LIBRARY))

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
-from devstack.servers import unpack
+from devstack.servers import debian_packages
 from devstack.settings import layout
 from devstack.terminal import DevstackError
 from gateway.config import settings
@@ -36,7 +36,7 @@ def _collect_connections() -> Iterator[None]:
 def program() -> Path:
     """PgBouncer's executable."""
     try:
-        return unpack.program(layout().cache, dict(os.environ), "pgbouncer")
+        return debian_packages.program(layout().cache, dict(os.environ), "pgbouncer")
     except DevstackError as exc:
         pytest.skip(str(exc))
 

@@ -10,8 +10,11 @@ import yaml  # type: ignore[import-untyped]  # comes with openapi-spec-validator
 from honcho.environ import parse_procfile
 
 from gateway.config import Settings
+from gateway.config.renamed import RENAMED
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.unit
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
@@ -59,7 +62,7 @@ def test_rabbitmq_of_compose_has_no_port_that_answers_without_a_password(service
 
 
 def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -> None:
-    settings = {name.upper() for name in Settings.model_fields} - SET_OTHERWISE
+    settings = {name.upper() for name in Settings.model_fields} - SET_OTHERWISE | {renamed.old for renamed in RENAMED}
     for name in services.keys() - OTHER_SERVICES:
         assert settings - services[name]["environment"].keys() == set(), f"x-settings of docker-compose.yml, {name}"
 

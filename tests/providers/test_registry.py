@@ -6,11 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.api.resources.transactions import TransactionRequest
-from gateway.config import ConfigError, ProviderName, settings
+from gateway.config import ConfigError, settings
+from gateway.config.values import ProviderName
 from gateway.providers import poison, registry
 from gateway.providers.sandbox import TOKENS
 from gateway.providers.simulated import SANDBOX_TOKENS
 from tests.sandbox.process import Configure
+
+pytestmark = pytest.mark.unit
 
 URL = "http://127.0.0.1:9"
 

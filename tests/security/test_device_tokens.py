@@ -125,9 +125,9 @@ def test_a_start_with_broken_keys_is_refused_with_their_name(key_file: Path, con
 
 def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     code = """if True:
-        from gateway import device_tokens, keys
+        from gateway.security import device_tokens, signing_keys
         device_tokens.make_ready()
-        print((keys.prepared_folder() / "device-tokens.key").read_text())
+        print((signing_keys.prepared_folder() / "device-tokens.key").read_text())
     """
     processes = [run(code, tmp_path / "keys") for _ in range(4)]
 

@@ -19,6 +19,8 @@ from gateway.security.passwords import (
 )
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.unit
+
 PASSWORD = "correct horse battery staple"
 
 

@@ -20,6 +20,8 @@ from gateway.security import public_http
 from gateway.security.public_http import RECEIVED_MAX_BYTES, ForbiddenAddress, ForbiddenUrl
 from tests.helpers.webhook_receivers import Receiver, receiver
 
+pytestmark = pytest.mark.unit
+
 PUBLIC = ("93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822")
 NOT_PUBLIC = (
     "127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",

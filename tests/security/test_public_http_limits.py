@@ -15,6 +15,8 @@ from tests.helpers.hostile_receivers import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE
 from tests.helpers.receivers import answering
 from tests.security.test_public_http import call
 
+pytestmark = pytest.mark.unit
+
 CPU_MAX_SECONDS = 0.15
 """The limit for the worst response of one call: ten to twenty times its usual cost."""
 MEMORY_MAX_BYTES = 8 * 1024 * 1024

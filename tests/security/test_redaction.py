@@ -8,6 +8,8 @@ import pytest
 from gateway.domain.merchants.api_clients import CLIENT_SECRET_BYTES
 from gateway.security.redaction import redact
 
+pytestmark = pytest.mark.unit
+
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJzdWIiOiJjbF8xIn0.c2lnbmF0dXJl-X_Y"
 SECRET = "hunter2-Correct"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import jwt
 import pytest
 
-from gateway.config import ACCESS_TOKEN_SECONDS_MAX, ConfigError
+from gateway.config import ConfigError
+from gateway.config.groups import ACCESS_TOKEN_SECONDS_MAX
 from gateway.security import signing_keys
 from gateway.security.signing_keys import JWKS_CACHE_SECONDS, OVERLAP_SECONDS, RETIRED_AFTER_SECONDS, KeyRing
 
@@ -35,7 +36,7 @@ def output(process: "subprocess.Popen[str]") -> str:
 def folder(tmp_path: Path) -> Path:
     """Where keys are made by another process."""
     made = tmp_path / "deep" / "keys"
-    output(run("from gateway import keys; keys.make_ready()", made))
+    output(run("from gateway.security import signing_keys; signing_keys.make_ready()", made))
     return made
 
 
@@ -66,9 +67,9 @@ def test_the_first_start_makes_keys_that_only_their_owner_can_read(folder: Path)
 
 def test_processes_that_start_together_agree_on_the_keys(tmp_path: Path) -> None:
     code = """if True:
-        from gateway import keys
-        keys.make_ready()
-        print(keys.key_ring().signing().key_id, keys.hash_secret('s').hex())
+        from gateway.security import signing_keys
+        signing_keys.make_ready()
+        print(signing_keys.key_ring().signing().key_id, signing_keys.hash_secret('s').hex())
     """
     processes = [run(code, tmp_path / "keys") for _ in range(PROCESSES)]
 
@@ -186,7 +187,7 @@ def test_a_rotation_makes_one_key_and_waits_for_it_to_sign(ring: KeyRing, folder
 
 
 def test_of_rotations_at_the_same_time_one_makes_a_key(folder: Path) -> None:
-    code = "from gateway import keys; print(keys.key_ring().add_key())"
+    code = "from gateway.security import signing_keys; print(signing_keys.key_ring().add_key())"
     made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
 
     assert Counter(made) == {str(folder / "signing-0002.pem"): 1, "None": PROCESSES - 1}
@@ -220,7 +221,7 @@ def test_a_key_that_replaces_all_signs_at_once_and_leaves_no_other(ring: KeyRing
 
 
 def test_of_keys_that_replace_all_at_the_same_time_the_highest_stays(folder: Path) -> None:
-    code = "from gateway import keys; print(keys.key_ring().replace_all()[0].name)"
+    code = "from gateway.security import signing_keys; print(signing_keys.key_ring().replace_all()[0].name)"
     made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
 
     assert len(set(made)) == PROCESSES
@@ -255,6 +256,8 @@ def test_a_secret_matches_its_own_hash_only() -> None:
 
 
 def test_a_secret_has_another_hash_under_another_key(folder: Path) -> None:
-    elsewhere = output(run("from gateway import keys; print(keys.hash_secret('secret').hex())", folder))
+    elsewhere = output(
+        run("from gateway.security import signing_keys; print(signing_keys.hash_secret('secret').hex())", folder)
+    )
 
     assert elsewhere != signing_keys.hash_secret("secret").hex()

@@ -9,6 +9,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gateway.security import webhook_signatures
 
+pytestmark = pytest.mark.unit
+
 BODY = '{"type":"transaction.completed","data":{"description":"Zwölf Äpfel 🍏"}}'.encode()
 
 

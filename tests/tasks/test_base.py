@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.config import CHUNK_LIMIT, settings
+from gateway.config import settings
+from gateway.config.groups import MESSAGE_IDS_LIMIT
 from gateway.errors import MalformedMessage
 from gateway.ids import new_id
 from tasks.base import parse_ids, retry_delay
@@ -30,13 +31,13 @@ def test_ids_are_parsed_each_once_in_order() -> None:
 
 
 def test_a_list_that_was_published_under_a_larger_setting_is_taken() -> None:
-    ids = [new_id() for _ in range(settings().chunk_max + 1)]
+    ids = [new_id() for _ in range(settings().message_max_ids + 1)]
     assert parse_ids([str(id) for id in ids]) == ids
 
 
 @pytest.mark.parametrize(
     "ids",
-    [None, "x", {}, [], [1], ["x"], [None], [str(new_id()).upper()], [ID] * (CHUNK_LIMIT + 1), [[ID]]],
+    [None, "x", {}, [], [1], ["x"], [None], [str(new_id()).upper()], [ID] * (MESSAGE_IDS_LIMIT + 1), [[ID]]],
     ids=range(10),
 )
 def test_anything_else_than_a_short_list_of_ids_is_malformed(ids: object) -> None:

@@ -70,7 +70,7 @@ def test_a_lone_payment_travels_alone_and_its_outbox_row_is_gone(broker: Connect
 
 
 def test_a_backlog_travels_in_lists_and_in_order_and_beyond_a_list_in_bulk(broker: Connection) -> None:
-    merchant_id, size = make_merchant(), settings().chunk_max
+    merchant_id, size = make_merchant(), settings().message_max_ids
     ids = [accept_payment(merchant_id) for _ in range(2 * size + 5)]
     other = accept_payment(make_merchant())
     assert relay_once(broker) == len(ids) + 1
@@ -153,7 +153,7 @@ def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_i
         with relaying():
             eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
             elapsed = time.monotonic() - began
-    assert elapsed >= (rounds - 1) * settings().outbox_poll_ms / 1000
+    assert elapsed >= (rounds - 1) * settings().outbox_poll_seconds
     assert received(broker, "transaction.created") == []
 
 

@@ -68,14 +68,14 @@ def test_the_message_ttl_is_a_policy_that_can_be_changed_and_turned_off(
         return found if answer.ok else None
 
     try:
-        for milliseconds in (60_000, 300_000):
-            monkeypatch.setenv("MESSAGE_TTL_MS", str(milliseconds))
+        for seconds in (60, 300):
+            monkeypatch.setenv("MESSAGE_TTL_SECONDS", str(seconds))
             settings.cache_clear()
             topology.set_message_ttl()
             found = policy()
             assert found is not None
-            assert found["definition"] == {"message-ttl": milliseconds}
-        monkeypatch.setenv("MESSAGE_TTL_MS", "0")
+            assert found["definition"] == {"message-ttl": seconds * 1000}
+        monkeypatch.setenv("MESSAGE_TTL_SECONDS", "0")
         settings.cache_clear()
         topology.set_message_ttl()
         topology.set_message_ttl()

@@ -15,7 +15,7 @@ from pathlib import Path
 from loguru import logger
 
 from gateway import db
-from gateway.config import ACCESS_TOKEN_SECONDS_MAX
+from gateway.config.groups import ACCESS_TOKEN_SECONDS_MAX
 from gateway.domain.merchants import accounts
 from gateway.domain.merchants.accounts import Revocations
 from gateway.errors import DatabaseUnavailable

@@ -17,7 +17,7 @@ from gateway.api.http.routes import Call, Reply, Routes
 from gateway.api.http.schemas import AnswerModel, Id, Time
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.discrepancies import Discrepancy, DiscrepancyPage, DiscrepancyQuery, page_of
-from gateway.config import ProviderName
+from gateway.config.values import ProviderName
 from gateway.domain.reconciliation import discrepancies
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation.discrepancies import DiscrepancyFilter

@@ -12,7 +12,8 @@ from gateway.api.http.routes import Call, Reply, Routes
 from gateway.api.http.schemas import AnswerModel, Id, Time
 from gateway.api.http.uploads import Upload
 from gateway.api.http.validation import QueryModel
-from gateway.config import ProviderName, settings
+from gateway.config import settings
+from gateway.config.values import ProviderName
 from gateway.domain.reconciliation import statement_files, statements
 from gateway.domain.reconciliation.statement_files import InvalidStatement
 from gateway.domain.reconciliation.statements import NewStatement

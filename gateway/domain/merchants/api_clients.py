@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from gateway.config import ACCESS_TOKEN_SECONDS_MAX
+from gateway.config.groups import ACCESS_TOKEN_SECONDS_MAX
 from gateway.domain.shared import audit
 from gateway.domain.shared.listing import newest
 from gateway.errors import InvalidToken, NotFound, TooManyApiClients

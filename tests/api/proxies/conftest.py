@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.servers import unpack
+from devstack.servers import debian_packages
 from devstack.settings import layout
 from devstack.terminal import DevstackError
 from tests.api.process import ApiProcess, api_process
@@ -37,7 +37,7 @@ class Proxy:
 def program(name: str) -> Path:
     """Return the proxy's executable; skip the test if it is not available, except in CI."""
     try:
-        return unpack.program(layout().cache, dict(os.environ), name)
+        return debian_packages.program(layout().cache, dict(os.environ), name)
     except DevstackError as error:
         if os.environ.get("CI"):
             raise

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from devstack.servers import secretfile
+from devstack.servers import private_files
 from devstack.settings import Layout
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 
 DEFAULT_FOLDER = "/var/lib/payment-gateway-devstack"
 UIDS = range(60578, 61184)
@@ -70,7 +70,7 @@ class ServerHome:
     def write(self, name: str, text: str) -> Path:
         """Write a file that the server can read and only the caller can change; return its path."""
         path = self.folder / name
-        secretfile.write_private(path, text)
+        private_files.write_private(path, text)
         if self.uid is not None:
             os.chown(path, 0, self.uid)
             os.chmod(path, 0o640)
@@ -107,13 +107,13 @@ def account_with_a_name() -> int:
         raise DevstackError("this system has no account `nobody`; start as an ordinary user instead of root") from None
 
 
-def forget(stack: Layout) -> None:
+def delete_data(stack: Layout) -> None:
     """Remove everything that a stack wrote, including the folders of its servers."""
     if os.geteuid() == 0:
         for place in _places(stack):
             _end_processes_of(int(place.name))
             shutil.rmtree(place)
-    stack.forget()
+    stack.delete_data()
 
 
 def _linked(stack: Layout, name: str) -> ServerHome | None:
@@ -135,7 +135,7 @@ def _make(stack: Layout, name: str) -> ServerHome:
         )
     for place in _places(stack):
         if _record(place)["server"] == name:
-            say(f"removing {place}, which belonged to an earlier {stack.home}")
+            info(f"removing {place}, which belonged to an earlier {stack.home}")
             shutil.rmtree(place)
     place = _new_place(_base())
     uid = int(place.name)
@@ -190,7 +190,7 @@ def _take_older_data(stack: Layout, name: str, home: ServerHome) -> None:
     if not older.exists():
         return
     if not home.data.exists():
-        say(f"moving the data of {name} to {home.data}")
+        info(f"moving the data of {name} to {home.data}")
         unfinished = home.data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
@@ -247,7 +247,7 @@ def _places(stack: Layout) -> list[Path]:
 
 
 def _record(place: Path) -> dict[str, str]:
-    return {"dev_dir": "", "server": ""} | secretfile.read_json(place / _OWNER)
+    return {"dev_dir": "", "server": ""} | private_files.read_json(place / _OWNER)
 
 
 def _without_privileges(uid: int, gid: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is done to the unpacked packages."""
+"""Programs that are unpacked from Debian packages."""
 
 import os
 import shutil
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from devstack.servers import unpack
+from devstack.servers import debian_packages
 from devstack.settings import layout
 from devstack.terminal import DevstackError
 
 
-def test_erlang_finds_itself_wherever_it_was_unpacked(tmp_path: Path) -> None:
+def test_erlang_runs_from_any_folder(tmp_path: Path) -> None:
     folder = tmp_path / "usr" / "lib" / "erlang" / "bin"
     folder.mkdir(parents=True)
     script = folder / "erl"
     script.write_text('#!/bin/sh\nif true\nthen\n    ROOTDIR=/usr/lib/erlang\nfi\necho "$ROOTDIR"\n')
     script.chmod(0o755)
-    unpack.RABBITMQ.finish(tmp_path)
+    debian_packages.RABBITMQ.finish(tmp_path)
     moved = tmp_path.rename(tmp_path.with_name("moved with a space"))
     command = [str(moved / "usr/lib/erlang/bin/erl")]
     assert subprocess.check_output(command, text=True).strip() == str(moved / "usr" / "lib" / "erlang")
@@ -29,20 +29,22 @@ def test_an_installed_program_is_used(tmp_path: Path) -> None:
     installed.write_text("#!/bin/sh\n")
     installed.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    assert unpack.program(tmp_path / "cache", env, "nginx") == installed
+    assert debian_packages.program(tmp_path / "cache", env, "nginx") == installed
 
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="there is no Debian or Ubuntu archive on this machine")
-@pytest.mark.parametrize("name", unpack.PROGRAMS)
+@pytest.mark.parametrize("name", debian_packages.PROGRAMS)
 def test_an_unpacked_program_starts_without_being_installed(name: str) -> None:
-    root = unpack.unpacked(layout().cache, dict(os.environ), unpack.PROGRAMS[name])
+    root = debian_packages.unpacked(layout().cache, dict(os.environ), debian_packages.PROGRAMS[name])
     version = {"nginx": "-v", "haproxy": "-v", "pgbouncer": "--version"}[name]
-    command = [str(unpack.with_its_libraries(root, name)), version]
+    command = [str(debian_packages.with_its_libraries(root, name)), version]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
     assert name in (answer.stdout + answer.stderr).lower()
 
 
-def test_a_program_that_cannot_be_had_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_a_missing_program_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DevstackError, match="apt-get install haproxy"):
-        unpack.unpacked(tmp_path, {"PATH": str(tmp_path)}, unpack.PROGRAMS["haproxy"])
+        debian_packages.unpacked(tmp_path, {"PATH": str(tmp_path)}, debian_packages.PROGRAMS["haproxy"])

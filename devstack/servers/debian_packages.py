@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devstack.bootstrap import file_lock
-from devstack.terminal import DevstackError, say
+from devstack.terminal import DevstackError, info
 from devstack.waiting import run_step
 
 _LIMIT_SECONDS = 600
@@ -130,7 +130,7 @@ def unpacked(cache: Path, env: dict[str, str], package: Package = RABBITMQ) -> P
 
 
 def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> None:
-    say(f"downloading {package.name} (about {package.size}), unpacking it into {root}; nothing is installed")
+    info(f"downloading {package.name} (about {package.size}), unpacking it into {root}; nothing is installed")
     work = cache / "work"
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial", "packages", "root"):
@@ -141,7 +141,7 @@ def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> No
         # Foreign sources of the machine may be unreachable; the download below decides.
         _apt("apt-get update", ["apt-get", *options, "update"], env, log)
     except DevstackError as error:
-        say(f"{error}\n    going on with the package lists that there are")
+        info(f"{error}\n    going on with the package lists that there are")
     names = _names(options, env, package)
     download = ["sh", "-c", 'cd "$0" && exec apt-get "$@"', str(work / "packages"), *options, "download", *names]
     try:
