@@ -200,7 +200,7 @@ def distclean() -> None:
 
 def bench() -> int:
     """Compare the gateway with a plain Celery pipeline; print a table of both and their ratios."""
-    from bench import run as comparison  # its imports are needed by no other command
+    from bench import comparison  # its imports are needed by no other command
 
     return comparison.main()
 
