@@ -1,1 +1,1 @@
-"""The benchmark: the gateway beside a plain Celery pipeline, in turn, on the same servers. Nothing here is deployed."""
+"""The benchmark: the gateway and a plain Celery pipeline in turn on the same servers. Nothing here is deployed."""

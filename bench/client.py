@@ -1,8 +1,8 @@
-"""The load generator, a process of its own: `python -m bench.client FILE`, where FILE holds an `Order` as JSON.
+"""The load generator, a separate process: `python -m bench.client FILE`. FILE contains a `LoadPlan` as JSON.
 
-It posts payments over keep-alive connections, each with an Idempotency-Key of its own, and writes what it saw beside
-the order. One epoll loop on bare sockets, with requests that are made beforehand: the less it takes of the processors,
-the more is left to what is measured. Both sides get the same bytes.
+It posts payments over keep-alive connections, each with another Idempotency-Key, and writes the responses to a file
+beside the plan. It is an epoll loop on plain sockets with requests that are prepared in advance, so that it leaves
+most of the processors to the measured side. Both sides get the same bytes.
 """
 
 import json
@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RECEIVE_BYTES = 65_536
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 NUMBER_WIDTH = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to send. `payments` or `seconds` ends it; with a `rate` (per second) the clients do not wait for answers."""
+class LoadPlan:
+    """What to send. `payments` or `seconds` limits it; with a `rate` (per second) clients do not wait for responses."""
 
     port: int
     token: str
@@ -33,8 +33,8 @@ class Order:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What came of it. Times are seconds since the epoch; `milliseconds` has one entry per answer."""
+class Responses:
+    """What the clients received. Times are seconds since the epoch; `milliseconds` has an entry for each response."""
 
     began: float = 0.0
     ended: float = 0.0
@@ -42,14 +42,14 @@ class Seen:
     ids: list[str] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
-    """Answers other than 201, by status."""
+    """Responses other than 201, counted by status."""
 
 
 class _Client:
-    """One keep-alive connection with at most one request under way."""
+    """A keep-alive connection with at most one pending request."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = 0.0
         self._buffer = b""
@@ -59,7 +59,7 @@ class _Client:
         self.socket.sendall(request)
 
     def answer(self) -> tuple[int, bytes] | None:
-        """Status and body; None while they are not complete."""
+        """Return the status and the body, or None while the response is incomplete."""
         received = self.socket.recv(RECEIVE_BYTES)
         if not received:
             raise ConnectionError(f"the server closed a connection after {self._buffer[:200]!r}")
@@ -75,80 +75,80 @@ class _Client:
 
 
 class Load:
-    """Payments under way."""
+    """Sends the payments of a plan."""
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._seen = Seen()
+    def __init__(self, plan: LoadPlan) -> None:
+        self._plan = plan
+        self._responses = Responses()
         self._bodies: list[bytes] = []
         self._number = 0
-        self._clients = [_Client(order.port) for _ in range(order.clients)]
+        self._clients = [_Client(plan.port) for _ in range(plan.clients)]
         self._by_file = {client.socket.fileno(): client for client in self._clients}
         self._idle = list(self._clients)
         self._poll = select.epoll()
         for number in self._by_file:
             self._poll.register(number, select.EPOLLIN)
         body = (
-            f'{{"amount": 12550, "currency": "USD", "payment_method": "{order.payment_method}",'
-            f' "reference": "{order.name}'
+            f'{{"amount": 12550, "currency": "USD", "payment_method": "{plan.payment_method}",'
+            f' "reference": "{plan.name}'
         )
         length = len(body) + NUMBER_WIDTH + len('"}')
         self._head = (
-            f"POST /v1/transactions HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nAuthorization: Bearer {order.token}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {length}\r\nIdempotency-Key: {order.name}"
+            f"POST /v1/transactions HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nAuthorization: Bearer {plan.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {length}\r\nIdempotency-Key: {plan.name}"
         ).encode()
         self._middle = f"\r\n\r\n{body}".encode()
 
-    def run(self) -> Seen:
-        """Send until the order is fulfilled, take the answers to all of it, and return what was seen."""
-        seen = self._seen
+    def run(self) -> Responses:
+        """Send all payments of the plan, wait for every response, and return the responses."""
+        responses = self._responses
         began = time.perf_counter()
-        seen.began = time.time()
+        responses.began = time.time()
         while (more := self._feed(time.perf_counter() - began)) or len(self._idle) < len(self._clients):
             due_in = None
-            if more and self._idle and self._order.rate is not None:
-                due_in = began + self._number / self._order.rate - time.perf_counter()
+            if more and self._idle and self._plan.rate is not None:
+                due_in = began + self._number / self._plan.rate - time.perf_counter()
             self._take(due_in)
-        seen.ended = time.time()
-        seen.cpu_seconds = time.process_time()
-        seen.ids = [json.loads(body)["id"] for body in self._bodies]
-        return seen
+        responses.ended = time.time()
+        responses.cpu_seconds = time.process_time()
+        responses.ids = [json.loads(body)["id"] for body in self._bodies]
+        return responses
 
     def _feed(self, age: float) -> bool:
-        """Give idle clients what is due; whether there is more to come."""
-        order = self._order
-        if order.seconds is not None and age >= order.seconds:
+        """Send the payments that are due on idle connections; return whether more will follow."""
+        plan = self._plan
+        if plan.seconds is not None and age >= plan.seconds:
             return False
-        due = order.payments if order.rate is None else min(order.payments or 0, int(age * order.rate) + 1)
+        due = plan.payments if plan.rate is None else min(plan.payments or 0, int(age * plan.rate) + 1)
         while self._idle and (due is None or self._number < due):
             number = str(self._number).zfill(NUMBER_WIDTH).encode()
             self._idle.pop().send(b"".join((self._head, number, self._middle, number, b'"}')))
             self._number += 1
-        return order.payments is None or self._number < order.payments
+        return plan.payments is None or self._number < plan.payments
 
     def _take(self, due_in: float | None) -> None:
-        """Take the answers that are there, or wait for the first one, if need be until the next payment is due."""
-        events = self._poll.poll(PATIENCE_SECONDS if due_in is None else max(0.0, due_in))
+        """Read the responses that have arrived; if none has, wait for one or until the next payment is due."""
+        events = self._poll.poll(TIMEOUT_SECONDS if due_in is None else max(0.0, due_in))
         if not events and due_in is None:
-            raise TimeoutError(f"no answer within {PATIENCE_SECONDS:.0f} s")
+            raise TimeoutError(f"no response within {TIMEOUT_SECONDS:.0f} s")
         for number, _ in events:
             client = self._by_file[number]
             answer = client.answer()
             if answer is None:
                 continue
-            self._seen.milliseconds.append(round((time.perf_counter() - client.sent) * 1000, 3))
+            self._responses.milliseconds.append(round((time.perf_counter() - client.sent) * 1000, 3))
             status, body = answer
             if status == 201:
                 self._bodies.append(body)
             else:
-                self._seen.refused[str(status)] = self._seen.refused.get(str(status), 0) + 1
+                self._responses.refused[str(status)] = self._responses.refused.get(str(status), 0) + 1
             self._idle.append(client)
 
 
 def main(path: Path) -> None:
-    """Carry out the order in a file."""
-    seen = Load(Order(**json.loads(path.read_text()))).run()
-    path.with_suffix(".seen").write_text(json.dumps(asdict(seen)))
+    """Carry out the plan in a file."""
+    responses = Load(LoadPlan(**json.loads(path.read_text()))).run()
+    path.with_suffix(".responses").write_text(json.dumps(asdict(responses)))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from uuid import uuid4
 import requests
 
 from bench import phases
-from bench.client import Seen
+from bench.client import Responses
 from bench.phases import Figures
-from bench.running import Running
+from bench.running_side import Running
 from devstack import stackfile
 from devstack.terminal import DevstackError, info
 from devstack.waiting import pause
@@ -19,17 +19,17 @@ BACKLOGS = {"tok_slow": (1, "take the provider 2 s"), "tok_error_always": (3, "f
 """By payment method: the factor by which the number of payments is multiplied, and what these payments do."""
 _HTTP_SECONDS = 30
 _POLL_SECONDS = 0.2
-_STANDSTILL_SECONDS = 60.0
+_STALL_SECONDS = 60.0
 _UNFINISHED = "SELECT count(*) FROM transactions WHERE id = ANY(%s::uuid[]) AND status IN ('pending', 'processing')"
 
 
 def measure(on: Running, payments: int, seconds: float) -> Figures:
     """Settle A's payments alone; then measure B's, 20 per second, while A has a backlog of each kind."""
     other = replace(on, token=_another_merchant(on))
-    seen = on.post("alone", clients=phases.CLIENTS, payments=payments // 2, payment_method="tok_slow")
-    on.settle_all(seen)
-    took = float(on.value(phases.LAST_SETTLED)) - seen.began
-    figures: Figures = {"A alone, payments that take the provider 2 s: settled/s": len(seen.ids) / took}
+    responses = on.post("alone", clients=phases.CLIENTS, payments=payments // 2, payment_method="tok_slow")
+    on.settle_all(responses)
+    took = float(on.value(phases.LAST_SETTLED)) - responses.began
+    figures: Figures = {"A alone, payments that take the provider 2 s: settled/s": len(responses.ids) / took}
     for token, (times, what) in BACKLOGS.items():
         waiting = on.post(f"backlog-{token}", clients=phases.CLIENTS, payments=times * payments, payment_method=token)
         before = on.value(_UNFINISHED, waiting.ids)
@@ -64,12 +64,12 @@ def _another_merchant(on: Running) -> str:
     return token
 
 
-def _finish(on: Running, seen: Seen) -> None:
+def _finish(on: Running, responses: Responses) -> None:
     """Wait until each payment has an outcome."""
     left, moved = -1, time.monotonic()
-    while now := on.value(_UNFINISHED, seen.ids):
+    while now := on.value(_UNFINISHED, responses.ids):
         if now != left:
             left, moved = now, time.monotonic()
-        if time.monotonic() - moved > _STANDSTILL_SECONDS:
-            raise DevstackError(f"{now} of {len(seen.ids)} payments have no outcome")
+        if time.monotonic() - moved > _STALL_SECONDS:
+            raise DevstackError(f"{now} of {len(responses.ids)} payments have no outcome")
         pause(_POLL_SECONDS)

@@ -1,5 +1,6 @@
-"""Millions of settled payments, copied in PostgreSQL from one that the gateway has settled, with ids and times of their
-own: what the tables hold after months.
+"""Fill the tables with millions of settled payments, as after months.
+
+They are copies of one that the gateway has settled, with other ids and times.
 """
 
 import time
@@ -13,9 +14,9 @@ from devstack.waiting import pause
 
 COUNT_MAX = 10_000_000
 DAYS = 90
-"""So many copies fill so many days up to now, evenly; fewer are the oldest of them."""
+"""`COUNT_MAX` copies are spread evenly over these days up to now; a smaller number fills the oldest days."""
 KEPT_DAYS = 30
-"""Idempotency records are kept no longer."""
+"""The retention of idempotency records."""
 _DAY_MS = 86_400_000
 _SPACING_MS = DAYS * _DAY_MS / COUNT_MAX
 CHUNK = 250_000
@@ -31,7 +32,7 @@ _COLUMNS = """
 
 
 def _id(kind: str, number: str = "n") -> str:
-    """SQL of a UUIDv7 of the n-th payment's millisecond; `kind`, the variant's digit, keeps the tables' ids apart."""
+    """Return SQL for a UUIDv7 with the time of the n-th payment; `kind`, the variant's digit, differs by table."""
     hexadecimal = f"lpad(to_hex(ms), 12, '0') || '7' || lpad(to_hex(mod({number}, 4096)), 3, '0')"
     return f"CAST({hexadecimal} || '{kind}' || lpad(to_hex({number}), 15, '0') AS uuid)"
 
@@ -41,13 +42,13 @@ _TIME = "to_timestamp(ms / 1000.0)"
 _REFERENCE = "'copy_' || lpad(to_hex(n), 15, '0')"
 _OWN = {
     "transactions": {"id": _TRANSACTION, "provider_reference": _REFERENCE, "reference": "'copy-' || n"},
-    "attempts": {"transaction_id": _TRANSACTION},
+    "charge_attempts": {"transaction_id": _TRANSACTION},
     "settlements": {"id": _SETTLEMENT, "transaction_id": _TRANSACTION, "provider_reference": _REFERENCE},
     "ledger_entries": {"source_id": _SETTLEMENT, "transaction_id": _TRANSACTION},
     "events": {"id": _EVENT, "object_id": f"CASE k WHEN 0 THEN {_TRANSACTION} ELSE {_SETTLEMENT} END"},
     "idempotency_records": {"key": _REFERENCE, "transaction_id": _TRANSACTION},
 }
-"""Columns that differ from copy to copy; so does every time, and everything else is as in the original."""
+"""Columns that differ between copies. Times differ too; all other columns are as in the original."""
 _SOURCE = {
     "transactions": "id = %(transaction)s",
     "events": "object_id IN (%(transaction)s, (SELECT id FROM settlements WHERE transaction_id = %(transaction)s))"
@@ -60,7 +61,7 @@ _BALANCE = """
 """
 
 DEAD_LETTERS_EVERY = 100
-"""One in so many copies was dead-lettered before, and replayed; few of those, one in so many, are still open."""
+"""One in this number of copies was dead-lettered and replayed; one in this number of those is still open."""
 _DEAD_LETTERS = """
     INSERT INTO dead_letters (id, message_key, transaction_id, merchant_id, queue, task, reason, attempts, payload,
                               headers, status, first_failed_at, dead_lettered_at, resolved_at, resolved_by)
@@ -77,7 +78,7 @@ _DEAD_LETTERS = """
 
 @dataclass(frozen=True, slots=True)
 class _Copier:
-    """Makes the copies numbered `first` to `end`, exclusive."""
+    """Makes the copies with the numbers from `first` up to but not including `end`."""
 
     connection: psycopg.Connection[Any]
     first: int
@@ -103,19 +104,19 @@ class _Copier:
         oldest = COUNT_MAX * (DAYS - KEPT_DAYS) // DAYS if table == "idempotency_records" else 0
         values = {"start": self.start_ms, "spacing": _SPACING_MS}
         for low in range(max(self.first, oldest), self.end, CHUNK):
-            pause(0)  # Ctrl-C is noticed here
+            pause(0)  # handles Ctrl-C
             high = min(low + CHUNK, self.end) - 1
             self.connection.execute(statement.encode(), values | {"low": low, "high": high})
 
 
 def fill(superuser_url: str, count: int, present: int = 0) -> None:
-    """Bring the number of copies from `present` to `count`. Takes a superuser, who may leave foreign keys unchecked."""
+    """Raise the number of copies from `present` to `count`, as a superuser, who can turn off foreign-key checks."""
     began = time.monotonic()
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         for setting in ("session_replication_role = replica", "synchronous_commit = off", "work_mem = '256MB'"):
             connection.execute(f"SET {setting}".encode())
         newest = connection.execute(_NEWEST).fetchone()
-        assert newest is not None, "nothing was settled that could be copied"
+        assert newest is not None, "there is no settled payment to copy"
         values = {"transaction": newest[0], "merchant": newest[1], "copies": count - present}
         copier = _Copier(connection, present, count, int(time.time() * 1000) - DAYS * _DAY_MS)
         for table in _OWN:
@@ -132,7 +133,7 @@ def fill(superuser_url: str, count: int, present: int = 0) -> None:
 
 
 def make_mismatches(superuser_url: str) -> int:
-    """Spoil some of the copies in three ways, and return how many."""
+    """Change some of the copies in three ways; return their number."""
     copies = "SELECT id FROM settlements WHERE provider_reference LIKE 'copy_%%' ORDER BY id LIMIT %s OFFSET %s"
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")

@@ -1,4 +1,4 @@
-"""The table of a benchmark, and the JSON beside it."""
+"""The report of a benchmark: a table in the terminal, and a JSON file."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from bench.phases import Figures
 from devstack.terminal import info, print_line
 
 GROWN = "grown"
-"""The gateway's rounds with many settled payments in the tables."""
+"""Rounds of the gateway with many settled payments in the tables."""
 
 Rounds = dict[str, list[Figures]]
 """The figures of each round, by side."""
@@ -22,9 +22,9 @@ Rounds = dict[str, list[Figures]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a figure of both sides. `aim` is the ratio that is wanted, and `more` whether more is better.
+    """A line of the table: a figure of both sides. `aim` is the wanted ratio; if `more`, a higher figure is better.
 
-    One that is not `compared` tells about the run itself.
+    A line that is not `compared` describes the run itself.
     """
 
     key: str
@@ -37,51 +37,51 @@ class Row:
 
 ROWS = (
     Row("post_per_second", "POST /v1/transactions, 16 clients", "/s", more=True, aim="5x"),
-    Row("post_p50_ms", "  its p50", "ms", more=False, aim=""),
-    Row("post_p99_ms", "  its p99", "ms", more=False, aim="3x"),
-    Row("post_per_second_workers_held", "POST with the workers held", "/s", more=True, aim=""),
-    Row("settled_per_second_under_load", "settled while the load runs", "/s", more=True, aim="15x"),
-    Row("cpu_ms_per_settled", "CPU per settled, all processes", "ms", more=False, aim="10x"),
+    Row("post_p50_ms", "  p50", "ms", more=False, aim=""),
+    Row("post_p99_ms", "  p99", "ms", more=False, aim="3x"),
+    Row("post_per_second_workers_held", "POST while the workers are paused", "/s", more=True, aim=""),
+    Row("settled_per_second_under_load", "settled during the load", "/s", more=True, aim="15x"),
+    Row("cpu_ms_per_settled", "CPU per settled payment, all processes", "ms", more=False, aim="10x"),
     Row("drained_per_second", "backlog drained", "/s", more=True, aim="20x"),
     Row("settle_p50_ms", "accepted -> settled at 20/s, p50", "ms", more=False, aim="1x"),
-    Row("settle_p99_ms", "  its p99", "ms", more=False, aim="1x"),
+    Row("settle_p99_ms", "  p99", "ms", more=False, aim="1x"),
     Row("provider_settled_per_second", "settled, provider over HTTP, 100 ms", "/s", more=True, aim="8x"),
-    Row("client_cpu_percent", "load generator, of one processor", "%", more=False, aim="", compared=False),
-    Row("foreign_cpu_percent", "other programs meanwhile, of one processor", "%", more=False, aim="", compared=False),
-    Row("memory_mib", "memory under load, all processes", "MiB", more=False, aim=""),
+    Row("client_cpu_percent", "CPU of the load generator (one processor)", "%", more=False, aim="", compared=False),
+    Row("foreign_cpu_percent", "CPU of other programs (one processor)", "%", more=False, aim="", compared=False),
+    Row("memory_mib", "memory during the load, all processes", "MiB", more=False, aim=""),
 )
 
 
 @dataclass
-class Result:
-    """All that a run has found."""
+class Measurements:
+    """All figures of a run."""
 
     options: dict[str, Any]
     rounds: Rounds = field(default_factory=lambda: {"baseline": [], "gateway": [], GROWN: []})
-    further: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def values(self, side: str, key: str) -> list[float]:
-        """A figure in each round that measured it."""
+        """Return a figure of every round that measured it."""
         return [figures[key] for figures in self.rounds[side] if key in figures]
 
     def median(self, side: str, key: str) -> float | None:
-        """The median over the rounds."""
+        """Return the median of a figure over the rounds."""
         values = self.values(side, key)
         return statistics.median(values) if values else None
 
     def ratios(self, row: Row) -> list[float]:
-        """How many times better the gateway is, by round: the machine's pace may differ between rounds."""
+        """Return how many times better the gateway is in each round; the machine's speed may differ between rounds."""
         rounds = zip(self.rounds["gateway"], self.rounds["baseline"], strict=False)
         pairs = [(ours.get(row.key), theirs.get(row.key)) for ours, theirs in rounds]
         return [ours / theirs if row.more else theirs / ours for ours, theirs in pairs if ours and theirs]
 
     def ratio(self, row: Row) -> float | None:
-        """The median of the rounds' ratios."""
+        """Return the median of the ratios of the rounds."""
         found = self.ratios(row)
         return statistics.median(found) if found else None
 
     def save(self, file: Path) -> None:
-        """Write everything as JSON."""
+        """Write all figures as JSON."""
         machine = {"processors": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
         contents = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -89,7 +89,7 @@ class Result:
             "options": self.options,
             "ratios": {row.key: {"median": self.ratio(row), "rounds": self.ratios(row)} for row in ROWS},
             "rounds": self.rounds,
-            **self.further,
+            **self.extra,
         }
         file.write_text(json.dumps(contents, indent=2) + "\n")
         info(f"all figures: {file}")
@@ -103,7 +103,7 @@ class Result:
         )
         for side in ("baseline", "gateway"):
             self._show_roles(side)
-        for title, figures in self.further.items():
+        for title, figures in self.extra.items():
             print_line(f"\n{title}")
             _table(("", ""), [(name, _number(value)) for name, value in figures.items() if not isinstance(value, dict)])
 
@@ -117,7 +117,7 @@ class Result:
         return (*cells, f"{ratio:.1f}x", _spread(self.ratios(row), "{:.1f}".format), row.aim)
 
     def _show_roles(self, side: str) -> None:
-        """Processor time and memory by process."""
+        """Print processor time and memory by process."""
         rounds = self.rounds[side]
         if not rounds:
             return

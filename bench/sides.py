@@ -1,4 +1,4 @@
-"""The two sides of the comparison: how each is started, asked and stopped. They share the servers and take turns."""
+"""The two sides of the comparison: how to start, call and stop each. They share the servers and take turns."""
 
 import contextlib
 import subprocess
@@ -35,7 +35,7 @@ GATEWAY_SETTINGS = {
     "RATE_LIMIT_PER_SECOND": "1000000",
     "MERCHANT_RATE_LIMIT_PER_SECOND": "1000000",
 }
-"""What the gateway is told beside its defaults: as in production, but one client may send all there is."""
+"""Settings other than the defaults: as in production, but without effective rate limits, as one client sends all."""
 
 _GRANIAN = (
     "granian --interface wsgi --host 127.0.0.1 --port {port} --workers ${{API_WORKERS:-2}}"
@@ -49,7 +49,7 @@ _WORKER = (
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its roles and how to reach it. `queues` carry payments, in order."""
+    """One side: its roles and its addresses. `queues` are those of payments, in the order of the pipeline."""
 
     name: str
     roles: Mapping[str, str]
@@ -69,23 +69,23 @@ class Servers:
     caller: dict[str, str]
 
     def database(self, name: str) -> str:
-        """What psycopg connects by."""
+        """Return the URL of a database for psycopg."""
         return postgres.url(self.layout, database=name).replace("+psycopg", "")
 
     def administer(self, statement: str, name: str = "postgres") -> None:
-        """Run a statement as PostgreSQL's superuser, outside of a database transaction."""
+        """Run a statement as PostgreSQL's superuser, without a transaction."""
         with postgres.connect(self.layout, name) as connection:
             connection.execute(statement.encode())
 
-    def come_to_rest(self) -> None:
-        """Have PostgreSQL do now what it would do in one side's turn because of what the other one has written."""
+    def clean_up(self) -> None:
+        """Vacuum and checkpoint, so that the writes of one side do not slow the turn of the other."""
         for name in (postgres.DATABASE, BASELINE):
             self.administer("VACUUM (ANALYZE)", name)
         self.administer("CHECKPOINT")
 
 
-def workshop(layout: Layout) -> Path:
-    """The folder of what a benchmark writes beside the stack's own files."""
+def work_folder(layout: Layout) -> Path:
+    """Return the folder of the benchmark's files in DEV_DIR."""
     folder = layout.home / "bench"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -141,7 +141,7 @@ def _step(on: Servers, what: str, command: list[str], env: Mapping[str, str]) ->
 
 
 def gateway(on: Servers) -> Side:
-    """The gateway with every role of the Procfile, Flower, beat and metrics included."""
+    """Return the gateway with every role of the Procfile, including Flower, beat and metrics."""
     env = supervisor.role_environment(on.layout, on.caller, on.endpoints) | GATEWAY_SETTINGS
     supervisor.migrate(on.layout, Plan(None, None, None), on.endpoints, env)
     _step(on, "topology", [sys.executable, "-m", "tasks.topology"], env)
@@ -154,15 +154,15 @@ def gateway(on: Servers) -> Side:
     return Side("gateway", procfile.roles(), env, on.database(postgres.DATABASE), on.endpoints.broker_url, queues)
 
 
-def forget_payments(on: Servers) -> None:
-    """Give the gateway an empty database; no role of it may run."""
+def delete_payments(on: Servers) -> None:
+    """Replace the gateway's database with an empty one; none of its roles may run."""
     on.administer(f"DROP DATABASE {postgres.DATABASE} WITH (FORCE)")
     postgres.make_database(on.layout, postgres.DATABASE)
 
 
 def baseline(on: Servers) -> Side:
-    """The plain pipeline: as many API processes and threads as the gateway has, and 2 workers of 2 processes."""
-    keys = workshop(on.layout) / "keys"
+    """Return the plain pipeline: as many API processes and threads as the gateway, and 2 workers with 2 processes."""
+    keys = work_folder(on.layout) / "keys"
     _write_keys(keys)
     broker_url = f"{on.endpoints.broker_url.rpartition('/')[0]}/{BASELINE}"
     env = on.caller | {
@@ -187,16 +187,16 @@ def _write_keys(folder: Path) -> None:
 
 
 def with_acquirer(side: Side, layout: Layout) -> Side:
-    """The same side with a provider over HTTP that takes `ACQUIRER_MS` for a charge."""
-    file = workshop(layout) / f"acquirer-{side.name}.sqlite"
+    """Return the side with a provider over HTTP that takes `ACQUIRER_MS` for a charge."""
+    file = work_folder(layout) / f"acquirer-{side.name}.sqlite"
     url = stackfile.acquirer_url(layout)
     command = f"python -m gateway.sandbox --port {layout.ports.acquirer} --file {file} --latency-ms {ACQUIRER_MS}"
-    told = {"PROVIDERS": "sandbox", "SANDBOX_ACQUIRER_URL": url, "BASELINE_PROVIDER_URL": url}
-    return replace(side, roles={"acquirer": command, **side.roles}, env={**side.env, **told})
+    settings = {"PROVIDERS": "sandbox", "SANDBOX_ACQUIRER_URL": url, "BASELINE_PROVIDER_URL": url}
+    return replace(side, roles={"acquirer": command, **side.roles}, env={**side.env, **settings})
 
 
 def token(side: Side, layout: Layout) -> str:
-    """An access token of a merchant; the side must be up."""
+    """Return an access token of a merchant; the side must be running."""
     url = stackfile.api_url(layout)
     if side.name == BASELINE:
         command = ["flask", "--app", "bench.baseline.app", "prepare"]
@@ -204,13 +204,13 @@ def token(side: Side, layout: Layout) -> str:
         return done.stdout.split()[-1]
     found = accounts.token(url, accounts.merchant(layout, url))
     if found is None:
-        raise DevstackError("the merchant of the benchmark gets no access token")
+        raise DevstackError("the merchant of the benchmark cannot get an access token")
     return found
 
 
 @contextmanager
 def roles_running(side: Side, layout: Layout) -> Iterator[list[Unit]]:
-    """Start a side's roles, yield them when they are healthy, and stop them in order."""
+    """Start the roles of a side, yield them when they are healthy, and stop them in order."""
     units: list[Unit] = []
     try:
         units.extend(procfile.start(layout, name, command, dict(side.env)) for name, command in side.roles.items())
@@ -224,9 +224,9 @@ def roles_running(side: Side, layout: Layout) -> Iterator[list[Unit]]:
 
 
 def operator_token(side: Side, layout: Layout) -> str:
-    """An access token of an operator of the gateway, who reads what no merchant may."""
+    """Return an access token of an operator of the gateway, whose scopes no merchant has."""
     url = stackfile.api_url(layout)
     found = accounts.operator_token(url, accounts.operator(layout, url, dict(side.env)))
     if found is None:
-        raise DevstackError("the operator of the benchmark gets no access token")
+        raise DevstackError("the operator of the benchmark cannot get an access token")
     return found

@@ -11,23 +11,23 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """What these processes have used, with the children that ended and were waited for."""
+    """Return the processor time of these processes and of their children that ended and were reaped."""
     ticks = 0
     for pid in pids:
         with suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            # the name, in parentheses, may hold anything; utime is the 14th field, then stime, cutime, cstime
+            # the name, in parentheses, may contain anything; utime is the 14th field, then stime, cutime, cstime
             ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
     return ticks / _TICKS
 
 
 def machine_seconds() -> float:
-    """What all processors together have worked, for whomever; time that a hypervisor took away is counted too."""
+    """Return the busy time of all processors, including time that a hypervisor took."""
     times = psutil.cpu_times()
     return times.user + times.nice + times.system + times.irq + times.softirq + times.steal
 
 
 def memory_mib(pids: list[int]) -> float:
-    """Resident memory in MiB; a page that several processes share counts in part for each (PSS)."""
+    """Return the resident memory in MiB; a page that processes share is divided among them (PSS)."""
     kib = 0
     for pid in pids:
         with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
@@ -36,7 +36,7 @@ def memory_mib(pids: list[int]) -> float:
 
 
 def tree(leader: int) -> list[int]:
-    """The process and everything below it."""
+    """Return the pids of a process and of its descendants."""
     with suppress(psutil.Error):
         return [leader, *(child.pid for child in psutil.Process(leader).children(recursive=True))]
     return []
@@ -44,17 +44,17 @@ def tree(leader: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Meter:
-    """Processor time by role. `excluded` are processes that only measure, such as this one's database session."""
+    """Reads processor time and memory by role, without the `excluded` processes, which only measure."""
 
     leaders: Mapping[str, int]
     excluded: frozenset[int] = frozenset()
 
     def read(self) -> dict[str, float]:
-        """Seconds so far, by role."""
+        """Return the processor time of each role, in seconds."""
         return {role: cpu_seconds(self._pids(leader)) for role, leader in self.leaders.items()}
 
     def memory(self) -> dict[str, float]:
-        """MiB now, by role."""
+        """Return the memory of each role, in MiB."""
         return {role: memory_mib(self._pids(leader)) for role, leader in self.leaders.items()}
 
     def _pids(self, leader: int) -> list[int]:
@@ -62,5 +62,5 @@ class Meter:
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """The difference of two readings, by role."""
+    """Return the difference of two readings, by role."""
     return {role: after[role] - before.get(role, 0.0) for role in after}

@@ -1,4 +1,4 @@
-"""What many rows do: reconciliation of a million payments, and everything again with ten million in the tables."""
+"""Measure with many rows: a reconciliation of a million payments, and the gateway with ten million in its tables."""
 
 import json
 import statistics
@@ -12,8 +12,8 @@ import requests
 
 from bench import fill, phases, sides
 from bench.phases import Figures
-from bench.report import GROWN, Result
-from bench.running import Running
+from bench.report import GROWN, Measurements
+from bench.running_side import Running
 from bench.sides import Servers, Side
 from devstack import stackfile
 from devstack.bootstrap import ROOT
@@ -25,7 +25,7 @@ RUNS = 3
 RECONCILE_LIMIT_SECONDS = 1_800
 REQUESTS = 200
 READ_SECONDS = 5.0
-"""A kind of read that is slow is measured for so long, with fewer requests."""
+"""Limit for one kind of read; slow ones get fewer than `REQUESTS` requests."""
 _HTTP_SECONDS = 30
 GROWING = {
     "post_per_second": "POST per second",
@@ -60,14 +60,14 @@ OPERATOR_READS = {
 
 
 def superuser_url(servers: Servers) -> str:
-    """The gateway's database, as PostgreSQL's superuser."""
+    """Return the URL of the gateway's database for PostgreSQL's superuser."""
     return postgres.url(servers.layout, postgres.SUPERUSER).replace("+psycopg", "")
 
 
 def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
-    """Reconcile so many settled payments with some mismatches among them."""
+    """Reconcile this number of settled payments, of which some have mismatches."""
     fill.fill(superuser_url(servers), payments)
-    spoiled = fill.make_mismatches(superuser_url(servers))
+    made = fill.make_mismatches(superuser_url(servers))
     runs = [_reconcile(side) for _ in range(RUNS)]
     counts = runs[0]["counts"]
     seconds = statistics.median(run["seconds"] for run in runs)
@@ -76,7 +76,7 @@ def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
         "transactions": counts["transactions"],
         "settlements": counts["settlements"],
         "ledger entries": counts["ledger_entries"],
-        "mismatches made": spoiled,
+        "mismatches made": made,
         "mismatches found": sum(counts["discrepancies"].values()),
         "seconds, median": seconds,
         "transactions and settlements per second": pairs / seconds,
@@ -89,7 +89,7 @@ def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
 
 def _reconcile(side: Side) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.reconciling"],
+        [sys.executable, "-m", "bench.reconcile_once"],
         check=False,
         cwd=ROOT,
         env=dict(side.env),
@@ -103,8 +103,8 @@ def _reconcile(side: Side) -> dict[str, Any]:
     return found
 
 
-def growth(result: Result) -> Figures:
-    """How much slower the gateway became, in per cent of the medians; what became faster is below zero."""
+def growth(result: Measurements) -> Figures:
+    """Return by how many per cent of the medians the gateway became slower; negative if it became faster."""
     slower: Figures = {}
     for key, title in GROWING.items():
         before, grown = result.median("gateway", key), result.median(GROWN, key)
@@ -115,7 +115,7 @@ def growth(result: Result) -> Figures:
 
 
 def reads(on: Running) -> Figures:
-    """p99 in milliseconds of each kind of read, one after the other over one connection."""
+    """Return the p99 of each kind of read in milliseconds, measured one after the other over one connection."""
     url = stackfile.api_url(on.servers.layout)
     merchant, operator = _session(on.token), _session(sides.operator_token(on.side, on.servers.layout))
     page = merchant.get(f"{url}/v1/transactions?limit=100", timeout=_HTTP_SECONDS).json()
@@ -140,7 +140,7 @@ def _read(session: requests.Session, url: str) -> float:
     milliseconds: list[float] = []
     deadline = time.perf_counter() + READ_SECONDS
     while len(milliseconds) < REQUESTS and time.perf_counter() < deadline:
-        pause(0)  # Ctrl-C is noticed here
+        pause(0)  # handles Ctrl-C
         began = time.perf_counter()
         session.get(url, timeout=_HTTP_SECONDS).raise_for_status()
         milliseconds.append((time.perf_counter() - began) * 1000)

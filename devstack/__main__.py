@@ -1,4 +1,4 @@
-"""``python -m devstack COMMAND``: see ``help``. Standard library only until the environment is there."""
+"""``python -m devstack COMMAND``; `make help` lists the commands. Only the standard library until .venv exists."""
 
 import sys
 

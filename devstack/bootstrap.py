@@ -1,4 +1,4 @@
-"""Makes ``.venv`` and goes on inside of it. Standard library only: it runs before anything is installed."""
+"""Create ``.venv`` and restart inside it. Only the standard library: nothing else is installed yet."""
 
 import fcntl
 import hashlib
@@ -22,12 +22,12 @@ _LOCK_LIMIT_SECONDS = 900
 
 
 def enter_venv(arguments: list[str]) -> None:
-    """Return when this is already the project's environment; otherwise make it and start over inside of it."""
+    """Return if this process runs in the project's environment; otherwise create it and restart inside it."""
     if sys.version_info < (3, 11):
         raise DevstackError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=python3.x")
     if not _is_current():
         with file_lock(VENV.parent / f".{VENV.name.lstrip('.')}.lock", _LOCK_LIMIT_SECONDS):
-            if not _is_current():  # another start may have done it while this one waited
+            if not _is_current():  # another process may have installed it meanwhile
                 _install()
     if Path(sys.prefix).resolve() == VENV.resolve():
         return
@@ -39,7 +39,7 @@ def enter_venv(arguments: list[str]) -> None:
 
 @contextmanager
 def file_lock(path: Path, limit_seconds: float) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; a process that dies gives it back by itself."""
+    """Hold an exclusive lock on ``path``; the kernel releases the lock of a process that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + limit_seconds
     with path.open("a") as handle:
@@ -55,7 +55,7 @@ def file_lock(path: Path, limit_seconds: float) -> Iterator[None]:
 
 
 def _fingerprint() -> str:
-    """What the environment was made from, and where: a changed pin or a copied folder installs anew."""
+    """Return a hash of the lock file and the environment's path; another one means a new installation."""
     parts = [str(VENV).encode(), b"compiled", LOCK.read_bytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -79,18 +79,18 @@ def _install() -> None:
     wanted = ["-q", "--require-hashes", "-r", str(LOCK)]
     uv = uv or _fetch_uv(python)
     # uv reads neither pip's configuration nor PIP_*: behind a mirror only pip may reach the packages.
-    # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every role would compile it at every start.
+    # Compile now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every role would compile at every start.
     if not (uv and _run([uv, "pip", "install", "--compile-bytecode", "--python", python, *wanted])):
         info("installing with pip instead of uv")
         if not (bin_folder / "pip").exists():
             _make_venv(uv=None)
         if not _run([python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]):
-            raise DevstackError("the Python packages could not be installed; pip's message stands above")
+            raise DevstackError("the Python packages could not be installed; see the message of pip above")
     _stamp().write_text(_fingerprint())
 
 
 def _make_venv(uv: str | None) -> None:
-    """Make the environment; Debian's python3 has no ensurepip until python3-venv is installed, uv needs none."""
+    """Create the environment. Debian's python3 has no ensurepip without python3-venv; uv does not need it."""
     if uv and _run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(VENV)]):
         return
     if not _run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
@@ -98,7 +98,7 @@ def _make_venv(uv: str | None) -> None:
 
 
 def _fetch_uv(python: str) -> str | None:
-    """Install uv into the environment itself; None where the index has no wheel for this machine."""
+    """Install uv into the environment; return None if the index has no wheel for this machine."""
     alone = VENV / "uv.lock"
     alone.write_text(locked("uv"))
     arguments = ["-q", "--disable-pip-version-check", "--only-binary", ":all:", "--require-hashes", "-r", str(alone)]
@@ -110,12 +110,12 @@ def locked(package: str) -> str:
     """Return the lines of one package in the lock file: its version and the hashes of its files."""
     found = re.search(rf"^{re.escape(package)}==.*(?:\n    .*)*", LOCK.read_text(), re.MULTILINE)
     if found is None:
-        raise DevstackError(f"{LOCK} has no entry for {package}; regenerate it with `make lock`")
+        raise DevstackError(f"{LOCK} has no entry for {package}; write it again with `make lock`")
     return found[0] + "\n"
 
 
 def _run(command: list[str]) -> bool:
-    # uv trusts its own list of authorities unless told to ask the system, as pip does: a company's proxy has its own.
+    # Let uv trust the system's certificate authorities, as pip does: a company's proxy may have its own.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | os.environ
     try:
         return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_INSTALL_LIMIT_SECONDS).returncode == 0

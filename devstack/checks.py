@@ -1,4 +1,4 @@
-"""``make check``: lint, format, types, import contracts, and whether models and migrations agree."""
+"""``make check``: lint, format, types, import contracts, code rules, documents, and migrations."""
 
 import dataclasses
 import socket
@@ -17,11 +17,11 @@ from devstack.terminal import info, print_error
 _LIMIT_SECONDS = 900
 _SOURCES = ("gateway", "tasks", "devstack", "bench", "tests", "celeryconfig.py", "migrations")
 _NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/none"
-"""The settings ask for a broker; the migrations never use it."""
+"""The settings need a broker's URL; migrations never connect to it."""
 
 
 def check() -> int:
-    """Run every check, whatever the ones before said; return 1 when one failed."""
+    """Run every check, even after one failed; return 1 if one failed."""
     caller = environment(dotenv=False)
     present = [name for name in _SOURCES if (ROOT / name).exists()]
     commands = [
@@ -29,8 +29,10 @@ def check() -> int:
         ["ruff", "format", "--check", "."],
         ["mypy", "--strict", *present],
         ["lint-imports"],
+        [sys.executable, "-m", "pytest", "-q", "-m", "unit", "tests/project"],
     ]
-    failed = [" ".join(command) for command in commands if not _passes(command, caller)]
+    env = {name: value for name, value in caller.items() if name != "GATEWAY_STACK"}
+    failed = [" ".join(command) for command in commands if not _passes(command, env)]
     failed += _check_migrations(caller)
     for name in failed:
         print_error(f"failed: {name}")
@@ -45,7 +47,7 @@ def _passes(command: list[str], env: dict[str, str]) -> bool:
 
 
 def _check_migrations(caller: dict[str, str]) -> list[str]:
-    """Return the alembic commands that failed, on a PostgreSQL that lives only for this."""
+    """Run alembic's commands on a temporary PostgreSQL; return the one that failed."""
     alembic = [sys.executable, "-m", "alembic"]
     steps = [["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]]
     with tempfile.TemporaryDirectory(prefix="gateway-check-") as folder:
@@ -58,12 +60,12 @@ def _check_migrations(caller: dict[str, str]) -> list[str]:
                     if not _passes([*alembic, *step], env):
                         return ["alembic " + " ".join(step)]  # later steps would fail for the same reason
         finally:
-            server_users.forget(own)
+            server_users.delete_data(own)
     return []
 
 
 def _temporary(folder: Path) -> Layout:
-    """Return a layout in that folder, its PostgreSQL on a port that is free now."""
+    """Return a layout in this folder, with an unused port for PostgreSQL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

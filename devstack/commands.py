@@ -21,21 +21,21 @@ from devstack.waiting import StopRequested
 _STOP_LIMIT_SECONDS = 300.0
 _WAIT_LIMIT_SECONDS = 300.0
 _DEMO_LIMIT_SECONDS = 3.0
-"""Payments that take longer than this are shown after the URLs."""
+"""The demo payments that take longer are shown after the URLs."""
 _TICK_SECONDS = 0.2
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return the exit status."""
     name = arguments[0] if arguments else "help"
-    if name not in COMMANDS:
-        raise DevstackError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
-    if len(arguments) > 1 and name != "test":
+    if name not in COMMANDS and name not in WITH_ARGUMENTS:
+        raise DevstackError(f"there is no command {name!r}; the commands are {', '.join((*COMMANDS, *WITH_ARGUMENTS))}")
+    if len(arguments) > 1 and name not in WITH_ARGUMENTS:
         raise DevstackError(f"{name} takes no arguments; its settings are variables, see `make help`")
     waiting.listen_for_stop()
     try:
-        if name == "test":
-            return testing.test(arguments[1:])
+        if name in WITH_ARGUMENTS:
+            return WITH_ARGUMENTS[name](arguments[1:])
         return COMMANDS[name]() or 0
     except StopRequested:
         info("stopped")
@@ -46,11 +46,11 @@ def run(arguments: list[str]) -> int:
 
 
 def install() -> None:
-    """Only make the virtual environment; coming here has made it."""
+    """Create the virtual environment; `enter_venv` has done it before this runs."""
 
 
 def serve() -> None:
-    """PostgreSQL and RabbitMQ alone, in the foreground, with their URLs in $DEV_DIR/env."""
+    """Run only PostgreSQL and RabbitMQ in the foreground; write their URLs to $DEV_DIR/env."""
     own, caller = layout(), environment(dotenv=True)
     plan = services.Plan.read(caller)
     with supervisor.supervised(own):
@@ -69,14 +69,14 @@ def serve() -> None:
 
 
 def run_stack() -> None:
-    """The whole gateway in the foreground, with demo payments unless DEMO=0."""
+    """Run the whole gateway in the foreground, and send demo payments unless DEMO=0."""
     own, caller = layout(), environment(dotenv=True)
     plan = services.Plan.read(caller)
     with supervisor.supervised(own), supervisor.running(own, caller, plan) as stack:
         demo = None if caller.get("DEMO") == "0" else Demo(stackfile.api_url(own), stack.merchant)
-        while demo and not demo.over and demo.age < _DEMO_LIMIT_SECONDS:
+        while demo and not demo.finished and demo.age < _DEMO_LIMIT_SECONDS:
             _tick(stack, demo)
-        _summarise(stack)
+        _print_summary(stack)
         roles = [unit.name for unit in stack.units if unit.name not in services.STOP_LAST]
         follower = Follower(own, [] if caller.get("LOGS") == "0" else roles)
         while True:
@@ -86,12 +86,12 @@ def run_stack() -> None:
 
 def _tick(stack: Stack, demo: Demo | None) -> None:
     stack.watch(restart=stack.env.get("DEV_RESTART") == "1")
-    if demo and not demo.over:
+    if demo and not demo.finished:
         demo.step()
     waiting.pause(_TICK_SECONDS)
 
 
-def _summarise(stack: Stack) -> None:
+def _print_summary(stack: Stack) -> None:
     found = stack.publish()
     api, merchant, operator = found["api_url"], stack.merchant, stack.operator
     management = found["management"]
@@ -105,7 +105,7 @@ def _summarise(stack: Stack) -> None:
         f""" -H "Idempotency-Key: order-1001-$(date +%s)" -d '{body}'"""
     )
     url = found["management_url"]
-    rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "yours"
+    rabbitmq = f"{url}   {management['user']} / {management['password']}" if url else "that of RABBITMQ_URL"
     print_line(
         f"""
   API         {api}
@@ -115,9 +115,9 @@ def _summarise(stack: Stack) -> None:
   merchant    {merchant.email} / {merchant.password}
               client {merchant.client_id} / {merchant.client_secret}
   operator    {operator.email} / {operator.password}
-  all of it   {stack.layout.stack_file}
+  all in      {stack.layout.stack_file}
 
-a first payment, ready to paste:
+To send a payment:
   {payment}
 
 Ctrl-C stops everything.
@@ -127,7 +127,7 @@ Ctrl-C stops everything.
 
 
 def wait() -> None:
-    """Return when stack.json is there and its supervisor lives; fail at once when that supervisor gives up."""
+    """Return when the stack is up; fail at once if its supervisor ends meanwhile."""
     own = layout()
     limit = float(environment(dotenv=False).get("WAIT_SECONDS") or _WAIT_LIMIT_SECONDS)
     seen = False
@@ -136,7 +136,7 @@ def wait() -> None:
         nonlocal seen
         lives = supervisor.is_supervised(own)
         if seen and not lives:
-            raise DevstackError(f"the stack in {own.home} ended while it was waited for")
+            raise DevstackError(f"the stack in {own.home} ended before it was up")
         seen = lives
         return lives and own.stack_file.exists()
 
@@ -144,14 +144,14 @@ def wait() -> None:
 
 
 def stop() -> None:
-    """End the stack of this DEV_DIR, or what a killed one left running."""
+    """Stop the stack of this DEV_DIR, or the processes that a killed one left behind."""
     own = layout()
     if not own.home.is_dir():
-        info(f"nothing was ever started in {own.home}")
+        info(f"no stack was ever started in {own.home}")
         return
     _end_supervisor(own)
     with supervisor.supervised(own):
-        info(f"nothing runs in {own.home}")
+        info(f"no stack runs in {own.home}")
 
 
 def _end_supervisor(own: Layout) -> None:
@@ -160,7 +160,7 @@ def _end_supervisor(own: Layout) -> None:
     process = _supervisor(own)
     if process is None:
         raise DevstackError(f"a process holds {own.lock_file}, but {own.supervisor_file} does not name it")
-    info(f"asking the supervisor {process.pid} to stop")
+    info(f"stopping the supervisor {process.pid}")
     process.send_signal(signal.SIGTERM)
     waiting.wait_until(
         lambda: not supervisor.is_supervised(own), _STOP_LIMIT_SECONDS, lambda: f"{process.pid} does not stop"
@@ -168,7 +168,7 @@ def _end_supervisor(own: Layout) -> None:
 
 
 def _supervisor(own: Layout) -> psutil.Process | None:
-    """Return the process that the supervisor's file names, if it is still that one."""
+    """Return the process in the supervisor's file, or None if that process has ended."""
     record = private_files.read_json(own.supervisor_file)
     try:
         process = psutil.Process(record["pid"])
@@ -179,19 +179,19 @@ def _supervisor(own: Layout) -> psutil.Process | None:
 
 
 def clean() -> None:
-    """Stop, then forget all data, passwords, keys and logs; a downloaded RabbitMQ stays."""
+    """Stop, then delete all data, passwords, keys and logs, but not the downloaded RabbitMQ."""
     own = layout()
     if own.home.is_dir():
         stop()
         with file_lock(own.lock_file, limit_seconds=5):
-            server_users.forget(own)
+            server_users.delete_data(own)
     else:
-        server_users.forget(own)
-    info(f"{own.home} is forgotten")
+        server_users.delete_data(own)
+    info(f"deleted the data in {own.home}")
 
 
 def distclean() -> None:
-    """Clean, and remove the downloaded servers too; .venv is removed by make."""
+    """Clean, and delete the downloaded servers; make deletes .venv."""
     clean()
     cache = layout().cache
     for package in (debian_packages.RABBITMQ, *debian_packages.PROGRAMS.values()):
@@ -199,17 +199,17 @@ def distclean() -> None:
 
 
 def bench() -> int:
-    """The gateway beside a plain Celery pipeline: a table of both and their ratios."""
-    from bench import run as comparison  # imports what no other command needs
+    """Compare the gateway with a plain Celery pipeline; print a table of both and their ratios."""
+    from bench import comparison  # its imports are needed by no other command
 
     return comparison.main()
 
 
 def docs() -> None:
-    """The pages of docs/ that are made from the code."""
-    from devstack import docs as made  # imports the gateway, which no other command needs
+    """Generate the pages of docs/ that come from the code."""
+    from devstack import docs as pages  # imports the gateway, which no other command needs
 
-    made.write()
+    pages.write()
 
 
 COMMANDS: dict[str, Callable[[], int | None]] = {
@@ -221,9 +221,10 @@ COMMANDS: dict[str, Callable[[], int | None]] = {
     "services": serve,
     "check": checks.check,
     "install": install,
-    "test": lambda: testing.test([]),
     "chaos": testing.chaos,
     "cluster": testing.cluster,
     "bench": bench,
     "docs": docs,
 }
+WITH_ARGUMENTS: dict[str, Callable[[list[str]], int]] = {"test": testing.test, "unit": testing.unit}
+"""Commands that pass their arguments to pytest."""

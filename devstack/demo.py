@@ -1,4 +1,4 @@
-"""The demo: a handful of payments through the public API, and what becomes of them."""
+"""Demo payments through the public API, shown until they reach a final status."""
 
 import time
 import uuid
@@ -18,13 +18,13 @@ _PAYMENTS = (
 )
 _FINAL = frozenset({"completed", "failed", "dead_lettered", "canceled"})
 _LIMIT_SECONDS = 90
-_EAGER_SECONDS, _EAGER_LIMIT_SECONDS, _PATIENT_SECONDS = 0.1, 3.0, 1.0
+_FAST_POLL_SECONDS, _FAST_POLL_LIMIT_SECONDS, _SLOW_POLL_SECONDS = 0.1, 3.0, 1.0
 _REQUEST_LIMIT_SECONDS = 5
 
 
 @dataclass
 class _Payment:
-    """One demo payment and the last thing that was shown of it."""
+    """A demo payment, with the status and attempts that were last shown."""
 
     id: str
     label: str
@@ -33,12 +33,12 @@ class _Payment:
 
 
 class Demo:
-    """Demo payments under way; ``step`` shows what is new and never waits for it."""
+    """Sends demo payments; ``step`` shows their changes without waiting."""
 
     def __init__(self, api_url: str, merchant: Merchant) -> None:
         token = accounts.token(api_url, merchant)
         if token is None:
-            raise DevstackError("the demo merchant gets no access token")
+            raise DevstackError("the demo merchant cannot get an access token")
         self._url = f"{api_url}/v1/transactions"
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {token}"
@@ -47,14 +47,14 @@ class Demo:
         print_line("\ndemo payments through the public API:")
         self._payments = [self._post(*payment) for payment in _PAYMENTS]
 
-    def _post(self, payment_method: str, amount: int, currency: str, story: str) -> _Payment:
+    def _post(self, payment_method: str, amount: int, currency: str, outcome: str) -> _Payment:
         answer = self._session.post(
             self._url,
             json={
                 "amount": amount,
                 "currency": currency,
                 "payment_method": payment_method,
-                "reference": f"demo-{story}",
+                "reference": f"demo-{outcome}",
             },
             headers={"Idempotency-Key": str(uuid.uuid4())},
             timeout=_REQUEST_LIMIT_SECONDS,
@@ -67,8 +67,8 @@ class Demo:
         return payment
 
     @property
-    def over(self) -> bool:
-        """Whether every payment has come to its end, or has had time enough."""
+    def finished(self) -> bool:
+        """Whether every payment is final, or the time limit is over."""
         return all(payment.final for payment in self._payments) or self.age > _LIMIT_SECONDS
 
     @property
@@ -77,18 +77,18 @@ class Demo:
         return time.monotonic() - self._started
 
     def step(self) -> None:
-        """Ask for each payment that is still under way, at first often, then once a second."""
+        """Query each payment that is not final: first often, then once a second."""
         now = self.age
         if now < self._next:
             return
-        self._next = now + (_EAGER_SECONDS if now < _EAGER_LIMIT_SECONDS else _PATIENT_SECONDS)
+        self._next = now + (_FAST_POLL_SECONDS if now < _FAST_POLL_LIMIT_SECONDS else _SLOW_POLL_SECONDS)
         for payment in self._payments:
             if not payment.final:
                 try:
                     answer = self._session.get(f"{self._url}/{payment.id}", timeout=_REQUEST_LIMIT_SECONDS)
                     answer.raise_for_status()
                 except requests.RequestException:
-                    continue  # the API may be restarting; the next step asks again
+                    continue  # the API may be restarting; the next step repeats the query
                 self._show(payment, answer.json())
 
     def _show(self, payment: _Payment, found: dict[str, object]) -> None:

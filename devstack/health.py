@@ -1,4 +1,4 @@
-"""When a started role counts as healthy."""
+"""Wait until every started role is healthy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Addresses:
-    """What the probes ask."""
+    """The URLs that the probes use."""
 
     api_url: str
     flower_url: str
@@ -32,8 +32,8 @@ class Addresses:
 def wait_until_healthy(stack: Layout, units: list[Unit], commands: dict[str, str], where: Addresses) -> None:
     """Return when every role is healthy.
 
-    The API answers /health/ready, Flower /healthcheck, every queue of a worker has a consumer; the relay and beat,
-    which listen nowhere, are alive when all others are up. A role that ends is an error, with its last lines.
+    The API answers /health/ready, Flower answers /healthcheck, and every queue of a worker has a consumer. The relay
+    and beat have no port; they must be running. A role that ends is an error, whose text has its last lines.
     """
     waiting = {unit.name: probe(unit.name, commands[unit.name], where) for unit in units}
 
@@ -54,7 +54,7 @@ def wait_until_healthy(stack: Layout, units: list[Unit], commands: dict[str, str
 
 
 def refuse_ended(stack: Layout, units: list[Unit]) -> None:
-    """Raise when something that should run has ended."""
+    """Raise an error if a unit has ended."""
     for unit in units:
         if not unit.managed.alive():
             status = unit.managed.exit_status()
@@ -63,7 +63,7 @@ def refuse_ended(stack: Layout, units: list[Unit]) -> None:
 
 
 def probe(name: str, command: str, where: Addresses) -> Callable[[], bool]:
-    """Return the question whether this role is up."""
+    """Return a function that returns whether this role is up."""
     if name == "api":
         return lambda: _answers(f"{where.api_url}/health/ready")
     if name == "flower":
@@ -82,7 +82,7 @@ def _answers(url: str) -> bool:
 
 
 def _consumed(broker_url: str, queues: list[str]) -> bool:
-    """Whether somebody consumes from each queue; the broker itself knows, no worker has to be asked."""
+    """Return whether each queue has a consumer, according to the broker."""
     try:
         with Connection(broker_url, connect_timeout=_REQUEST_LIMIT_SECONDS) as connection:
             channel: Any = connection.channel()  # the transport's own channel; its type is not part of kombu's stubs

@@ -1,4 +1,4 @@
-"""Starting processes, remembering them in pid files, and ending them: this start's own and leftovers of the last."""
+"""Start processes, record them in pid files, and stop them, including those that an earlier start left behind."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ from devstack.settings import MARKER, Layout
 from devstack.terminal import info
 
 CLOCK_TOLERANCE_SECONDS = 2.0
-"""psutil derives start times from the boot time, which moves a little when the clock is set."""
+"""psutil derives start times from the boot time, which changes a little when the clock is set."""
 STRAY_LIMIT_SECONDS = 5.0
 REAP_LIMIT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
@@ -28,17 +28,17 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Stopping:
-    """How a process is asked to end, and how long it may take (seconds) before it is killed."""
+    """The signal that stops a process, and the time until it is killed."""
 
     by: signal.Signals = signal.SIGTERM
     limit_seconds: float = 30.0
     repeat_seconds: float = 1000.0
-    """Pause before the signal is sent again, for servers that drop one while they boot."""
+    """Time until the signal is sent again, for servers that ignore it while they start."""
 
 
 @dataclass(frozen=True)
 class Managed:
-    """A process that this stack started, seen through psutil, so that a reused pid is never mistaken for it."""
+    """A process that this stack started. psutil compares start times, so a reused pid is not mistaken for it."""
 
     name: str
     process: psutil.Process
@@ -58,7 +58,7 @@ class Managed:
             return False
 
     def exit_status(self) -> int | None:
-        """Return the status of a child that ended, None while it runs (or when it is not a child)."""
+        """Return the status of a child that ended; None while it runs, or if it is not a child."""
         if isinstance(self.process, psutil.Popen):
             status: int | None = self.process.poll()
             return status
@@ -67,7 +67,7 @@ class Managed:
 
 @dataclass
 class Unit:
-    """Something that the stack keeps running: how it is started, and the process that runs now."""
+    """A server or role of the stack: how to start it, and its current process."""
 
     name: str
     launch: Callable[[], Managed]
@@ -81,7 +81,7 @@ class Unit:
         self.managed = self.launch()
 
     def pids(self) -> list[int]:
-        """Return the leader's pid, then those of the processes below it."""
+        """Return the pids of the leader and then of its descendants."""
         with contextlib.suppress(psutil.Error):
             children = self.managed.process.children(recursive=True)
             return [self.managed.pid, *(child.pid for child in children)]
@@ -97,11 +97,11 @@ def spawn(
     stopping: Stopping,
     log: Path | None = None,
 ) -> Managed:
-    """Start a process in a session of its own and write its pid file.
+    """Start a process in a separate session and write its pid file.
 
-    A session of its own because a terminal sends Ctrl-C to its whole foreground group: the databases would stop
-    first, and Celery's children would be interrupted in mid-task. The output goes to a file and not through a pipe:
-    whoever reads a pipe may be killed, and then the role dies of it as well.
+    A terminal sends Ctrl-C to its whole foreground group. In the same session, the databases would stop first, and
+    Celery's children would be interrupted during a task. The output goes to a file and not to a pipe, because a role
+    would die with the reader of its pipe.
     """
     with (log or stack.logs / f"{name}.log").open("ab") as output:
         process = psutil.Popen(
@@ -132,10 +132,10 @@ def _write_pid_file(managed: Managed) -> None:
 
 
 def leftovers(stack: Layout) -> dict[str, Managed]:
-    """Return what an earlier start of this stack left running, by name; forget pid files of what is gone."""
+    """Return the processes that an earlier start left behind, by name; delete the pid files of ended ones."""
     found = {}
     for pid_file in sorted(stack.pids.glob("*.json")):
-        managed = _remembered(stack, pid_file)
+        managed = _recorded(stack, pid_file)
         if managed is None:
             pid_file.unlink(missing_ok=True)
         else:
@@ -143,8 +143,8 @@ def leftovers(stack: Layout) -> dict[str, Managed]:
     return found
 
 
-def _remembered(stack: Layout, pid_file: Path) -> Managed | None:
-    """Return the process of a pid file if it is still the one that was started, else None."""
+def _recorded(stack: Layout, pid_file: Path) -> Managed | None:
+    """Return the process of a pid file, or None if that process has ended."""
     try:
         record = json.loads(pid_file.read_text())
         process = psutil.Process(record["pid"])
@@ -157,7 +157,10 @@ def _remembered(stack: Layout, pid_file: Path) -> Managed | None:
 
 
 def belongs(stack: Layout, process: psutil.Process) -> bool:
-    """Whether this stack started the process: by its environment, or (PostgreSQL wipes that) by its arguments."""
+    """Return whether this stack started the process.
+
+    Its environment says so, or its arguments, because PostgreSQL overwrites its environment.
+    """
     with contextlib.suppress(psutil.Error):
         if process.environ().get(MARKER) == str(stack.home):
             return True
@@ -167,16 +170,16 @@ def belongs(stack: Layout, process: psutil.Process) -> bool:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever loses its own below this process (Linux; see PR_SET_CHILD_SUBREAPER, prctl(2)).
+    """Become the parent of descendants whose parent ends (Linux: PR_SET_CHILD_SUBREAPER, prctl(2)).
 
-    In a container without a reaping init they would stay in the process table as zombies.
+    In a container whose init does not reap, they would remain as zombies.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(own: Iterable[int] = (), limit_seconds: float = 0.0) -> None:
-    """Take the exit statuses of adopted processes that ended, for that long; ``own`` are children awaited elsewhere."""
+    """Reap adopted processes that end within the limit; other code waits for the children in ``own``."""
     kept = set(own)
     deadline = time.monotonic() + limit_seconds
     while orphans := [child for child in psutil.Process().children() if child.pid not in kept]:
@@ -189,7 +192,7 @@ def reap_orphans(own: Iterable[int] = (), limit_seconds: float = 0.0) -> None:
 
 
 def strays(stack: Layout) -> list[psutil.Process]:
-    """Return every process that carries this stack's mark; none of them is this process or one of its parents."""
+    """Return every process with this stack's marker, but not this process and its parents."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     uid = os.geteuid()
     found = []
@@ -202,19 +205,19 @@ def strays(stack: Layout) -> list[psutil.Process]:
 
 
 def stop(group: Iterable[Managed]) -> None:
-    """End processes together: only the leader is asked, its children it ends itself; who does not is killed."""
+    """Stop processes together. Each leader stops its own children; a group that does not end in time is killed."""
     group = list(group)
-    asked = [managed for managed in group if managed.alive()]
-    for managed in asked:
+    running = [managed for managed in group if managed.alive()]
+    for managed in running:
         info(f"stopping {managed.name}")
         _signal(managed)
     started = time.monotonic()
-    for managed in asked:
+    for managed in running:
         _wait(managed, started + managed.stopping.limit_seconds)
         if managed.alive():
             info(f"{managed.name} did not stop within {managed.stopping.limit_seconds:.0f} s: killing it")
             with contextlib.suppress(psutil.Error, ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(managed.pid, signal.SIGKILL)  # the leader of its session leads the group too
+                os.killpg(managed.pid, signal.SIGKILL)  # a session leader also leads the process group
                 managed.process.wait(STRAY_LIMIT_SECONDS)
     for managed in group:
         managed.pid_file.unlink(missing_ok=True)
@@ -228,7 +231,7 @@ def _signal(managed: Managed) -> None:
 def _wait(managed: Managed, deadline: float) -> None:
     """Return when the process has ended, at the latest at the deadline (monotonic seconds).
 
-    Asks again and again rather than to wait for the pid to go: a leftover's zombie stays until init reaps it.
+    It polls, because the zombie of a process that is not a child keeps its pid until init reaps it.
     """
     repeat = time.monotonic() + managed.stopping.repeat_seconds
     while managed.alive() and time.monotonic() < deadline:
@@ -239,18 +242,18 @@ def _wait(managed: Managed, deadline: float) -> None:
     managed.exit_status()  # reaps a child
 
 
-def kill_strays(stack: Layout, but: Iterable[Managed] = ()) -> None:
-    """End what no leader answers for any more, such as the children of a killed worker."""
+def kill_strays(stack: Layout, keep: Iterable[Managed] = ()) -> None:
+    """Stop processes that have lost their leader, such as the children of a killed worker."""
     kept = set()
-    for managed in but:
+    for managed in keep:
         with contextlib.suppress(psutil.Error):
             kept |= {managed.pid, *(child.pid for child in managed.process.children(recursive=True))}
-    doomed = [process for process in strays(stack) if process.pid not in kept]
-    for process in doomed:
+    found_strays = [process for process in strays(stack) if process.pid not in kept]
+    for process in found_strays:
         with contextlib.suppress(psutil.Error):
-            info(f"ending the stray process {process.pid} ({' '.join(process.cmdline())[:60]})")
+            info(f"stopping the stray process {process.pid} ({' '.join(process.cmdline())[:60]})")
             process.terminate()
-    _, stubborn = psutil.wait_procs(doomed, timeout=STRAY_LIMIT_SECONDS)
-    for process in stubborn:
+    _, remaining = psutil.wait_procs(found_strays, timeout=STRAY_LIMIT_SECONDS)
+    for process in remaining:
         with contextlib.suppress(psutil.Error):
             process.kill()

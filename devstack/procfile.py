@@ -1,4 +1,4 @@
-"""The roles of the Procfile: started as in production, and followed in the terminal."""
+"""The roles of the Procfile: start them as in production, and show their logs in the terminal."""
 
 import contextlib
 import datetime
@@ -17,10 +17,10 @@ from devstack.processes import Managed, Stopping, Unit, spawn
 from devstack.settings import Layout
 
 _WORKER_LIMIT_SECONDS = 90
-"""A worker finishes the tasks in hand first; longer than the longest task may take."""
+"""A worker first finishes its running tasks; this is longer than the longest task may take."""
 _LIMIT_SECONDS = 45
 _STOP_FIRST = (("api",), ("beat", "relay", "flower"))
-"""First nothing new comes in, then nothing is published, then the workers finish (everything not named here)."""
+"""The API stops first, so that no new payments arrive; then what publishes; last the workers (all other roles)."""
 _LOG_LIMIT_BYTES = 64 * 2**20
 _READ_BYTES = 256 * 2**10
 
@@ -37,7 +37,7 @@ def queues(command: str) -> list[str]:
 
 
 def stop_order(names: Iterable[str]) -> list[list[str]]:
-    """Return the roles in the groups in which they are stopped."""
+    """Return the roles in groups, in the order in which the groups are stopped."""
     present = list(names)
     groups = [[name for name in group if name in present] for group in _STOP_FIRST]
     known = {name for group in _STOP_FIRST for name in group}
@@ -45,7 +45,7 @@ def stop_order(names: Iterable[str]) -> list[list[str]]:
 
 
 def start(stack: Layout, name: str, command: str, env: dict[str, str]) -> Unit:
-    """Start a role. ``exec`` makes the role itself the leader, so that a signal reaches it and not a shell."""
+    """Start a role. ``exec`` replaces the shell with the role, so that signals reach the role."""
     limit = _WORKER_LIMIT_SECONDS if queues(command) else _LIMIT_SECONDS
 
     def launch() -> Managed:
@@ -58,7 +58,7 @@ def start(stack: Layout, name: str, command: str, env: dict[str, str]) -> Unit:
 
 @dataclass
 class Follower:
-    """Shows what the roles write from now on, each line with its role, like ``honcho start``."""
+    """Shows new lines of the roles' logs, each with the name of its role, like ``honcho start``."""
 
     stack: Layout
     names: list[str]
@@ -74,7 +74,7 @@ class Follower:
         return self.stack.logs / f"{name}.log"
 
     def show(self) -> None:
-        """Print the complete lines that came since the last call; start a log over when it grew too large."""
+        """Print the complete lines since the last call; truncate a log that is too large."""
         for name in self.names:
             with self._log(name).open("rb") as log:
                 log.seek(self._positions[name])
@@ -83,7 +83,7 @@ class Follower:
             for line in lines.splitlines():
                 now = datetime.datetime.now().astimezone()
                 message = Message(type="line", data=line, time=now, name=name, colour=self._colours[name])
-                with contextlib.suppress(OSError):  # the terminal may be gone
+                with contextlib.suppress(OSError):  # the terminal may be closed
                     self._printer.write(message)
             if self._positions[name] > _LOG_LIMIT_BYTES:
                 with self._log(name).open("r+b") as log:

@@ -1,4 +1,4 @@
-"""PostgreSQL and RabbitMQ together: which are to be started, their ports, and the variables that point to them."""
+"""PostgreSQL and RabbitMQ: which of them the stack starts, their ports, and the variables with their URLs."""
 
 import errno
 import socket
@@ -17,23 +17,23 @@ from devstack.terminal import DevstackError, info
 _DIALECTS = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _BROKERS = ("amqp://", "amqps://")
 STOP_LAST = ("rabbitmq", *cluster.NODES, "epmd", "postgresql")
-"""The servers stop after everything that uses them; the database last of all."""
+"""The servers stop after everything that uses them, and the database stops last."""
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the two servers are; a management URL carries its credentials and is None for a foreign broker."""
+    """The URLs of both servers. The management URL includes its credentials; it is None if the caller gives none."""
 
     database_url: str
-    """For the gateway's role."""
+    """URL for the gateway's role."""
     owner_url: str
-    """For the role that owns the tables, which runs the migrations."""
+    """URL for the role that owns the tables, which runs the migrations."""
     admin_url: str
-    """For the role that creates databases for the tests."""
+    """URL for the role that creates databases for the tests."""
     broker_url: str
     management_url: str | None
     password: str
-    """The password of the stack's own broker."""
+    """The password of the broker that the stack starts."""
     database_direct_url: str | None = None
 
     def variables(self) -> dict[str, str]:
@@ -45,15 +45,15 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Plan:
-    """The URLs that the environment gives; what is None here is started by the stack itself."""
+    """The servers that the environment names. The stack starts a server whose URL is None."""
 
     database_url: str | None
     broker_url: str | None
     management_url: str | None
     clustered: bool = False
-    """Whether the stack's own broker is a cluster of several nodes."""
+    """Start a cluster of several nodes instead of one broker."""
     database_direct_url: str | None = None
-    """The server behind a pooler at `database_url`."""
+    """The server behind the pooler at `database_url`."""
 
     @classmethod
     def read(cls, env: dict[str, str], prefix: str = "") -> "Plan":
@@ -65,7 +65,7 @@ class Plan:
         if broker and not broker.startswith(_BROKERS):
             raise DevstackError(
                 f"RABBITMQ_URL/BROKER_URL must be an amqp:// or amqps:// URL, not {broker.partition('://')[0]}://:"
-                " other transports lose a rejected task, for they have neither dead letters nor publisher confirms"
+                " others have neither dead-letter exchanges nor publisher confirms, so a rejected task would be lost"
             )
         for name, used in (("DATABASE_URL", database), ("RABBITMQ_URL", broker)):
             if used:
@@ -87,7 +87,7 @@ def _with_driver(url: str) -> str:
 
 @contextmanager
 def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[Endpoints, list[Unit]]]:
-    """Start what the plan lacks, yield where it is, stop it in order: RabbitMQ first, PostgreSQL last."""
+    """Start the servers that have no URL, yield all URLs, and stop the servers: RabbitMQ first, PostgreSQL last."""
     password = private_files.password(stack.secrets_file, "rabbitmq")
     broker = cluster if plan.clustered else rabbitmq
     try:
@@ -107,13 +107,13 @@ def running(stack: Layout, plan: Plan, env: dict[str, str]) -> Iterator[tuple[En
             units,
         )
     finally:
-        started = processes.leftovers(stack)  # the pid files also name what a failed start could not return
+        started = processes.leftovers(stack)  # the pid files also name the servers of a failed start
         for name in STOP_LAST:
             processes.stop([started[name]] if name in started else [])
 
 
 def wait_for_broker(stack: Layout, endpoints: Endpoints, units: list[Unit]) -> None:
-    """Return when the stack's own broker is ready; a foreign one is taken to be."""
+    """Return when the broker that the stack started is ready; do not wait for another one."""
     for unit in units:
         if unit.name == "rabbitmq":
             rabbitmq.wait_until_ready(stack, unit, endpoints.password)
@@ -123,7 +123,7 @@ def wait_for_broker(stack: Layout, endpoints: Endpoints, units: list[Unit]) -> N
 
 
 def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str, int]:
-    """Return who needs which port."""
+    """Return the needed ports by their purpose."""
     needed = dict(others)
     if not plan.database_url:
         needed["PostgreSQL"] = stack.ports.postgresql
@@ -140,12 +140,12 @@ def needed_ports(stack: Layout, plan: Plan, others: dict[str, int]) -> dict[str,
 
 
 def refuse_taken_ports(needed: dict[str, int]) -> None:
-    """Raise before anything is started when another program listens on one of the ports."""
+    """Raise an error if another program listens on one of the ports; nothing is started yet."""
     for what, port in needed.items():
         if _taken(port):
             raise DevstackError(
-                f"port {port}, wanted by {what}, is in use{_holder(port)}; stop that program, or set DEV_PORT_BASE"
-                " to move every port of this stack (for example DEV_PORT_BASE=18870)"
+                f"port {port}, needed for {what}, is in use{_holder(port)}; stop that program, or set DEV_PORT_BASE"
+                " to move all ports of this stack (for example DEV_PORT_BASE=18870)"
             )
 
 
@@ -162,7 +162,7 @@ def _taken(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Return by whom a port is held, as far as this user may see it."""
+    """Return the program that uses a port, if this user may see it."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
@@ -173,15 +173,15 @@ def _holder(port: int) -> str:
 
 
 def end_leftovers(stack: Layout) -> None:
-    """End in order what a killed supervisor left running: the roles, then the servers."""
+    """Stop the processes that a killed supervisor left behind, in order: the roles, then the servers."""
     found = processes.leftovers(stack)
     if found:
-        info("ending what an earlier start left running: " + ", ".join(found))
+        info("stopping processes of an earlier start: " + ", ".join(found))
     servers = [found[name] for name in STOP_LAST if name in found]
     roles = {name: managed for name, managed in found.items() if name not in STOP_LAST}
     for names in procfile.stop_order(roles):
         processes.stop([roles[name] for name in names])
-    processes.kill_strays(stack, but=servers)
+    processes.kill_strays(stack, keep=servers)
     for server in servers:
         processes.stop([server])
     processes.kill_strays(stack)

@@ -1,4 +1,4 @@
-"""Where the stack keeps its files and on which ports it listens: DEV_DIR, DEV_PORT_BASE, DEV_CACHE, .env."""
+"""The folders and ports of a stack, from DEV_DIR, DEV_PORT_BASE and DEV_CACHE; the environment and .env."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ CHAOS_DIR, CHAOS_PORT_BASE = ".dev-chaos", 14870
 CLUSTER_DIR, CLUSTER_PORT_BASE = ".dev-cluster", 13870
 BENCH_DIR, BENCH_PORT_BASE = ".dev-bench", 12870
 MARKER = "DEVSTACK_DIR"
-"""Set for everything that the stack starts, so that a process can be told apart from a stranger with its pid."""
+"""Set for every process of the stack, to recognize it even after its pid was reused."""
 POSTGRES_ACCESS = "postgres-hba.conf"
 _FOLDERS = (
     "postgres",
@@ -49,7 +49,7 @@ _FILES = (
 
 @dataclass(frozen=True)
 class Ports:
-    """One port per listener, counted up from DEV_PORT_BASE in this order."""
+    """The ports of the listeners, counted from DEV_PORT_BASE in this order."""
 
     api: int
     flower: int
@@ -57,7 +57,7 @@ class Ports:
     postgresql: int
     amqp: int
     prometheus: int
-    """Unused; it is kept so that the ports after it keep their numbers."""
+    """Unused; kept so that the following ports keep their numbers."""
     distribution: int
     epmd: int
     receiver: int
@@ -120,21 +120,21 @@ class Layout:
         return self.home / "rabbitmq"
 
     def prepare(self) -> None:
-        """Make the folders; only their owner may look inside, for passwords and keys are kept there."""
+        """Create the folders. Only their owner can read them, because they contain passwords and keys."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(self.home, os.W_OK | os.X_OK):
-            raise DevstackError(f"{self.home} cannot be written; set DEV_DIR to a folder of yours")
+            raise DevstackError(f"{self.home} is not writable; set DEV_DIR to another folder")
         for folder in (self.pids, self.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
 
-    def forget(self) -> None:
-        """Remove everything that a stack wrote, by name: DEV_DIR may be a folder that holds more than that.
+    def delete_data(self) -> None:
+        """Delete the files of a stack by name, because DEV_DIR may contain other files.
 
-        The lock file stays, for the caller holds it.
+        The lock file stays, because the caller holds the lock.
         """
         for name in _FOLDERS:
             path = self.home / name
-            if path.is_symlink():  # links to a server's folder, which server_users.forget removes
+            if path.is_symlink():  # links to a server's folder, which server_users.delete_data deletes
                 path.unlink()
             shutil.rmtree(path, ignore_errors=True)
         for name in _FILES:
@@ -142,7 +142,7 @@ class Layout:
 
 
 def layout(home: str = RUN_DIR, port_base: int = RUN_PORT_BASE) -> Layout:
-    """Read DEV_DIR, DEV_PORT_BASE and DEV_CACHE, with this command's defaults."""
+    """Return the folders and ports from DEV_DIR, DEV_PORT_BASE and DEV_CACHE, with these defaults."""
     text = os.environ.get("DEV_PORT_BASE") or str(port_base)
     if not text.isdecimal():
         raise DevstackError(f"DEV_PORT_BASE must be a port number, not {text!r}")
@@ -154,7 +154,7 @@ def layout(home: str = RUN_DIR, port_base: int = RUN_PORT_BASE) -> Layout:
 
 
 def environment(*, dotenv: bool) -> dict[str, str]:
-    """Return the caller's environment over the project's .env file, with the project's tools first on PATH."""
+    """Return the caller's environment, over the values of .env if `dotenv`, with the project's tools first on PATH."""
     values = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value} if dotenv else {}
     values.update(os.environ)
     tools = str(VENV / "bin")

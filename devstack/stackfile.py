@@ -1,4 +1,4 @@
-"""stack.json: how scripts and tests find a stack that is up."""
+"""stack.json, by which scripts and tests find a running stack."""
 
 import json
 import shlex
@@ -24,19 +24,19 @@ def flower_url(stack: Layout) -> str:
 
 
 def receiver_url(stack: Layout) -> str:
-    """Return where the tests receive alerts; nothing listens there unless a test does."""
+    """Return the URL of the alert receiver of tests; only a test that needs it listens there."""
     return f"http://127.0.0.1:{stack.ports.receiver}/alerts"
 
 
 def acquirer_url(stack: Layout) -> str:
-    """Return where the sandbox acquirer of a chaos run listens; other stacks have none."""
+    """Return the URL of the sandbox acquirer, which only `make chaos` and `make cluster` start."""
     return f"http://127.0.0.1:{stack.ports.acquirer}"
 
 
 def contents(
     stack: Layout, endpoints: Endpoints, units: list[Unit], merchant: Merchant, operator: Operator
 ) -> dict[str, Any]:
-    """Return all that a script needs to use the stack."""
+    """Return the contents of stack.json: URLs, credentials and process ids."""
     management = urlsplit(endpoints.management_url or "")
     flower_password = private_files.password(stack.secrets_file, "flower")
     return {
@@ -62,8 +62,8 @@ def write(stack: Layout, found: dict[str, Any]) -> None:
     private_files.write_private(stack.stack_file, json.dumps(found, indent=2) + "\n")
 
 
-def write_env(stack: Layout, endpoints: Endpoints, further: dict[str, str] | None = None) -> None:
-    """Write what a shell sources to reach the servers; the passwords in it are for this user only."""
-    variables = endpoints.variables() | {"DATABASE_OWNER_URL": endpoints.owner_url} | (further or {})
+def write_env(stack: Layout, endpoints: Endpoints, extra: dict[str, str] | None = None) -> None:
+    """Write a file of variables for a shell; only this user can read it, because it contains passwords."""
+    variables = endpoints.variables() | {"DATABASE_OWNER_URL": endpoints.owner_url} | (extra or {})
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     private_files.write_private(stack.env_file, "\n".join(lines) + "\n")

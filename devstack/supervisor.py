@@ -1,4 +1,4 @@
-"""One stack from start to end: servers, migrations, roles, health, stack.json, and the way back in order."""
+"""Start a stack (servers, migrations, roles, health, stack.json), watch it, and stop it in order."""
 
 import compileall
 import json
@@ -26,19 +26,19 @@ from devstack.terminal import DevstackError, info
 _STEP_LIMIT_SECONDS = 120
 _RESTART_PAUSE_SECONDS = 1.0
 _DEFAULTS = {"LOG_FORMAT": "console", "RETRY_BACKOFF_SECONDS": "1", "WEBHOOK_ALLOW_LOOPBACK": "true"}
-"""The caller's environment may change these. A first retry after a second lets the demo end soon; webhooks may be tried
-out on this host."""
+"""The caller's environment overrides these. Retries start after a second, so that the demo ends soon; webhooks may go
+to this host."""
 
 _FILES_WANTED = 10_000
 _FILES_BESIDE_CONNECTIONS = 600
 _CONNECTIONS_MIN = 64
 NEEDS_NO_BROKER = frozenset({"api"})
-"""Roles that start while RabbitMQ still boots."""
+"""Roles that start before RabbitMQ is ready."""
 
 
 @dataclass
 class Stack:
-    """A stack that is up."""
+    """A running stack."""
 
     layout: Layout
     endpoints: Endpoints
@@ -47,19 +47,19 @@ class Stack:
     merchant: accounts.Merchant
     operator: accounts.Operator
     helpers: set[int] = field(default_factory=set)
-    """Pids of further children of this process, such as pytest."""
+    """Pids of other children of this process, such as pytest."""
     _ended: dict[str, float] = field(default_factory=dict)
 
     def publish(self) -> dict[str, Any]:
-        """Write stack.json anew and return what stands in it."""
+        """Write stack.json and return its contents."""
         found = stackfile.contents(self.layout, self.endpoints, self.units, self.merchant, self.operator)
         stackfile.write(self.layout, found)
         return found
 
     def watch(self, *, restart: bool) -> None:
-        """Look once after every process: one that ended is an error, or is started again like a service manager does.
+        """Check every process once. A process that ended is an error, or is restarted if `restart`.
 
-        A file ``$DEV_DIR/hold/<name>`` keeps a process down while it exists, so that a test can take its time.
+        A process is not restarted while the file ``$DEV_DIR/hold/<name>`` exists; tests use it.
         """
         if not restart:
             health.refuse_ended(self.layout, self.units)
@@ -74,19 +74,19 @@ class Stack:
             if not held and time.monotonic() - ended >= _RESTART_PAUSE_SECONDS:
                 unit.relaunch()
                 del self._ended[unit.name]
-                info(f"{unit.name} started again")
+                info(f"{unit.name} restarted")
                 self.publish()
                 processes.reap_orphans({*self.helpers, *(other.managed.pid for other in self.units)})
 
 
 @contextmanager
 def supervised(layout: Layout) -> Iterator[None]:
-    """Be the only supervisor of this folder, without leftovers of the one before."""
+    """Be the only supervisor of this folder; first stop the processes that an earlier one left behind."""
     layout.prepare()
     if is_supervised(layout):
         raise DevstackError(
-            f"a stack runs already in {layout.home}{_known_pid(layout)}; `make stop` ends it, another DEV_DIR together"
-            " with another DEV_PORT_BASE starts a second one"
+            f"a stack already runs in {layout.home}{_known_pid(layout)}; stop it with `make stop`, or set both DEV_DIR"
+            " and DEV_PORT_BASE to start a second one"
         )
     with file_lock(layout.lock_file, limit_seconds=5):
         layout.stack_file.unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def supervised(layout: Layout) -> Iterator[None]:
 
 
 def is_supervised(layout: Layout) -> bool:
-    """Whether a supervisor lives: only a living process holds the lock."""
+    """Return whether a supervisor is running: a dead process holds no lock."""
     if not layout.lock_file.exists():
         return False
     try:
@@ -121,12 +121,12 @@ def _known_pid(layout: Layout) -> str:
 
 @contextmanager
 def running(
-    layout: Layout, caller: dict[str, str], plan: Plan, further_roles: dict[str, str] | None = None
+    layout: Layout, caller: dict[str, str], plan: Plan, extra_roles: dict[str, str] | None = None
 ) -> Iterator[Stack]:
-    """Bring a whole stack up, yield it, and stop it in order; the caller holds ``supervised``."""
+    """Start a whole stack, yield it, and stop it in order; the caller has entered ``supervised``."""
     _check_semaphores()
     _compile()
-    commands = procfile.roles() | (further_roles or {})
+    commands = procfile.roles() | (extra_roles or {})
     ports = {"the API": layout.ports.api, "Flower": layout.ports.flower}
     services.refuse_taken_ports(services.needed_ports(layout, plan, ports))
     with services.running(layout, plan, caller) as (endpoints, servers):
@@ -156,7 +156,7 @@ def running(
 
 
 def migrate(layout: Layout, plan: Plan, endpoints: Endpoints, env: dict[str, str]) -> None:
-    """Migrate the schema as its owner. In the stack's own PostgreSQL the gateway's role owns no table."""
+    """Migrate the schema as its owner. In the PostgreSQL of the stack the gateway's role owns no table."""
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]
     _step(layout, "migrations", command, env | {"DATABASE_URL": endpoints.owner_url})
     if not plan.database_url:
@@ -164,7 +164,7 @@ def migrate(layout: Layout, plan: Plan, endpoints: Endpoints, env: dict[str, str
 
 
 def _compile() -> None:
-    """Compile the gateway once: where PYTHONDONTWRITEBYTECODE is set, every role would, at every start."""
+    """Compile the gateway once. Where PYTHONDONTWRITEBYTECODE is set, every role would compile it at every start."""
     for package in ("gateway", "tasks"):
         compileall.compile_dir(ROOT / package, quiet=2)
 
@@ -180,7 +180,7 @@ def _stop_roles(layout: Layout, units: list[Unit]) -> None:
     for group in procfile.stop_order(managed):
         processes.stop([managed[name] for name in group])
     servers = processes.leftovers(layout)
-    processes.kill_strays(layout, but=[servers[name] for name in services.STOP_LAST if name in servers])
+    processes.kill_strays(layout, keep=[servers[name] for name in services.STOP_LAST if name in servers])
 
 
 def _step(layout: Layout, what: str, command: list[str], env: dict[str, str]) -> None:
@@ -189,9 +189,9 @@ def _step(layout: Layout, what: str, command: list[str], env: dict[str, str]) ->
 
 
 def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoints) -> dict[str, str]:
-    """Return the variables of every role; the folders that they name are made here."""
+    """Return the variables of every role, and create the folders that they name."""
     metrics, keys, beat = (layout.home / name for name in ("metrics", "keys", "beat"))
-    shutil.rmtree(metrics, ignore_errors=True)  # counters of processes that are gone
+    shutil.rmtree(metrics, ignore_errors=True)  # counters of processes that have ended
     for folder in (metrics, keys, beat):
         folder.mkdir(mode=0o700, exist_ok=True)
     own = {
@@ -210,7 +210,7 @@ def role_environment(layout: Layout, caller: dict[str, str], endpoints: Endpoint
 
 
 def _fitting_connections() -> dict[str, str]:
-    """Return a lower API_CONNECTIONS if the limit of open files is too low for the API's default."""
+    """Return a lower API_CONNECTIONS if the limit of open files is too low for the default."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY or hard >= _FILES_WANTED:
         return {}
@@ -218,12 +218,12 @@ def _fitting_connections() -> dict[str, str]:
 
 
 def _check_semaphores() -> None:
-    """Celery's prefork pool needs POSIX semaphores, and fails with a bare PermissionError where there are none."""
+    """Check for POSIX semaphores. Without them Celery's prefork pool fails with a bare PermissionError."""
     try:
         multiprocessing.get_context("fork").Lock()
     except OSError as error:
         mode = f"{os.stat('/dev/shm').st_mode & 0o7777:o}" if os.path.isdir("/dev/shm") else "missing"  # noqa: S108
         raise DevstackError(
-            f"this machine refuses semaphores ({error}), which Celery's workers need: /dev/shm must be a writable"
-            f" folder of mode 1777, here it is {mode}. As root: mkdir -p /dev/shm && chmod 1777 /dev/shm"
+            f"this machine has no semaphores ({error}), which Celery's workers need: /dev/shm must be a writable folder"
+            f" of mode 1777, but is {mode}. Run as root: mkdir -p /dev/shm && chmod 1777 /dev/shm"
         ) from error

@@ -1,4 +1,4 @@
-"""What the stack says in the terminal, and how it fails. Standard library only: the bootstrap needs it."""
+"""Messages in the terminal. Only the standard library, because the bootstrap uses this module."""
 
 import contextlib
 import sys
@@ -9,11 +9,11 @@ _BLUE, _RED, _PLAIN = "\033[36m", "\033[31m", "\033[0m"
 
 
 class DevstackError(Exception):
-    """Something the person at the terminal has to know or change; its text is the whole message."""
+    """An error that the user can correct; its text is the complete message."""
 
 
 def print_line(text: str, colour: str = "") -> None:
-    """Print one line. A terminal that went away must not keep the stack from stopping in order."""
+    """Print a line; ignore a closed terminal, so that the stack can still stop in order."""
     with contextlib.suppress(OSError, ValueError):
         if colour and sys.stdout.isatty():
             text = f"{colour}{text}{_PLAIN}"
@@ -21,7 +21,7 @@ def print_line(text: str, colour: str = "") -> None:
 
 
 def info(text: str) -> None:
-    """Print a line of the stack's own, with the seconds since the start."""
+    """Print a message with the seconds since the start."""
     print_line(f"[{time.monotonic() - _started:5.1f}s] {text}", _BLUE)
 
 

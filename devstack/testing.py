@@ -1,4 +1,4 @@
-"""``make test``: the suite beside a stack of its own, on fresh data, in its own folder and on its own ports."""
+"""``make test``, ``unit``, ``chaos`` and ``cluster``: each with fresh data, in its own folder, on its own ports."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devstack import services, stackfile, supervisor, waiting
@@ -29,9 +29,14 @@ from devstack.supervisor import Stack
 from devstack.terminal import DevstackError, info, print_line
 
 _SUITE_LIMIT_SECONDS = 40 * 60
+_UNIT_LIMIT_SECONDS = 5 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
-_TICK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _STACK_TESTS = "tests/end_to_end"
+_WORKERS = 3
+"""Processes of pytest-xdist beside the one that drives the stack: each waits for servers a good part of its time."""
+_UNIT_MARK = "mark.unit"
+_IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
@@ -46,10 +51,9 @@ SETTINGS = {
     "AUTH_RATE_LIMIT_BURST": "1000",
     "LOG_LEVEL": "INFO",
 }
-"""What the roles of a test stack are told, all of it here: short delays, so that a test waits for no clock."""
+"""Settings of the roles of a test stack. Delays are short, so that tests wait as little as possible."""
 _NOT_FOR_TESTS = ("DATABASE_URL", "DATABASE_DIRECT_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_URL")
-"""Tests forget data: they never touch the servers of a running gateway, only those of TEST_DATABASE_URL and so on."""
-
+"""Tests delete data, so they use only the servers of TEST_DATABASE_URL and so on, never those of a running gateway."""
 
 CHAOS_SETTINGS = SETTINGS | {
     "PROVIDERS": "sandbox",
@@ -62,87 +66,110 @@ CHAOS_SETTINGS = SETTINGS | {
 CHAOS_DEFAULTS = {"SEED": "", "PAYMENTS": "2000", "FAULTS": "20"}
 
 
+@dataclass(frozen=True)
+class Run:
+    """A Python command that uses the stack, and the name of its database and virtual host."""
+
+    arguments: list[str]
+    name: str = "tests"
+
+
 def test(arguments: list[str]) -> int:
     """Run pytest with these arguments beside a fresh stack; return its exit status.
 
-    Without arguments that is the whole suite, in two processes: the tests that drive the stack run one after the other,
-    and the others beside them, with a database and a virtual host of their own.
+    Without arguments, run the whole suite: first the unit tests, then at the same time the tests that drive the stack,
+    one after the other, and all others, in several processes with a database and a virtual host each.
     """
     own, pytest = layout(TEST_DIR, TEST_PORT_BASE), ["-m", "pytest"]
     if arguments:
-        return _beside_fresh_stack(own, SETTINGS, {}, [*pytest, *arguments])
-    return _beside_fresh_stack(own, SETTINGS, {}, [*pytest, f"--ignore={_STACK_TESTS}"], [*pytest, _STACK_TESTS])
+        return _beside_fresh_stack(own, SETTINGS, {}, Run([*pytest, *arguments]))
+    others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", "-n", str(_WORKERS), "--dist", "loadfile"]
+    runs = Run([*pytest, *others]), Run([*pytest, _STACK_TESTS], "end_to_end")
+    return unit() or _beside_fresh_stack(own, SETTINGS, {}, *runs)
+
+
+def unit(arguments: Sequence[str] = ()) -> int:
+    """Run the tests with the mark `unit`, without servers; return pytest's exit status.
+
+    Only the modules that contain the mark are given to pytest, because it imports every module that it is given.
+    """
+    modules = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
+    env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *(arguments or [*_IN_PARALLEL, *marked])]
+    info(f"pytest -m unit, {len(marked)} modules")
+    return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
 
 
 def chaos() -> int:
-    """Let faults loose on a fresh stack with a sandbox acquirer, and judge what is left of the payments."""
+    """Inject faults into a fresh stack with a sandbox acquirer, and check what became of the payments."""
     options = [(name, os.environ.get(name) or default) for name, default in CHAOS_DEFAULTS.items()]
     arguments = [f"--{name.lower()}={value}" for name, value in options if value]
-    return _beside_stack_with_acquirer(layout(CHAOS_DIR, CHAOS_PORT_BASE), ["-m", "tests.chaos", *arguments])
+    return _beside_stack_with_acquirer(layout(CHAOS_DIR, CHAOS_PORT_BASE), Run(["-m", "tests.chaos", *arguments]))
 
 
 def cluster() -> int:
-    """Take the nodes of a RabbitMQ cluster away one after the other, and judge what is left of the payments."""
+    """Stop the nodes of a RabbitMQ cluster one after the other, and check what became of the payments."""
     own = layout(CLUSTER_DIR, CLUSTER_PORT_BASE)
-    return _beside_stack_with_acquirer(own, ["-m", "tests.cluster"], clustered=True)
+    return _beside_stack_with_acquirer(own, Run(["-m", "tests.cluster"]), clustered=True)
 
 
-def _beside_stack_with_acquirer(own: Layout, command: list[str], *, clustered: bool = False) -> int:
+def _beside_stack_with_acquirer(own: Layout, run: Run, *, clustered: bool = False) -> int:
     acquirer = f"python -m gateway.sandbox --port {own.ports.acquirer} --file {shlex.quote(str(own.acquirer_file))}"
-    told = CHAOS_SETTINGS | {"SANDBOX_ACQUIRER_URL": stackfile.acquirer_url(own)}
-    return _beside_fresh_stack(own, told, {"acquirer": acquirer}, command, clustered=clustered)
+    settings = CHAOS_SETTINGS | {"SANDBOX_ACQUIRER_URL": stackfile.acquirer_url(own)}
+    return _beside_fresh_stack(own, settings, {"acquirer": acquirer}, run, clustered=clustered)
 
 
 def _beside_fresh_stack(
-    own: Layout, told: dict[str, str], further_roles: dict[str, str], *commands: list[str], clustered: bool = False
+    own: Layout, settings: dict[str, str], extra_roles: dict[str, str], *runs: Run, clustered: bool = False
 ) -> int:
-    """Run Python commands at once beside a stack of their own, and return the first exit status that is not 0."""
+    """Start a fresh stack, run all commands at once, and return the first exit status that is not 0."""
     caller = environment(dotenv=False)
     plan = services.Plan.read(caller, prefix="TEST_")
     if clustered:
         plan = replace(plan, broker_url=None, management_url=None, clustered=True)
     for name in _NOT_FOR_TESTS:
         if caller.pop(name, None):
-            info(f"{name} is not used by the tests; TEST_{name} would be")
-    caller |= told | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
-    _take_possession(own)
+            info(f"the tests ignore {name}; set TEST_{name} to choose a server for them")
+    caller |= settings | {"ALERT_WEBHOOK_URL": stackfile.receiver_url(own)}
+    _refuse_data_of_others(own)
     with supervisor.supervised(own):
-        server_users.forget(own)
+        server_users.delete_data(own)
         own.prepare()
         (own.home / _OWNED).touch()
-        with supervisor.running(own, caller, plan, further_roles) as stack:
-            return _run(stack, commands)
+        with supervisor.running(own, caller, plan, extra_roles) as stack:
+            return _run(stack, runs)
 
 
-def _take_possession(own: Layout) -> None:
-    """Refuse a folder that holds the data of ``make run``: a run of the tests forgets it."""
+def _refuse_data_of_others(own: Layout) -> None:
+    """Refuse a folder with data of ``make run``, because a test run deletes all data in its folder."""
     if own.postgres_data.exists() and not (own.home / _OWNED).exists():
         raise DevstackError(f"{own.home} holds data that `make test` did not make; set DEV_DIR to another folder")
 
 
-def _run(stack: Stack, commands: Sequence[list[str]]) -> int:
-    """Run all commands to their ends. The first one writes to the terminal, the others' output follows."""
+def _run(stack: Stack, runs: Sequence[Run]) -> int:
+    """Run all commands to their ends. The first writes to the terminal; the output of the others follows at the end."""
     env = {**stack.env, "GATEWAY_STACK": str(stack.layout.stack_file)}
     started: list[tuple[subprocess.Popen[bytes], Path | None]] = []
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
-        for number, command in enumerate(commands):
-            info(" ".join(["python", *command]))
-            log = stack.layout.logs / f"suite-{number}.log" if number else None
-            own = {"GATEWAY_TEST_NAME": f"suite_{number}"} if number else {}
-            started.append((_started([sys.executable, *command], env | own, log), log))
-            stack.helpers.add(started[-1][0].pid)
-        while any(suite.poll() is None for suite, _ in started):
+        for run in runs:
+            info(" ".join(["python", *run.arguments]))
+            log = stack.layout.logs / f"{run.name}.log" if started else None
+            process = _started([sys.executable, *run.arguments], env | {"GATEWAY_TEST_NAME": run.name}, log)
+            started.append((process, log))
+            stack.helpers.add(process.pid)
+        while any(process.poll() is None for process, _ in started):
             if time.monotonic() > deadline:
                 raise DevstackError(f"the tests did not end within {_SUITE_LIMIT_SECONDS} s")
             stack.watch(restart=True)
-            waiting.pause(_TICK_SECONDS)
+            waiting.pause(_POLL_SECONDS)
     finally:
-        for suite, log in started:
-            _end(suite)
+        for process, log in started:
+            _end(process)
             if log is not None:
                 print_line(log.read_text(errors="replace"))
-    return next((suite.returncode for suite, _ in started if suite.returncode), 0)
+    return next((process.returncode for process, _ in started if process.returncode), 0)
 
 
 def _started(command: list[str], env: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
@@ -152,12 +179,12 @@ def _started(command: list[str], env: dict[str, str], log: Path | None) -> subpr
         )
 
 
-def _end(suite: subprocess.Popen[bytes]) -> None:
-    if suite.poll() is not None:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
         return
-    suite.send_signal(signal.SIGINT)  # pytest tells what it was doing
+    process.send_signal(signal.SIGINT)  # pytest then reports what was running
     with suppress(subprocess.TimeoutExpired):
-        suite.wait(_INTERRUPT_LIMIT_SECONDS)
-    if suite.poll() is None:
-        os.killpg(suite.pid, signal.SIGKILL)
-        suite.wait()
+        process.wait(_INTERRUPT_LIMIT_SECONDS)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,4 +1,4 @@
-"""Bounded waits that notice a request to stop."""
+"""Waits with a limit, which a request to stop ends."""
 
 import contextlib
 import signal
@@ -18,16 +18,16 @@ _signal_number = 0
 
 
 class StopRequested(Exception):
-    """Ctrl-C, SIGTERM or a closed terminal: not an error, the way out."""
+    """The user asked the stack to stop, by Ctrl-C, SIGTERM or a closed terminal."""
 
 
 def listen_for_stop() -> None:
-    """From here on a signal only sets a flag, so that no start is torn between a fork and its pid file."""
+    """Let signals only set a flag, so that none interrupts a start between the fork and the pid file."""
 
     def note(number: int, _frame: FrameType | None) -> None:
         global _signal_number
         if _requested.is_set():
-            info("already stopping; work in hand is being finished")
+            info("already stopping; running tasks are being finished")
             return
         _signal_number = number
         _requested.set()
@@ -41,18 +41,18 @@ def stop_requested() -> bool:
 
 
 def stop_status() -> int:
-    """Return the exit status after a stop: 0 for Ctrl-C and SIGTERM, which are how the stack is meant to end."""
+    """Return the exit status after a stop: 0 for Ctrl-C and SIGTERM, the normal ways to stop."""
     return 128 + _signal_number if _signal_number == signal.SIGHUP else 0
 
 
 def pause(seconds: float = _POLL_SECONDS) -> None:
-    """Wait; raises StopRequested as soon as a stop is asked for."""
+    """Wait; raise StopRequested as soon as a stop is requested."""
     if _requested.wait(seconds):
         raise StopRequested
 
 
 def wait_until(condition: Callable[[], bool], limit_seconds: float, otherwise: Callable[[], str]) -> None:
-    """Return once ``condition()`` holds; after the limit raise DevstackError with what ``otherwise()`` says."""
+    """Return when ``condition()`` is true; after the limit raise DevstackError with the text of ``otherwise()``."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], bool], limit_seconds: float, otherwise: C
 
 
 def run_step(what: str, command: list[str], env: Mapping[str, str], log: Path, limit_seconds: float) -> None:
-    """Run one command to its end, its output in ``log``; a failure shows the tail of it."""
+    """Run a command with its output in ``log``; an error message includes the end of the log."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -76,7 +76,7 @@ def run_step(what: str, command: list[str], env: Mapping[str, str], log: Path, l
             process.kill()
             process.wait()
     if process.returncode:
-        pause(0)  # Ctrl-C ended the command too: that is a stop, not a failure
+        pause(0)  # if Ctrl-C ended the command, stop instead of reporting a failure
         raise DevstackError(f"{what} failed with status {process.returncode}:\n{tail(log)}")
 
 

@@ -87,7 +87,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
     subject = "transaction_id"
     """What the ids of its messages are, for the log."""
-    give_up = staticmethod(settling.give_up)
+    give_up = staticmethod(settling.exhaust)
     """Allows no further attempt at such ids; see there."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:

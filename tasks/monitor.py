@@ -22,7 +22,7 @@ from gateway.domain.dead_letters.intake import DeadMessage
 from gateway.domain.shared.failures import EXPIRED
 from gateway.ids import parse_ids, utc_now
 from gateway.reasons import reason_of
-from gateway.telemetry import DEAD_LETTERS, RESCUED
+from gateway.telemetry import DEAD_LETTERS, REQUEUED
 from tasks import app
 from tasks.queue_watch import take_probe
 
@@ -164,10 +164,10 @@ def store_dead(messages: list[DeadMessage]) -> None:
         stored = intake.store(connection, kept)
     for queue, reason in stored.dead:
         DEAD_LETTERS.labels(queue, reason).inc()
-    RESCUED.labels("monitor").inc(len(stored.rescued))
+    REQUEUED.labels("monitor").inc(len(stored.requeued))
     logger.info(
         "dead letters: %d stored, %d enqueued again, %d settled otherwise",
-        len(stored.dead), len(stored.rescued), len(stored.ignored),
+        len(stored.dead), len(stored.requeued), len(stored.ignored),
     )  # fmt: skip
 
 

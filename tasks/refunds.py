@@ -18,7 +18,7 @@ class RefundTask(GatewayTask):
 
     abstract = True
     subject = "refund_id"
-    give_up = staticmethod(refunding.give_up)
+    give_up = staticmethod(refunding.exhaust)
 
 
 @app.task(

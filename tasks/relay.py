@@ -30,7 +30,7 @@ from celeryconfig import BULK_SUFFIX
 from gateway import db
 from gateway.config import settings
 from gateway.domain.shared import outbox
-from gateway.domain.shared.outbox import Taken, Topic, Waiting
+from gateway.domain.shared.outbox import OutboxBatch, OutboxRow, Topic
 from gateway.flows import alerts as delivery
 from gateway.flows import clocks, upkeep
 from gateway.flows import webhooks as webhook_flow
@@ -90,7 +90,7 @@ class Turns:
     next_turn: UUID = outbox.FIRST_TURN
 
 
-def _lanes(rows: Iterable[Waiting], size: int) -> dict[Lane, list[str]]:
+def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
     """Group the subjects of a batch into lanes: the first `size` of each merchant together, the others per merchant."""
     lanes: defaultdict[Lane, list[str]] = defaultdict(list)
     taken: Counter[tuple[str, UUID]] = Counter()
@@ -111,7 +111,7 @@ def queue_of(topic: str) -> str:
     return task.queue_name
 
 
-def _publish(producer: Producer, rows: Sequence[Waiting], avoided: AvoidedQueues) -> None:
+def _publish(producer: Producer, rows: Sequence[OutboxRow], avoided: AvoidedQueues) -> None:
     """Publish the lists of a batch, bulk lists last; they use the main queue while the bulk queue is avoided."""
     size, avoided_names = settings().message_max_ids, avoided.names()
     lanes = _lanes(rows, size)
@@ -171,7 +171,7 @@ def relay_once(
     return len(taken.rows)
 
 
-def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> Taken:
+def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> OutboxBatch:
     """Take a batch: the oldest rows, or with a backlog in turns. There are no turns while a queue is avoided."""
     without = [topic for topic in Topic if queue_of(topic) in avoided_queues] if avoided_queues else []
     if turns.backlog and not without:

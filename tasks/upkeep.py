@@ -15,7 +15,7 @@ def sweep(_self: GatewayTask) -> None:
     result = upkeep.sweep()
     resumption.resume()
     alerts.deliver_overdue()
-    logger.info("sweep: {} enqueued again, {} old rows purged", result.rescued, result.purged)
+    logger.info("sweep: {} enqueued again, {} old rows purged", result.requeued, result.purged)
 
 
 @app.task(

@@ -1,7 +1,7 @@
-"""The plain pipeline that the gateway is compared with.
+"""The plain pipeline with which the gateway is compared.
 
-What a good team writes first: Flask, one ORM session a request, publish after the commit, one task a message,
-`chain(route, settle)`, late acknowledgements, publisher confirms, quorum queues, one ORM session a task. Where there
-was a choice, the faster one was taken: workers that all serve both queues, no index that a payment does not need,
-one commit a task, no metrics and no events.
+It is what a good team writes first: Flask, an ORM session per request, publishing after the commit, a task per message,
+`chain(route, settle)`, late acknowledgements, publisher confirms, quorum queues, an ORM session per task. Where there
+was a choice, it uses the faster one: all workers serve both queues, there is no index that a payment does not need,
+one commit per task, no metrics and no events.
 """

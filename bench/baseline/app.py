@@ -1,4 +1,4 @@
-"""The plain pipeline's API."""
+"""The API of the plain pipeline."""
 
 import os
 import uuid
@@ -28,7 +28,7 @@ JWTManager(app)
 
 
 class Payment(BaseModel):
-    """What a merchant sends."""
+    """The body of a request."""
 
     amount: int = Field(gt=0)
     currency: str = Field(pattern="^[A-Z]{3}$")
@@ -72,12 +72,12 @@ def create_transaction() -> tuple[dict[str, Any], int]:
 
 @app.get("/health/ready")
 def ready() -> dict[str, str]:
-    """Say that it is up."""
+    """Report that the API is up."""
     return {"status": "ok"}
 
 
 @app.cli.command("prepare")
 def prepare() -> None:
-    """Make the tables, and print the token of a merchant."""
+    """Create the tables, and print an access token of a merchant."""
     Base.metadata.create_all(engine)
     click.echo(create_access_token(str(uuid.uuid4())))

@@ -1,4 +1,4 @@
-"""Tables of the plain pipeline, and its sessions."""
+"""The tables and the database sessions of the plain pipeline."""
 
 import os
 import uuid
@@ -12,14 +12,14 @@ Session = sessionmaker(engine)
 
 
 def now() -> datetime:
-    """The time, UTC."""
+    """Return the time in UTC."""
     return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
     """The declarative base."""
 
-    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy's documentation has it
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as in SQLAlchemy's documentation
 
 
 class Transaction(Base):
@@ -42,7 +42,7 @@ class Transaction(Base):
 
 
 class Attempt(Base):
-    """One call of the provider."""
+    """A call of the provider."""
 
     __tablename__ = "attempts"
 
@@ -54,7 +54,7 @@ class Attempt(Base):
 
 
 class Settlement(Base):
-    """What a payment brought."""
+    """The settlement of a payment."""
 
     __tablename__ = "settlements"
 

@@ -1,4 +1,4 @@
-"""The plain pipeline's tasks: one transaction a message."""
+"""The tasks of the plain pipeline: one transaction per message."""
 
 import os
 import uuid
@@ -13,7 +13,7 @@ from bench.baseline.models import Attempt, LedgerEntry, Session, Settlement, Tra
 
 FEE_BASIS_POINTS = 290
 PROVIDER_URL = os.environ.get("BASELINE_PROVIDER_URL")
-"""Of an acquirer over HTTP; without one the provider is simulated."""
+"""URL of an acquirer; without it the provider is simulated."""
 
 app = Celery("baseline", broker=os.environ["BASELINE_BROKER_URL"])
 app.conf.update(
@@ -82,7 +82,7 @@ def _record(session: OrmSession, transaction: Transaction, reference: str, start
 
 
 def _charge(transaction: Transaction) -> str:
-    """The provider's reference of the charge."""
+    """Charge the payment; return the provider's reference."""
     if not PROVIDER_URL:
         return f"sim_{transaction.id.hex}"
     body = {
@@ -97,5 +97,5 @@ def _charge(transaction: Transaction) -> str:
 
 
 def pay(transaction_id: str) -> None:
-    """Publish the work on a committed transaction."""
+    """Publish the tasks of a committed transaction."""
     chain(route.s(transaction_id), settle.s()).apply_async()

@@ -1,4 +1,4 @@
-"""The demo merchant and the demo operator: made once, kept in $DEV_DIR, made again when the data was forgotten."""
+"""The demo merchant and the demo operator. $DEV_DIR stores their credentials; a new database gets new accounts."""
 
 import json
 import secrets
@@ -35,7 +35,7 @@ class Operator:
 
 
 def merchant(stack: Layout, api_url: str) -> Merchant:
-    """Return the demo merchant, registered through the public API when the gateway does not know it."""
+    """Return the demo merchant; register it through the public API if the gateway does not know it."""
     kept = stack.home / "merchant.json"
     known = private_files.read_json(kept)
     if known:
@@ -45,7 +45,7 @@ def merchant(stack: Layout, api_url: str) -> Merchant:
     password = private_files.password(stack.secrets_file, "merchant")
     email = "merchant@example.com"
     answer = _register(api_url, email, password)
-    if answer.status_code == requests.codes.conflict:  # a database that outlived $DEV_DIR
+    if answer.status_code == requests.codes.conflict:  # the database is older than $DEV_DIR
         email = f"merchant-{secrets.token_hex(4)}@example.com"
         answer = _register(api_url, email, password)
     if answer.status_code != requests.codes.created:
@@ -63,7 +63,7 @@ def _register(api_url: str, email: str, password: str) -> requests.Response:
 
 
 def token(api_url: str, known: Merchant) -> str | None:
-    """Return an access token, None when the gateway does not know the client."""
+    """Return an access token, or None if the gateway does not know the client."""
     answer = requests.post(
         f"{api_url}/oauth/token",
         data={"grant_type": "client_credentials"},
@@ -74,14 +74,14 @@ def token(api_url: str, known: Merchant) -> str | None:
 
 
 def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
-    """Return the demo operator, made by the operators' own command when the gateway does not know it."""
+    """Return the demo operator; create it with `flask users create-operator` if the gateway does not know it."""
     kept = stack.home / "operator.json"
     usual = {"email": "operator@example.com", "password": private_files.password(stack.secrets_file, "operator")}
     made = Operator(**(private_files.read_json(kept) or usual))
     if operator_token(api_url, made) is not None:
         return made
     _create(made, env)
-    if operator_token(api_url, made) is None:  # a database that outlived $DEV_DIR has one with another password
+    if operator_token(api_url, made) is None:  # the database is older than $DEV_DIR and has another password
         made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
         _create(made, env)
     private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
@@ -89,7 +89,7 @@ def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
 
 
 def operator_token(api_url: str, known: Operator) -> str | None:
-    """Return an access token, None when the gateway does not know the operator."""
+    """Return an access token, or None if the gateway does not know the operator."""
     answer = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
     return str(answer.json()["access_token"]) if answer.ok else None
 
@@ -105,7 +105,7 @@ def _create(wanted: Operator, env: dict[str, str]) -> None:
         capture_output=True,
         text=True,
         timeout=_COMMAND_LIMIT_SECONDS,
-        start_new_session=True,  # Ctrl-C is for the supervisor
+        start_new_session=True,  # only the supervisor handles Ctrl-C
     )
     if done.returncode:
-        raise DevstackError(f"the demo operator could not be made:\n{done.stdout}{done.stderr}")
+        raise DevstackError(f"the demo operator could not be created:\n{done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""Three RabbitMQ nodes in one cluster, all on this machine, for the test of what the loss of one does."""
+"""A cluster of three RabbitMQ nodes on this machine, to test the loss of a node."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from devstack.terminal import info
 from devstack.waiting import tail, wait_until
 
 NODES = ("rabbitmq1", "rabbitmq2", "rabbitmq3")
-"""Names of the units, and of the nodes before their ``@localhost``."""
+"""Names of the units, and of the nodes before ``@localhost``."""
 _JOIN_LIMIT_SECONDS = 120
 _REQUEST_LIMIT_SECONDS = 5
 _PORTS = ("amqp", "management", "distribution")
 _CONFIGURATION = """
 cluster_formation.peer_discovery_backend = classic_config
 {peers}
-# What is recommended for three nodes: a node that sees neither of the others stops serving until it does.
+# As recommended for three nodes: a node that cannot reach another one stops serving until it can.
 cluster_partition_handling = pause_minority
 """
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its name, and the stack as this node sees it, with its own ports."""
+    """A node: its name, and the stack's layout with the ports of this node."""
 
     name: str
     stack: Layout
 
 
 def nodes(stack: Layout) -> list[Node]:
-    """Return the nodes; their ports follow the stack's own."""
+    """Return the nodes; their ports follow those of the stack."""
     first = max(dataclasses.astuple(stack.ports)) + 1
     found = []
     for number, name in enumerate(NODES):
@@ -43,26 +43,25 @@ def nodes(stack: Layout) -> list[Node]:
 
 
 def needed_ports(stack: Layout) -> dict[str, int]:
-    """Return who needs which port."""
+    """Return the needed ports by their purpose."""
     return {f"{what} of {node.name}": getattr(node.stack.ports, what) for node in nodes(stack) for what in _PORTS}
 
 
 def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
     """Start Erlang's port mapper and the nodes, and return at once."""
     peers = [f"cluster_formation.classic_config.nodes.{n} = {name}@localhost" for n, name in enumerate(NODES, 1)]
-    further = _CONFIGURATION.format(peers="\n".join(peers))
+    extra = _CONFIGURATION.format(peers="\n".join(peers))
     mapper = rabbitmq.start_port_mapper(stack, password, env)
     started = [
-        rabbitmq.start_node(node.stack, password, env, node.name, node=node.name, further=further)
-        for node in nodes(stack)
+        rabbitmq.start_node(node.stack, password, env, node.name, node=node.name, extra=extra) for node in nodes(stack)
     ]
     return [mapper, *started]
 
 
 def wait_until_ready(stack: Layout, units: list[Unit], password: str) -> None:
-    """Return when every node serves and all of them have found each other.
+    """Return when every node is ready and they form one cluster.
 
-    A queue that is declared earlier gets fewer members, and would not survive the loss of a node.
+    A queue that is declared earlier gets fewer members and would not survive the loss of a node.
     """
     for node, unit in zip(nodes(stack), units, strict=True):
         rabbitmq.wait_until_ready(node.stack, unit, password)
@@ -70,7 +69,7 @@ def wait_until_ready(stack: Layout, units: list[Unit], password: str) -> None:
     wait_until(
         lambda: _running(stack, password) == set(NODES),
         _JOIN_LIMIT_SECONDS,
-        lambda: f"the nodes do not form a cluster, only {_running(stack, password)} run:\n{tail(log)}",
+        lambda: f"the nodes do not form a cluster, only these run: {_running(stack, password)}:\n{tail(log)}",
     )
     info(f"RabbitMQ cluster of {', '.join(NODES)}")
 
@@ -85,10 +84,10 @@ def _running(stack: Layout, password: str) -> set[str]:
 
 
 def url(stack: Layout, password: str) -> str:
-    """Return the nodes' URLs as the gateway takes them."""
+    """Return the nodes' URLs in the format of RABBITMQ_URL."""
     return ";".join(rabbitmq.url(node.stack, password) for node in nodes(stack))
 
 
 def management_url(stack: Layout, password: str) -> str:
-    """Return the first node's management URL: it tells of the whole cluster."""
+    """Return the first node's management URL, which reports on the whole cluster."""
     return rabbitmq.management_url(nodes(stack)[0].stack, password)

@@ -53,9 +53,9 @@ RABBITMQ = Package(
     wanted=r"erlang-(?!base-hipe)[a-z0-9-]+|rabbitmq-server|socat",
     size="40 MB",
     remedy=(
-        "either set RABBITMQ_URL (and RABBITMQ_MANAGEMENT_URL) to a broker of yours, or install RabbitMQ 3.10 or newer"
+        "set RABBITMQ_URL (and RABBITMQ_MANAGEMENT_URL) to another broker, or install RabbitMQ 3.10 or newer"
         " (apt-get install rabbitmq-server, dnf install rabbitmq-server, brew install rabbitmq), or start on Debian or"
-        " Ubuntu, where it is unpacked below DEV_CACHE without being installed"
+        " Ubuntu, where `make run` unpacks it into DEV_CACHE"
     ),
     finish=_make_relocatable,
 )
@@ -122,7 +122,7 @@ def unpacked(cache: Path, env: dict[str, str], package: Package = RABBITMQ) -> P
     if root.is_dir():
         return root
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise DevstackError(f"no {package.name} found and no apt-get to download it with: {package.remedy}")
+        raise DevstackError(f"{package.name} is not installed, and apt-get is missing: {package.remedy}")
     with file_lock(cache / "lock", _LOCK_LIMIT_SECONDS):
         if not root.is_dir():
             _fetch(cache, root, env, package)
@@ -138,10 +138,10 @@ def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> No
     options = _private_apt(work)
     log = cache / "apt.log"
     try:
-        # Foreign sources of the machine may be unreachable; the download below decides.
+        # Some sources of the machine may be unreachable; the download below fails if it needs them.
         _apt("apt-get update", ["apt-get", *options, "update"], env, log)
     except DevstackError as error:
-        info(f"{error}\n    going on with the package lists that there are")
+        info(f"{error}\n    continuing with the present package lists")
     names = _names(options, env, package)
     download = ["sh", "-c", 'cd "$0" && exec apt-get "$@"', str(work / "packages"), *options, "download", *names]
     try:
@@ -156,7 +156,7 @@ def _fetch(cache: Path, root: Path, env: dict[str, str], package: Package) -> No
 
 
 def _private_apt(work: Path) -> list[str]:
-    """Return options that keep apt to lists and caches of its own: no lock of the system's, no root."""
+    """Return options that give apt separate lists and caches, so that it needs neither root nor the system's lock."""
     return [
         "-qq",
         "-o", f"Dir::State::lists={work}/lists",
@@ -181,5 +181,5 @@ def _names(options: list[str], env: dict[str, str], package: Package) -> list[st
     wanted = re.compile(package.wanted)
     names = sorted({line for line in answer.stdout.splitlines() if wanted.fullmatch(line)})
     if package.name not in names:
-        raise DevstackError(f"this machine's package sources have no {package.name}: {package.remedy}\n{answer.stderr}")
+        raise DevstackError(f"the package sources have no {package.name}: {package.remedy}\n{answer.stderr}")
     return names

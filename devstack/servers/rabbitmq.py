@@ -1,4 +1,4 @@
-"""A private RabbitMQ server: the installed one or an unpacked copy, with its data below DEV_DIR."""
+"""A private RabbitMQ server, installed or unpacked, with its data in DEV_DIR."""
 
 import os
 import shutil
@@ -28,9 +28,9 @@ _INSTALLED = (
     "/opt/rabbitmq/sbin",
 )
 _FOREIGN = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
-"""Variables of the caller's own RabbitMQ, Erlang or service manager, which must not reach this one."""
+"""Prefixes of variables for another RabbitMQ, Erlang or service manager, which must not affect this server."""
 _PLUGINS = "[rabbitmq_management].\n"
-"""Without rabbitmq_prometheus, whose port needs no password before RabbitMQ 4. The gateway's /metrics shows queues."""
+"""Not rabbitmq_prometheus, whose port needs no password before RabbitMQ 4. The gateway's /metrics shows the queues."""
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{ports.amqp}
 management.tcp.ip = 127.0.0.1
@@ -38,7 +38,7 @@ management.tcp.port = {ports.management}
 default_user = {user}
 default_pass = {password}
 default_vhost = {vhost}
-# Queue lengths in Flower and in the metrics are at most this old (milliseconds).
+# The greatest age of queue lengths in Flower and in the metrics (milliseconds).
 collect_statistics_interval = 1000
 log.console = false
 log.file = {node}.log
@@ -48,19 +48,19 @@ disk_free_limit.absolute = 200MB
 
 
 def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
-    """Start Erlang's port mapper and the server, and return at once; the server boots while PostgreSQL does."""
+    """Start Erlang's port mapper and the server; return before the server is ready."""
     return [start_port_mapper(stack, password, env), start_node(stack, password, env, "rabbitmq")]
 
 
 def start_port_mapper(stack: Layout, password: str, env: dict[str, str]) -> Unit:
-    """Start Erlang's port mapper, by which nodes find each other."""
+    """Start Erlang's port mapper, through which nodes find each other."""
     own = _environment(stack, password, env, _programs(stack, env)[1])
     mapper = shutil.which("epmd", path=own["PATH"])
     if mapper is None:
-        raise DevstackError("Erlang's epmd is missing although RabbitMQ is there; reinstall RabbitMQ")
+        raise DevstackError("RabbitMQ is installed, but Erlang's epmd is missing; reinstall RabbitMQ")
 
     def launch() -> Managed:
-        # A child of ours: otherwise Erlang starts a daemon, which listens everywhere and stays behind.
+        # Otherwise Erlang starts a daemon, which listens on all addresses and does not stop with the server.
         command = [mapper, "-address", "127.0.0.1", "-port", str(stack.ports.epmd)]
         return spawn(stack, "epmd", command, env=own, stopping=Stopping(limit_seconds=5))
 
@@ -71,11 +71,11 @@ def start_port_mapper(stack: Layout, password: str, env: dict[str, str]) -> Unit
 
 
 def start_node(
-    stack: Layout, password: str, env: dict[str, str], name: str, *, node: str = NODE, further: str = ""
+    stack: Layout, password: str, env: dict[str, str], name: str, *, node: str = NODE, extra: str = ""
 ) -> Unit:
-    """Start one server and return at once; `further` is added to its configuration."""
+    """Start a server; return before it is ready. `extra` is appended to its configuration."""
     scripts, erlang = _programs(stack, env)
-    own = _environment(stack, password, env, erlang, node=node, further=further)
+    own = _environment(stack, password, env, erlang, node=node, extra=extra)
 
     def launch() -> Managed:
         command = [str(scripts / "rabbitmq-server")]
@@ -86,7 +86,7 @@ def start_node(
 
 
 def wait_until_ready(stack: Layout, server: Unit, password: str) -> None:
-    """Return when the broker takes AMQP connections and its management interface answers."""
+    """Return when the broker accepts AMQP connections and its management API answers."""
     log = stack.logs / f"{server.name}.log"
 
     def ready() -> bool:
@@ -102,7 +102,7 @@ def control(stack: Layout, password: str, env: dict[str, str], *arguments: str) 
     """Run rabbitmqctl against this stack's server.
 
     Raises:
-        DevstackError: it refused, or did not end in time.
+        DevstackError: it failed, or did not end in time.
     """
     scripts, erlang = _programs(stack, env)
     command = [str(scripts / "rabbitmqctl"), *arguments]
@@ -136,14 +136,14 @@ def _manages(stack: Layout, password: str) -> bool:
         return False
     if answer.status_code == requests.codes.unauthorized:
         raise DevstackError(
-            f"RabbitMQ's data in {stack.rabbitmq_data} was made with another password than the one in"
-            f" {stack.secrets_file}; forget the data with `make clean`"
+            f"RabbitMQ's data in {stack.rabbitmq_data} was created with another password than the one in"
+            f" {stack.secrets_file}; delete the data with `make clean`"
         )
     return answer.ok
 
 
 def _programs(stack: Layout, env: dict[str, str]) -> tuple[Path, Path | None]:
-    """Return the folder of RabbitMQ's scripts, and Erlang's where it is not on PATH."""
+    """Return the folder of RabbitMQ's scripts, and that of Erlang if it is not on PATH."""
     for folder in map(Path, _INSTALLED):
         if os.access(folder / "rabbitmq-server", os.X_OK) and shutil.which("erl", path=env["PATH"]):
             return folder, None
@@ -156,32 +156,32 @@ def _programs(stack: Layout, env: dict[str, str]) -> tuple[Path, Path | None]:
     if trial.returncode:
         raise DevstackError(
             f"the unpacked Erlang does not start, a system library may be missing (libssl, libtinfo):\n"
-            f"{trial.stdout}{trial.stderr}\ninstall it, or set RABBITMQ_URL to a broker of yours"
+            f"{trial.stdout}{trial.stderr}\ninstall it, or set RABBITMQ_URL to another broker"
         )
     return scripts, erlang
 
 
 def _environment(
-    stack: Layout, password: str, env: dict[str, str], erlang: Path | None, *, node: str = NODE, further: str = ""
+    stack: Layout, password: str, env: dict[str, str], erlang: Path | None, *, node: str = NODE, extra: str = ""
 ) -> dict[str, str]:
-    """Write RabbitMQ's configuration and return the variables that keep all of its files below the data folder."""
+    """Write RabbitMQ's configuration; return the variables that keep all of its files in the data folder."""
     data = stack.rabbitmq_data
     home = data / "home"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The cookie gives full control of the node. Erlang would derive one from the clock.
+    # Whoever has the cookie controls the node. Erlang would derive a weak one from the clock.
     private_files.write_private(home / ".erlang.cookie", private_files.password(stack.secrets_file, "erlang"))
     (data / "enabled_plugins").write_text(_PLUGINS)
     configuration = data / f"{node}.conf"
     configuration.touch(mode=0o600)
     text = _CONFIGURATION.format(ports=stack.ports, user=USER, password=password, vhost=VHOST, node=node)
-    configuration.write_text(text + further)
+    configuration.write_text(text + extra)
     own = {name: value for name, value in env.items() if not name.startswith(_FOREIGN)}
     own |= {
         "HOME": str(home),  # the folder of the Erlang cookie
         "ERL_EPMD_PORT": str(stack.ports.epmd),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        # Each stack has a port mapper of its own, so the name need not be unique, and the data, which lies in
-        # a folder of that name, is still found after DEV_PORT_BASE was changed.
+        # Each stack has its own port mapper, so the name need not be unique. A name without the port keeps the data
+        # folder the same after a change of DEV_PORT_BASE.
         "RABBITMQ_NODENAME": f"{node}@localhost",
         "RABBITMQ_NODE_PORT": str(stack.ports.amqp),
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
@@ -195,7 +195,7 @@ def _environment(
         "RABBITMQ_CONF_ENV_FILE": str(data / "none"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(data / "none.config"),
         "RABBITMQ_PID_FILE": str(data / f"{node}.pid"),
-        # Makes the script become the server instead of waiting for it as a shell: one pid, and signals reach it.
+        # Lets the script replace itself with the server, so that signals reach the server.
         "RUNNING_UNDER_SYSTEMD": "true",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }

@@ -1,4 +1,4 @@
-"""Where a server of the stack keeps its files, and which user it runs as when root starts the stack.
+"""The files of a server, and the user that it runs as if root starts the stack.
 
 Started by an ordinary user, a server runs as that user and keeps its files in DEV_DIR. Started by root, it runs as a
 dedicated user without capabilities, because programs that the server runs (``COPY … FROM PROGRAM``) inherit them. That
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class ServerHome:
+class ServerFolder:
     """The folders of one server, and its user."""
 
     folder: Path
@@ -53,14 +53,14 @@ class ServerHome:
             return command
         return [*_without_privileges(self.uid if by is None else by, self.uid), *command]
 
-    def hand_over(self, path: Path, *, to: int, but_of: Iterable[int]) -> None:
-        """Change the owner of a folder and its content to a uid; skip files whose owner is not in `but_of`.
+    def hand_over(self, path: Path, *, to: int, owned_by: Iterable[int]) -> None:
+        """Change the owner of a folder and its content to a uid; only files that a uid in `owned_by` owns change.
 
         Thus a link that the server created to a file of root has no effect.
         """
         if self.uid is None:
             return
-        users = set(but_of)
+        users = set(owned_by)
         for parent, folders, files in os.walk(path):
             for name in (".", *folders, *files):
                 entry = os.path.join(parent, name)
@@ -77,8 +77,8 @@ class ServerHome:
         return path
 
 
-def prepare(stack: Layout, name: str, older_owner: int) -> ServerHome:
-    """Return the home of a server; create it if it is missing, and move data of an older version to it.
+def prepare(stack: Layout, name: str, older_owner: int) -> ServerFolder:
+    """Return the folder of a server; create it if it is missing, and move data of an older version to it.
 
     Args:
         older_owner: the uid of the files that an older version, started by root, left in DEV_DIR.
@@ -87,9 +87,9 @@ def prepare(stack: Layout, name: str, older_owner: int) -> ServerHome:
     if os.geteuid() != 0:
         if link.is_symlink():
             raise DevstackError(f"the data in {stack.home} belongs to root: start as root, or run `make clean` as root")
-        return ServerHome(stack.home, link, None)
+        return ServerFolder(stack.home, link, None)
     if link.is_dir() and not link.is_symlink() and link.stat().st_uid != older_owner:
-        raise DevstackError(f"{link} belongs to another user: start as that user, or remove the data: `make clean`")
+        raise DevstackError(f"{link} belongs to another user: start as that user, or delete the data with `make clean`")
     home = _linked(stack, name) or _make(stack, name)
     _end_processes_of(int(home.folder.name))
     _take_older_data(stack, name, home)
@@ -107,31 +107,31 @@ def account_with_a_name() -> int:
         raise DevstackError("this system has no account `nobody`; start as an ordinary user instead of root") from None
 
 
-def forget(stack: Layout) -> None:
-    """Remove everything that a stack wrote, including the folders of its servers."""
+def delete_data(stack: Layout) -> None:
+    """Delete all files of a stack, including the folders of its servers."""
     if os.geteuid() == 0:
         for place in _places(stack):
             _end_processes_of(int(place.name))
             shutil.rmtree(place)
-    stack.forget()
+    stack.delete_data()
 
 
-def _linked(stack: Layout, name: str) -> ServerHome | None:
-    """Return the home that DEV_DIR links to."""
+def _linked(stack: Layout, name: str) -> ServerFolder | None:
+    """Return the folder that DEV_DIR links to."""
     link = stack.home / name
     for place in _places(stack):
         if link.is_symlink() and os.readlink(link) == str(place / "data"):
-            return ServerHome(place, place / "data", int(place.name))
+            return ServerFolder(place, place / "data", int(place.name))
     return None
 
 
-def _make(stack: Layout, name: str) -> ServerHome:
+def _make(stack: Layout, name: str) -> ServerFolder:
     """Create a folder with an unused uid; remove the folder of a deleted DEV_DIR at the same path."""
     link = stack.home / name
     if link.is_symlink() and link.exists():
         data = os.readlink(link)
         raise DevstackError(
-            f"{link} leads to {data}, which is not in DEV_SERVER_DIR: set DEV_SERVER_DIR to the folder that contains it"
+            f"{link} links to {data}, which is not in DEV_SERVER_DIR: set DEV_SERVER_DIR to the folder that contains it"
         )
     for place in _places(stack):
         if _record(place)["server"] == name:
@@ -155,7 +155,7 @@ def _make(stack: Layout, name: str) -> ServerHome:
         link.rename(_older(link))
     link.unlink(missing_ok=True)
     link.symlink_to(place / "data")
-    return ServerHome(place, place / "data", uid)
+    return ServerFolder(place, place / "data", uid)
 
 
 def _end_processes_of(uid: int) -> None:
@@ -184,7 +184,7 @@ def _older(link: Path) -> Path:
     return link.with_name(f"{link.name}.old")
 
 
-def _take_older_data(stack: Layout, name: str, home: ServerHome) -> None:
+def _take_older_data(stack: Layout, name: str, home: ServerFolder) -> None:
     """Move the data that an older version kept in DEV_DIR; resume a move that was interrupted."""
     older = _older(stack.home / name)
     if not older.exists():

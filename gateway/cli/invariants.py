@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.support import json_option, reports_errors
-from gateway.domain.invariants.checks import Report, Result
+from gateway.domain.invariants.checks import InvariantResult, Report
 from gateway.flows import invariants
 from gateway.ids import rfc3339
 
@@ -70,7 +70,7 @@ def _print(report: Report) -> None:
         click.echo(f"All {len(report.results)} hold.")
 
 
-def _print_one(result: Result) -> None:
+def _print_one(result: InvariantResult) -> None:
     state = "broken" if result.violations else "holds"
     click.echo(f"{state:<7}{result.violations:>9,}  {result.invariant.name}")
     if not result.violations:

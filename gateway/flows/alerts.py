@@ -18,7 +18,7 @@ from loguru import logger
 from gateway import db
 from gateway.config import settings
 from gateway.domain.shared import alerts
-from gateway.domain.shared.alerts import Claim, Result
+from gateway.domain.shared.alerts import AlertClaim, AlertResult
 from gateway.errors import TransientError
 from gateway.ids import rfc3339
 from gateway.providers import bounded_http
@@ -57,7 +57,7 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
         return []
     url = settings().alert_webhook_url
     if url is None:
-        results = [Result(claim.id, "logged") for claim in claims]  # which happened when they were raised
+        results = [AlertResult(claim.id, "logged") for claim in claims]  # which happened when they were raised
     else:
         results = [_result(claim, error) for claim, error in _post_all(url, claims)]
     with db.autocommit() as connection:
@@ -78,13 +78,13 @@ def deliver_overdue(seconds: int = OVERDUE_SECONDS) -> None:
         deliver(ids)
 
 
-def _result(claim: Claim, error: str | None) -> Result:
+def _result(claim: AlertClaim, error: str | None) -> AlertResult:
     if error is None:
-        return Result(claim.id, "delivered")
-    return Result(claim.id, "pending" if claim.attempts < alerts.ATTEMPTS_MAX else "failed", error)
+        return AlertResult(claim.id, "delivered")
+    return AlertResult(claim.id, "pending" if claim.attempts < alerts.ATTEMPTS_MAX else "failed", error)
 
 
-def _tell(results: Sequence[Result]) -> None:
+def _tell(results: Sequence[AlertResult]) -> None:
     """A line for each alert that is given up; a line for all that are to be tried again for the same reason."""
     for result in results:
         if result.status == "failed":
@@ -93,7 +93,7 @@ def _tell(results: Sequence[Result]) -> None:
         logger.warning("{} alerts were not delivered and will be tried again: {}", number, error)
 
 
-def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | None]]:
+def _post_all(url: str, claims: Sequence[AlertClaim]) -> Iterator[tuple[AlertClaim, str | None]]:
     """POST `claims`, some at a time. A receiver that answers none of them is not asked any further this time.
 
     So a dead receiver holds up the queue's other work for one timeout, however many alerts wait for it.
@@ -105,7 +105,7 @@ def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | 
         if not answers:
             yield from ((claim, NOT_TRIED) for claim in group)
             continue
-        calls: dict[Future[tuple[bool, str | None]], Claim] = {
+        calls: dict[Future[tuple[bool, str | None]], AlertClaim] = {
             _threads().submit(_post, url, claim, limit): claim for claim in group
         }
         ended, late = wait(calls, timeout=limit)
@@ -116,7 +116,7 @@ def _post_all(url: str, claims: Sequence[Claim]) -> Iterator[tuple[Claim, str | 
             yield claim, call.result()[1] if call in ended else NO_ANSWER.format(limit)
 
 
-def _post(url: str, claim: Claim, timeout_seconds: int) -> tuple[bool, str | None]:
+def _post(url: str, claim: AlertClaim, timeout_seconds: int) -> tuple[bool, str | None]:
     """POST one alert. Whether the receiver answered, and why it did not take the alert, if so."""
     try:
         with (
@@ -132,7 +132,7 @@ def _post(url: str, claim: Claim, timeout_seconds: int) -> tuple[bool, str | Non
         return False, _cause(exc)
 
 
-def _body(claim: Claim) -> dict[str, Any]:
+def _body(claim: AlertClaim) -> dict[str, Any]:
     return {
         "service": settings().log_service_name,
         "severity": claim.severity,

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.payments.attempts import Claim, Claimed, Recorded, Room
+from gateway.domain.payments.attempts import AttemptClaim, Claimed, Recorded, Room
 from gateway.flows.call_pool import CallPool
 from gateway.flows.late_answers import LateAnswers, LateCall, LateCallList
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
@@ -37,7 +37,7 @@ NOTES = 4
 """How many times per `stuck_after_seconds` the rows that find no room are marked as not stuck."""
 CLOSE_MARGIN_SECONDS = 10
 
-ClaimT = TypeVar("ClaimT", bound=Claim[Any])
+ClaimT = TypeVar("ClaimT", bound=AttemptClaim[Any])
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Handled:
             waiting=claimed.waiting,
         )
 
-    def note(self, claim: Claim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
+    def note(self, claim: AttemptClaim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
         """Sort an instruction by what was recorded of it; None: another worker had finished it."""
         id = claim.instruction.id
         if recorded is not None and recorded.status == "completed":
@@ -190,7 +190,7 @@ def _abandon(calls: Sequence["Future[Outcome]"]) -> Outcome:
     return Unknown("provider_timeout", f"No answer within {_limit_seconds():g} s.")
 
 
-def ask_provider(claim: Claim[Any]) -> Outcome:
+def ask_provider(claim: AttemptClaim[Any]) -> Outcome:
     """The outcome of one attempt. A lost answer is followed by a status query before anything else."""
     started = time.perf_counter()
     instruction = claim.instruction
@@ -219,6 +219,6 @@ def _status(provider: Provider, instruction: Instruction) -> Outcome:
     return provider.status(instruction) if isinstance(instruction, Charge) else provider.refund_status(instruction)
 
 
-def _log_context(claim: Claim[Any]) -> Any:
+def _log_context(claim: AttemptClaim[Any]) -> Any:
     subject = "transaction_id" if isinstance(claim.instruction, Charge) else "refund_id"
     return log_context(request_id=claim.request_id, **{subject: str(claim.instruction.id)})

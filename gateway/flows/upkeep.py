@@ -13,7 +13,7 @@ from gateway.domain.shared import alerts, outbox
 from gateway.domain.shared.alerts import IDS_MAX
 from gateway.flows.batches import in_batches
 from gateway.ids import utc_now
-from gateway.telemetry import RESCUED
+from gateway.telemetry import REQUEUED
 
 OUTBOX_LAG_ALERT_SECONDS = 60
 ALERT_PAUSE_SECONDS = 600
@@ -23,19 +23,19 @@ ALERT_PAUSE_SECONDS = 600
 class Swept:
     """How much one sweep did."""
 
-    rescued: int
+    requeued: int
     purged: int
 
 
 def sweep() -> Swept:
     """One sweep, in bounded batches of one commit each; two sweeps at once do each row once."""
-    rescued = sum(in_batches(partial(_rescue_stuck, kind)) for kind in requeueing.KINDS)
-    RESCUED.labels("sweep").inc(rescued)
+    requeued = sum(in_batches(partial(_requeue_stuck, kind)) for kind in requeueing.KINDS)
+    REQUEUED.labels("sweep").inc(requeued)
     alert_lagging_outbox()
-    return Swept(rescued, in_batches(_purge) + in_batches(_purge_rate_limits))
+    return Swept(requeued, in_batches(_purge) + in_batches(_purge_rate_limits))
 
 
-def _rescue_stuck(kind: Kind, limit: int) -> int:
+def _requeue_stuck(kind: Kind, limit: int) -> int:
     with db.begin() as connection:
         stuck = requeueing.stuck(connection, kind, settings().stuck_after_seconds, limit)
         ids = requeueing.enqueue_again(connection, kind, stuck)

@@ -11,7 +11,7 @@ from yarl import URL
 
 from gateway import USER_AGENT
 from gateway.config import settings
-from gateway.domain.webhooks.deliveries import Claim, Result
+from gateway.domain.webhooks.deliveries import DeliveryClaim, DeliveryResult
 from gateway.ids import utc_now
 from gateway.reasons import reason_of
 from gateway.security import encryption, public_http, webhook_signatures
@@ -30,7 +30,7 @@ ERROR_MAX_LENGTH = 200
 class Attempt:
     """A finished call. `is_excessive`: the receiver exceeded the limit of received bytes before it sent a status."""
 
-    result: Result
+    result: DeliveryResult
     is_excessive: bool = False
 
 
@@ -41,7 +41,7 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
+async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> Attempt:
     """POST one event. The status decides; the body is read only so far that the connection can be reused."""
     status = None
     is_excessive = False
@@ -59,10 +59,10 @@ async def call(session: aiohttp.ClientSession, claim: Claim) -> Attempt:
     except Exception as exc:  # noqa: BLE001  # this delivery failed; the others continue
         logger.exception("delivery {} raised", claim.id)
         error = type(exc).__name__
-    return Attempt(Result(claim, status, error), is_excessive)
+    return Attempt(DeliveryResult(claim, status, error), is_excessive)
 
 
-async def _post(session: aiohttp.ClientSession, claim: Claim) -> int:
+async def _post(session: aiohttp.ClientSession, claim: DeliveryClaim) -> int:
     """Return the status of the response."""
     now = int(utc_now().timestamp())
     headers = {

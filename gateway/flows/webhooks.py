@@ -28,7 +28,7 @@ from loguru import logger
 from gateway import db
 from gateway.domain.webhooks import deliveries as webhook_deliveries
 from gateway.domain.webhooks import endpoints as webhook_endpoints
-from gateway.domain.webhooks.deliveries import Claim
+from gateway.domain.webhooks.deliveries import DeliveryClaim
 from gateway.flows import webhook_calls
 from gateway.flows.webhook_calls import ANSWER_SECONDS, CALL_SECONDS, Attempt
 from gateway.reasons import reason_of
@@ -201,7 +201,7 @@ class Courier:
             if endpoint is not None and not (endpoint.in_hand or endpoint.due or endpoint.paused):
                 del self._endpoints[id]
 
-    async def _deliver(self, session: aiohttp.ClientSession, claim: Claim) -> None:
+    async def _deliver(self, session: aiohttp.ClientSession, claim: DeliveryClaim) -> None:
         started = time.perf_counter()
         attempt = await webhook_calls.call(session, claim)
         WEBHOOK_SECONDS.observe(time.perf_counter() - started)
@@ -215,7 +215,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES_MAX, hard), hard))
 
 
-def _claim(wanted: dict[UUID, tuple[int, int]]) -> list[Claim]:
+def _claim(wanted: dict[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
     with db.autocommit() as connection:
         return webhook_deliveries.claim(connection, wanted)
 

@@ -36,10 +36,10 @@ class _AttemptColumns:
         )
 
 
-class Attempt(_AttemptColumns, Base):
+class ChargeAttempt(_AttemptColumns, Base):
     """One attempt at charging."""
 
-    __tablename__ = "attempts"
+    __tablename__ = "charge_attempts"
 
     transaction_id: Mapped[UUID] = mapped_column(ForeignKey("transactions.id"), primary_key=True, sort_order=-1)
 

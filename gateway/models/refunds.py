@@ -13,13 +13,13 @@ from gateway.states import RefundStatus
 class Refund(Base):
     """Money on its way back to a merchant's customer. `attempt_limit` is the number of attempts at which it is dead.
 
-    While it is pending or dead-lettered its amount is reserved in `transactions.amount_refunding`.
+    While it is pending or dead-lettered its amount is reserved in `transactions.amount_refund_reserved`.
     """
 
     __tablename__ = "refunds"
     __table_args__ = (
         CheckConstraint("amount > 0", name="amount"),
-        CheckConstraint("attempts >= 0 AND rescues >= 0", name="counters"),
+        CheckConstraint("attempts >= 0 AND requeues >= 0", name="counters"),
         one_of("status", RefundStatus),
         CheckConstraint(
             "(status = 'completed') = (provider_reference IS NOT NULL AND completed_at IS NOT NULL)", name="completed"
@@ -46,10 +46,10 @@ class Refund(Base):
     failure_retryable: Mapped[bool | None]
     attempts: Mapped[int] = mapped_column(server_default="0")
     attempt_limit: Mapped[int]
-    rescues: Mapped[int] = mapped_column(server_default="0")
+    requeues: Mapped[int] = mapped_column(server_default="0")
     request_id: Mapped[str]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
-    rescued_at: Mapped[datetime | None]
+    requeued_at: Mapped[datetime | None]
     last_error: Mapped[str | None]

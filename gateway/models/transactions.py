@@ -19,16 +19,16 @@ to speak of. Pages that are not summarised yet are read each time; autosummarize
 class Transaction(Base):
     """One payment of a merchant's customer. `attempt_limit` is the number of attempts at which it is dead.
 
-    `amount_refunded` was given back; `amount_refunding` is reserved by refunds that are not finished.
+    `amount_refunded` was given back; `amount_refund_reserved` is reserved by refunds that are not finished.
     """
 
     __tablename__ = "transactions"
     __table_args__ = (
         CheckConstraint(f"amount BETWEEN {AMOUNT_MIN} AND {AMOUNT_MAX}", name="amount"),
         CheckConstraint("amount_refunded BETWEEN 0 AND amount", name="amount_refunded"),
-        CheckConstraint("amount_refunding BETWEEN 0 AND amount - amount_refunded", name="amount_refunding"),
+        CheckConstraint("amount_refund_reserved BETWEEN 0 AND amount - amount_refunded", name="amount_refund_reserved"),
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
-        CheckConstraint("attempts >= 0 AND rescues >= 0", name="counters"),
+        CheckConstraint("attempts >= 0 AND requeues >= 0", name="counters"),
         one_of("status", TransactionStatus),
         CheckConstraint(
             "status IN ('pending', 'canceled', 'dead_lettered', 'failed') OR provider IS NOT NULL", name="routed"
@@ -69,15 +69,15 @@ class Transaction(Base):
     failure_retryable: Mapped[bool | None]
     attempts: Mapped[int] = mapped_column(server_default="0")
     attempt_limit: Mapped[int]
-    rescues: Mapped[int] = mapped_column(server_default="0")
+    requeues: Mapped[int] = mapped_column(server_default="0")
     amount_refunded: Mapped[MinorUnits] = mapped_column(server_default="0")
-    amount_refunding: Mapped[MinorUnits] = mapped_column(server_default="0")
+    amount_refund_reserved: Mapped[MinorUnits] = mapped_column(server_default="0")
     request_id: Mapped[str]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     routed_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
-    rescued_at: Mapped[datetime | None]
+    requeued_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
 
 

@@ -18,8 +18,8 @@ LEASE_SECONDS = 60
 class Event(Base):
     """Something that happened to an object of a merchant, written in the commit that made it happen.
 
-    The object is not copied: `state` holds only what may have changed since then. The key begins with the merchant,
-    because every reader knows it: one index serves reading and listing.
+    The object is not copied: `snapshot` holds only those members that may change after the event. The key begins with
+    the merchant, which every query knows, so one index serves reading and listing.
     """
 
     __tablename__ = "events"
@@ -29,8 +29,22 @@ class Event(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     type: Mapped[str]
     object_id: Mapped[UUID]
-    state: Mapped[Json | None] = mapped_column(JSONB)
+    snapshot: Mapped[Json | None] = mapped_column(JSONB)
     created_at: Mapped[datetime]
+
+
+class WebhookBody(Base):
+    """The bytes that every delivery of an event sends, stored before the first attempt.
+
+    It is a table of its own because events are kept for ever, and bodies only as long as their deliveries.
+    """
+
+    __tablename__ = "webhook_bodies"
+
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    transaction_id: Mapped[UUID]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[CreatedAt]
 
 
 class WebhookEndpoint(Base):

@@ -1,4 +1,4 @@
-"""What a benchmark's figures rest on: the load generator, the meter, the ratios."""
+"""The load generator, the meter and the ratios of the benchmark."""
 
 import json
 import subprocess
@@ -14,8 +14,10 @@ from uuid import uuid4
 import pytest
 
 from bench import usage
-from bench.client import Order, Seen
-from bench.report import ROWS, Result
+from bench.client import LoadPlan, Responses
+from bench.report import ROWS, Measurements
+
+pytestmark = pytest.mark.unit
 
 BURNED_SECONDS = 0.3
 PARENT = f"""
@@ -28,7 +30,7 @@ sys.stdin.read()
 
 
 class _Payments(BaseHTTPRequestHandler):
-    """Takes payments; every tenth is refused."""
+    """Accepts payments, but answers 429 to every tenth."""
 
     protocol_version = "HTTP/1.1"
     keys: list[str]
@@ -46,7 +48,7 @@ class _Payments(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -64,14 +66,16 @@ def _receiver() -> Iterator[tuple[int, list[str]]]:
 
 
 @pytest.mark.parametrize("rate", [None, 200.0])
-def test_the_client_sends_each_payment_once_and_notes_what_came_of_it(tmp_path: Path, rate: float | None) -> None:
-    file = tmp_path / "load.order"
+def test_the_load_generator_sends_each_payment_once_and_records_the_responses(
+    tmp_path: Path, rate: float | None
+) -> None:
+    file = tmp_path / "load.plan"
     with _receiver() as (port, keys):
-        file.write_text(json.dumps(asdict(Order(port, "token", "test-", clients=4, payments=40, rate=rate))))
+        file.write_text(json.dumps(asdict(LoadPlan(port, "token", "test-", clients=4, payments=40, rate=rate))))
         subprocess.run([sys.executable, "-m", "bench.client", str(file)], check=True, timeout=30)
-    seen = Seen(**json.loads(file.with_suffix(".seen").read_text()))
+    responses = Responses(**json.loads(file.with_suffix(".responses").read_text()))
     assert sorted(keys) == [f"test-{number:09}" for number in range(40)]
-    assert (len(set(seen.ids)), seen.refused, len(seen.milliseconds)) == (36, {"429": 4}, 40)
+    assert (len(set(responses.ids)), responses.refused, len(responses.milliseconds)) == (36, {"429": 4}, 40)
 
 
 def test_the_processor_time_of_a_child_that_has_ended_is_counted() -> None:
@@ -84,9 +88,9 @@ def test_the_processor_time_of_a_child_that_has_ended_is_counted() -> None:
         parent.stdin.close()
 
 
-def test_a_ratio_says_how_many_times_better_the_gateway_is_in_the_median_round() -> None:
+def test_a_ratio_is_the_median_over_the_rounds() -> None:
     rows = {row.key: row for row in ROWS}
-    result = Result({})
+    result = Measurements({})
     for theirs, ours in ((100.0, 1000.0), (300.0, 900.0), (200.0, 1200.0)):
         result.rounds["baseline"].append({"post_per_second": theirs, "post_p99_ms": 60.0})
         result.rounds["gateway"].append({"post_per_second": ours, "post_p99_ms": 20.0})

@@ -8,6 +8,8 @@ import pytest
 
 from gateway.cli.alert_receiver import BODY_MAX_BYTES, KEPT_MAX, Received, create_receiver, print_alert
 
+pytestmark = pytest.mark.unit
+
 ALERT: dict[str, Any] = {
     "service": "payment-gateway",
     "severity": "error",

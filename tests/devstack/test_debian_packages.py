@@ -1,4 +1,4 @@
-"""What is done to the unpacked packages."""
+"""Programs that are unpacked from Debian packages."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from devstack.settings import layout
 from devstack.terminal import DevstackError
 
 
-def test_erlang_finds_itself_wherever_it_was_unpacked(tmp_path: Path) -> None:
+def test_erlang_runs_from_any_folder(tmp_path: Path) -> None:
     folder = tmp_path / "usr" / "lib" / "erlang" / "bin"
     folder.mkdir(parents=True)
     script = folder / "erl"
@@ -42,7 +42,9 @@ def test_an_unpacked_program_starts_without_being_installed(name: str) -> None:
     assert name in (answer.stdout + answer.stderr).lower()
 
 
-def test_a_program_that_cannot_be_had_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_a_missing_program_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DevstackError, match="apt-get install haproxy"):
         debian_packages.unpacked(tmp_path, {"PATH": str(tmp_path)}, debian_packages.PROGRAMS["haproxy"])

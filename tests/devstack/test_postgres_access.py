@@ -1,4 +1,4 @@
-"""Access to the stack's PostgreSQL, privileges of its roles, and files that its programs can read."""
+"""Access to the PostgreSQL of a stack, privileges of its roles, and files that its programs can read."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_every_role_connects_by_its_own_password(shared_stack: Started) -> None:
 
 
 @pytest.mark.parametrize("role", [postgres.USER, postgres.OWNER])
-def test_no_role_of_the_gateway_administers_the_server(shared_stack: Started, role: str) -> None:
+def test_no_role_of_the_gateway_has_administrative_privileges(shared_stack: Started, role: str) -> None:
     with shared_stack.connect(role) as connection:
         connection.autocommit = True
         rights = connection.execute(
@@ -65,7 +65,7 @@ def test_no_role_of_the_gateway_administers_the_server(shared_stack: Started, ro
                 connection.execute(statement.encode())
 
 
-def test_the_gateway_s_role_writes_rows_and_changes_no_table(shared_stack: Started) -> None:
+def test_the_role_of_the_gateway_changes_rows_but_no_table(shared_stack: Started) -> None:
     with shared_stack.connect(postgres.OWNER) as connection:
         connection.execute("CREATE TABLE made (n int)")
     with shared_stack.connect() as connection:
@@ -83,7 +83,7 @@ def test_the_gateway_s_role_writes_rows_and_changes_no_table(shared_stack: Start
                 connection.execute(statement.encode())
 
 
-def test_programs_that_the_server_runs_have_no_capability_and_no_secret_of_the_caller(tmp_path: Path) -> None:
+def test_programs_of_the_server_have_neither_capabilities_nor_secrets_of_the_caller(tmp_path: Path) -> None:
     stack = Started(tmp_path / "dev", CALLERS_SECRET="hunter2")
     try:
         stack.wait_until_ready()
@@ -100,7 +100,7 @@ def test_programs_that_the_server_runs_have_no_capability_and_no_secret_of_the_c
 
 
 @only_as_root
-def test_the_server_of_root_runs_as_a_user_of_its_own_and_reads_no_file_of_root(shared_stack: Started) -> None:
+def test_the_server_that_root_starts_runs_as_a_separate_user_and_reads_no_file_of_root(shared_stack: Started) -> None:
     status = run_by_the_server(shared_stack, "cat /proc/self/status")
     [uid] = {int(uid) for line in re.findall(r"^Uid:\s*(.*)", status, re.M) for uid in line.split()}
     assert uid in server_users.UIDS
@@ -138,13 +138,13 @@ def older_folder(home: Path) -> None:
     (home / "secrets.json").write_text("{}")
 
 
-def test_data_of_a_version_that_asked_for_no_password_is_kept_and_protected(tmp_path: Path) -> None:
+def test_data_of_a_version_without_passwords_is_kept_and_protected(tmp_path: Path) -> None:
     older_folder(tmp_path / "dev")
     stack = Started(tmp_path / "dev")
     try:
         stack.wait_until_ready()
         test_nobody_connects_without_the_password(stack, postgres.SUPERUSER, "")
-        test_no_role_of_the_gateway_administers_the_server(stack, postgres.USER)
+        test_no_role_of_the_gateway_has_administrative_privileges(stack, postgres.USER)
         with stack.connect() as connection:
             assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
             owner = connection.execute("SELECT tableowner FROM pg_tables WHERE tablename = 'kept'").fetchone()
@@ -168,7 +168,7 @@ def test_lost_passwords_are_replaced_and_the_data_is_kept(stack: Started) -> Non
 
 
 @only_as_root
-def test_clean_removes_the_server_s_folder_even_when_the_stack_s_is_gone(tmp_path: Path) -> None:
+def test_clean_deletes_the_servers_folder_even_after_dev_dir_was_deleted(tmp_path: Path) -> None:
     stack = Started(tmp_path / "dev")
     try:
         stack.wait_until_ready()
@@ -183,7 +183,7 @@ def test_clean_removes_the_server_s_folder_even_when_the_stack_s_is_gone(tmp_pat
 
 
 @only_as_root
-def test_programs_that_the_server_s_user_cannot_reach_are_copied(tmp_path: Path) -> None:
+def test_programs_that_the_servers_user_cannot_reach_are_copied(tmp_path: Path) -> None:
     """Make the programs unreachable for other users, as in a project below root's home."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -201,7 +201,7 @@ def test_programs_that_the_server_s_user_cannot_reach_are_copied(tmp_path: Path)
 
 
 @only_as_root
-def test_a_start_with_another_folder_for_servers_does_not_forget_the_data(stack: Started) -> None:
+def test_a_start_with_another_folder_for_servers_does_not_delete_the_data(stack: Started) -> None:
     stack.end()
     elsewhere = Path(tempfile.mkdtemp())
     elsewhere.chmod(0o711)

@@ -1,7 +1,11 @@
-"""The Procfile and the order in which its roles stop."""
+"""The roles of the Procfile, and the order in which they stop."""
+
+import pytest
 
 import celeryconfig
 from devstack import procfile
+
+pytestmark = pytest.mark.unit
 
 
 def test_every_role_of_the_gateway_is_in_the_procfile() -> None:
@@ -18,7 +22,7 @@ def test_every_role_of_the_gateway_is_in_the_procfile() -> None:
     ]
 
 
-def test_each_queue_has_exactly_one_kind_of_worker() -> None:
+def test_each_queue_has_exactly_one_worker_role() -> None:
     consumed = [queue for command in procfile.roles().values() for queue in procfile.queues(command)]
     assert sorted(consumed) == sorted(set(consumed))
     assert set(consumed) == set(celeryconfig.WORK_QUEUE_NAMES)

@@ -30,19 +30,19 @@ def stack_file() -> dict[str, Any]:
     return private_files.read_json(Path(os.environ["GATEWAY_STACK"]))
 
 
-def test_nothing_answers_on_the_port_of_the_prometheus_plugin(ports: Ports) -> None:
+def test_the_port_of_the_prometheus_plugin_is_closed(ports: Ports) -> None:
     with closing(socket.socket()) as probe:
         assert probe.connect_ex(("127.0.0.1", ports.prometheus)) != 0
 
 
 @pytest.mark.parametrize("auth", [None, ("guest", "guest"), ("payments", "payments")])
-def test_the_management_api_asks_for_the_password(stack_file: dict[str, Any], auth: tuple[str, str] | None) -> None:
+def test_the_management_api_requires_the_password(stack_file: dict[str, Any], auth: tuple[str, str] | None) -> None:
     for path in ("overview", "queues", "nodes", "definitions", "metrics"):
         url = f"{stack_file['management_url']}/api/{path}"
         assert requests.get(url, auth=auth, timeout=HTTP_SECONDS).status_code in {401, 404}, path
 
 
-def test_the_erlang_cookie_is_random_and_for_its_owner_only(stack_file: dict[str, Any]) -> None:
+def test_the_erlang_cookie_is_random_and_only_its_owner_can_read_it(stack_file: dict[str, Any]) -> None:
     home = Path(os.environ["GATEWAY_STACK"]).parent
     cookie = home / "rabbitmq" / "home" / ".erlang.cookie"
     assert stat.S_IMODE(cookie.stat().st_mode) & 0o077 == 0

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from gateway.db import autocommit, begin
 from gateway.domain.dead_letters import intake, resolution
-from gateway.domain.dead_letters.intake import ALERTS_MAX, RESCUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letters.intake import ALERTS_MAX, REQUEUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import requeueing, settling, transaction_queries
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
@@ -82,13 +82,13 @@ def test_a_merchant_reads_why_a_payment_is_dead_until_it_is_replayed() -> None:
         resolution.replay(connection, letter_id, "operator@example.com")
     assert failure_of(id) is None
     with begin() as connection:
-        event = connection.execute(text("SELECT state FROM events WHERE type = 'transaction.dead_lettered'")).one()
-    assert event.state["failure"] == why
+        event = connection.execute(text("SELECT snapshot FROM events WHERE type = 'transaction.dead_lettered'")).one()
+    assert event.snapshot["failure"] == why
 
 
 def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merchant() -> None:
     id = exhausted_payment()
-    execute("UPDATE attempts SET code = 'adapter_error', message = 'KeyError: secret'")
+    execute("UPDATE charge_attempts SET code = 'adapter_error', message = 'KeyError: secret'")
     execute("UPDATE transactions SET last_error = 'TypeError: inside'")
     store(dead_message(id))
     why = failure_of(id)
@@ -99,7 +99,7 @@ def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merc
 
 def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_before_it_charges() -> None:
     id = exhausted_payment()
-    execute("UPDATE attempts SET outcome = 'unknown' WHERE number = 4")
+    execute("UPDATE charge_attempts SET outcome = 'unknown' WHERE number = 4")
     assert store(dead_message(id)).dead == [("settlement.requested", "in_doubt")]
     with begin() as connection:
         [letter] = resolution.list_newest(connection, DeadLetterFilter(reason="in_doubt"), None, 10)
@@ -127,7 +127,7 @@ def test_work_that_died_untried_is_enqueued_again_instead() -> None:
     pending = accept_payment(merchant_id)
     [routed] = route_payments(merchant_id, "tok_approve")
     execute("DELETE FROM outbox")
-    assert store(dead_message(pending, routed, reason="expired")).rescued
+    assert store(dead_message(pending, routed, reason="expired")).requeued
     assert (status_of(pending), status_of(routed), count("dead_letters")) == ("pending", "processing", 0)
     assert count("outbox", "topic = 'transaction.created'") == 1
     assert count("outbox", "topic = 'settlement.requested'") == 1
@@ -136,16 +136,16 @@ def test_work_that_died_untried_is_enqueued_again_instead() -> None:
 
 def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
     id = accept_payment(make_merchant())
-    for number in range(RESCUE_LIMIT):
-        assert store(dead_message(id, key=f"task-{number}")).rescued == [id]
+    for number in range(REQUEUE_LIMIT):
+        assert store(dead_message(id, key=f"task-{number}")).requeued == [id]
     assert len(store(dead_message(id, key="task-last")).dead) == 1
     assert status_of(id) == "dead_lettered"
 
 
 def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
     id = accept_payment(make_merchant())
-    for number in range(RESCUE_LIMIT + 5):
-        assert store(dead_message(id, key=f"task-{number}", reason="expired")).rescued == [id]
+    for number in range(REQUEUE_LIMIT + 5):
+        assert store(dead_message(id, key=f"task-{number}", reason="expired")).requeued == [id]
     assert (status_of(id), count("dead_letters")) == ("pending", 0)
     assert count("alerts") == 1, "one alert a minute says it"
 
@@ -199,7 +199,7 @@ def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
     for _ in range(4):
         settle([id], "task-2")
     assert len(store(dead_message(id, key="task-2")).dead) == 1
-    assert (count("dead_letters"), count("attempts"), status_of(id)) == (2, 8, "dead_lettered")
+    assert (count("dead_letters"), count("charge_attempts"), status_of(id)) == (2, 8, "dead_lettered")
 
 
 def test_a_dead_message_delivered_again_after_its_replay_says_nothing_about_the_replay() -> None:
@@ -218,7 +218,7 @@ def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
     id = accept_payment(make_merchant())
     execute("DELETE FROM outbox")
     with begin() as connection:
-        settling.give_up(connection, [id], "ValueError: broken")
+        settling.exhaust(connection, [id], "ValueError: broken")
     store(dead_message(id))
     with begin() as connection:
         [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)

@@ -1,6 +1,7 @@
 """Events as the bodies of webhooks: small, and the same bytes for ever."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,16 +10,17 @@ import pytest
 
 from gateway.db import autocommit
 from gateway.domain.payments.transactions import NewTransaction
+from gateway.domain.webhooks import bodies, event_queries
 from gateway.domain.webhooks import deliveries as webhook_deliveries
-from gateway.domain.webhooks import event_queries
-from gateway.domain.webhooks.event_queries import BODY_MAX_BYTES, StoredEvent
+from gateway.domain.webhooks.bodies import BODY_MAX_BYTES
+from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.flows import routing
 from gateway.flows.settlement import settle
 from gateway.ids import new_id
 from gateway.states import EventType
 from tests.helpers.captured_sql import statements
-from tests.helpers.factories import accept, make_merchant
-from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.factories import accept, execute, make_merchant
+from tests.helpers.webhooks import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -39,7 +41,7 @@ def body_of_payment(**fields: Any) -> dict[str, Any]:
     new = NewTransaction(1_000, "USD", "tok_approve", **fields)
     with autocommit() as connection:
         accepted = accept(connection, merchant_id, new, "req-test", None)
-    ids = [UUID(str(accepted.answer.location).rpartition("/")[2])]
+    ids = [UUID(str(accepted.response.location).rpartition("/")[2])]
     routing.route(ids)
     settle(ids, "task-1")
     [body] = claim_all(endpoint_id)
@@ -75,7 +77,7 @@ def test_metadata_that_fits_is_sent() -> None:
 def test_the_description_goes_last() -> None:
     event = StoredEvent(new_id(), "transaction.completed", new_id(), None, datetime.now(UTC))
     shown = {"metadata": {"a": "b"}, "description": "x" * BODY_MAX_BYTES, "reference": "r"}
-    body = json.loads(event_queries.body_of(event, shown))
+    body = json.loads(bodies.make(event, shown))
     assert body["omitted"] == ["metadata", "description"]
     assert body["data"] == {"metadata": {}, "description": None, "reference": "r"}
     assert shown["metadata"] == {"a": "b"}, "what was given is left as it was"
@@ -93,4 +95,27 @@ def test_many_deliveries_cost_no_more_statements_than_one() -> None:
     with statements() as sent, autocommit() as connection:
         claims = webhook_deliveries.claim(connection, dict.fromkeys(endpoints, (100, 1)))
     assert len(claims) == 60
-    assert len(sent) == 3, "the claim, the transactions, the settlements"
+    assert len(sent) == 4, "the claim, the transactions, the settlements, the bodies"
+
+
+def test_two_workers_that_make_the_body_of_one_event_send_what_was_stored_first() -> None:
+    event = StoredEvent(new_id(), "transaction.completed", new_id(), None, datetime.now(UTC))
+    [payment] = complete_payments(make_merchant())
+    older, newer = (replace(event, object_id=payment, snapshot={"version": version}) for version in (1, 2))
+    transaction_ids = {event.id: payment}
+    with autocommit() as connection:
+        first = bodies.make_and_store(connection, [older], transaction_ids)
+        second = bodies.make_and_store(connection, [newer], transaction_ids)
+    assert first == second
+    assert json.loads(first[event.id])["data"]["version"] == 1
+
+
+def test_a_retry_reads_no_object_again() -> None:
+    merchant_id = make_merchant()
+    endpoint_id, _ = make_endpoint(merchant_id, URL)
+    complete_payments(merchant_id, 10)
+    first = claim_all(endpoint_id)
+    execute("UPDATE webhook_deliveries SET next_attempt_at = now()")
+    with statements() as sent:
+        assert claim_all(endpoint_id) == first
+    assert len(sent) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.db import begin
 from gateway.domain.shared import audit, idempotency
-from gateway.domain.shared.idempotency import Answer, Given, IdempotencyKey
+from gateway.domain.shared.idempotency import IdempotencyKey, IdempotentResponse, StoredResponse
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidState
 from gateway.ids import new_id
 from tests.helpers.factories import count, execute, make_merchant
@@ -23,14 +23,16 @@ def key(body: bytes = b"{}", path: str = "/v1/things") -> IdempotencyKey:
     return IdempotencyKey.of("key-1", "POST", path, body)
 
 
-def do_once(merchant_id: UUID, key: IdempotencyKey | None, effect: Callable[[], None] = lambda: None) -> Given:
+def do_once(
+    merchant_id: UUID, key: IdempotencyKey | None, effect: Callable[[], None] = lambda: None
+) -> IdempotentResponse:
     """Write one row of the audit log once, and tell its number of rows."""
     with begin() as connection:
 
-        def work() -> Answer:
+        def work() -> StoredResponse:
             audit.record(connection, actor="test", action="work", subject=str(SUBJECT))
             effect()
-            return Answer(201, f'{{"made": "{new_id()}"}}', "/v1/things/1")
+            return StoredResponse(201, f'{{"made": "{new_id()}"}}', "/v1/things/1")
 
         return idempotency.once(connection, merchant_id, key, SUBJECT, work)
 
@@ -39,7 +41,7 @@ def test_a_repeat_gets_the_first_answer_and_does_nothing() -> None:
     merchant_id = make_merchant()
     first, repeat = do_once(merchant_id, key()), do_once(merchant_id, key())
     assert (first.replayed, repeat.replayed) == (False, True)
-    assert repeat.answer == first.answer
+    assert repeat.response == first.response
     assert count("audit_log") == 1
 
 
@@ -47,7 +49,7 @@ def test_many_at_once_with_one_key_do_the_work_once() -> None:
     merchant_id = make_merchant()
     with ThreadPoolExecutor(AT_ONCE) as threads:
         given = list(threads.map(lambda _: do_once(merchant_id, key()), range(200)))
-    assert len({answer.answer for answer in given}) == 1
+    assert len({answer.response for answer in given}) == 1
     assert [answer.replayed for answer in given].count(False) == 1
     assert count("audit_log") == count("idempotency_records") == 1
 
@@ -84,7 +86,7 @@ def test_a_key_whose_first_request_is_still_running_is_in_progress() -> None:
 
     first = do_once(merchant_id, key(), meet_another)
     assert refused[0].headers["Retry-After"] == "1"
-    assert do_once(merchant_id, key()).answer == first.answer
+    assert do_once(merchant_id, key()).response == first.response
     assert count("audit_log") == 1
 
 
@@ -103,4 +105,4 @@ def test_a_record_that_was_purged_at_this_moment_asks_for_another_try() -> None:
     do_once(merchant_id, key())
     execute("DELETE FROM idempotency_records")
     with begin() as connection, pytest.raises(IdempotencyInProgress):
-        idempotency.first_answer(connection, merchant_id, key())
+        idempotency.first_response(connection, merchant_id, key())

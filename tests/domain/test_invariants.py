@@ -73,7 +73,7 @@ BREAKAGES = (
     Breakage("its outbox row is lost", "pending", LOSE + STAND_STILL, ("unfinished_are_scheduled",)),
     Breakage("it stands still", "retried", STAND_STILL, ("unfinished_are_scheduled",)),
     Breakage(
-        "its lease is over", "leased", "UPDATE attempts SET lease_until = now() - interval '1 s' WHERE"
+        "its lease is over", "leased", "UPDATE charge_attempts SET lease_until = now() - interval '1 s' WHERE"
         " transaction_id = :id", ("unfinished_are_scheduled",)
     ),
     Breakage(
@@ -135,7 +135,8 @@ BREAKAGES = (
     Breakage("it failed, yet it is posted", "failed", POST_ANYWAY, ("entries_are_of_settled",)),
     Breakage("it was canceled, yet it is posted", "canceled", POST_ANYWAY, ("entries_are_of_settled",)),
     Breakage(
-        "its attempt was declined", "completed", "UPDATE attempts SET outcome = 'declined' WHERE transaction_id = :id",
+        "its attempt was declined", "completed",
+        "UPDATE charge_attempts SET outcome = 'declined' WHERE transaction_id = :id",
         ("settled_have_an_approved_attempt",)
     ),
     Breakage(
@@ -145,7 +146,7 @@ BREAKAGES = (
     ),
     Breakage(
         "it failed, yet it was charged", "failed",
-        "UPDATE attempts SET outcome = 'approved' WHERE transaction_id = :id", ("failed_were_not_charged",)
+        "UPDATE charge_attempts SET outcome = 'approved' WHERE transaction_id = :id", ("failed_were_not_charged",)
     ),
     Breakage(
         "it was tried too often", "replayed", "UPDATE transactions SET attempt_limit = 3 WHERE id = :id",
@@ -182,12 +183,13 @@ BREAKAGES = (
         " WHERE id = :id", ("refunds_add_up",)
     ),
     Breakage(
-        "more is reserved than its refunds say", "completed", "UPDATE transactions SET amount_refunding = 1"
+        "more is reserved than its refunds say", "completed", "UPDATE transactions SET amount_refund_reserved = 1"
         " WHERE id = :id", ("refunds_add_up",)
     ),
     Breakage(
-        "nothing is reserved for a refund", "dead_lettered_refund", "UPDATE transactions SET amount_refunding = 0 FROM"
-        " refunds f WHERE f.id = :id AND transactions.id = f.transaction_id", ("refunds_add_up",)
+        "nothing is reserved for a refund", "dead_lettered_refund",
+        "UPDATE transactions SET amount_refund_reserved = 0 FROM refunds f"
+        " WHERE f.id = :id AND transactions.id = f.transaction_id", ("refunds_add_up",)
     ),
     Breakage(
         "its status hides a refund", "partially_refunded", "UPDATE transactions SET status = 'completed'"

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.db import begin
 from gateway.domain.shared import outbox
-from gateway.domain.shared.outbox import FIRST_TURN, Taken, Topic
+from gateway.domain.shared.outbox import FIRST_TURN, OutboxBatch, Topic
 from gateway.ids import new_id
 from tests.helpers.captured_sql import executed, read_by, statements
 from tests.helpers.factories import count, execute, make_merchant
@@ -29,12 +29,12 @@ def enqueue(merchant_id: UUID | None, number: int) -> None:
     )
 
 
-def take(next_turn: UUID = FIRST_TURN) -> Taken:
+def take(next_turn: UUID = FIRST_TURN) -> OutboxBatch:
     with begin() as connection:
         return outbox.take_in_turns(connection, LIMIT, next_turn)
 
 
-def by_merchant(taken: Taken) -> Counter[UUID | None]:
+def by_merchant(taken: OutboxBatch) -> Counter[UUID | None]:
     return Counter(row.merchant_id for row in taken.rows)
 
 
@@ -106,7 +106,7 @@ def test_the_next_batch_goes_on_behind_the_merchants_of_the_last_one(monkeypatch
     merchants = sorted(make_merchant() for _ in range(7))
     for merchant_id in merchants:
         enqueue(merchant_id, 1)
-    batches: list[Taken] = []
+    batches: list[OutboxBatch] = []
     next_turn, more = FIRST_TURN, True
     while more:
         batches.append(take(next_turn))
@@ -119,7 +119,7 @@ def test_the_next_batch_goes_on_behind_the_merchants_of_the_last_one(monkeypatch
 def test_the_last_batch_says_that_nothing_is_left() -> None:
     enqueue(make_merchant(), 3)
     assert not take().more
-    assert take() == Taken([], more=False)
+    assert take() == OutboxBatch([], more=False)
 
 
 def test_the_lightest_of_many_merchants_has_a_turn_whatever_the_others_weigh(heavy: UUID) -> None:

@@ -125,7 +125,7 @@ def test_a_second_settlement_is_found_once_with_what_was_settled_in_all() -> Non
 @pytest.mark.usefixtures("unguarded")
 def test_a_settlement_without_a_transaction_is_an_orphan() -> None:
     id = settled_payment()
-    execute("DELETE FROM attempts")
+    execute("DELETE FROM charge_attempts")
     execute("DELETE FROM transactions")
     found = the_only_one(reconcile())
     assert (found["kind"], found["subject_id"]) == ("orphan_settlement", str(settlement_of(id)))
@@ -240,7 +240,7 @@ def test_entries_without_a_settlement_outside_of_the_period_are_left_alone() -> 
 @pytest.mark.parametrize("status", ["pending", "processing"])
 def test_a_transaction_that_stands_still_is_found_though_the_sweep_touched_it(status: str) -> None:
     id = accept_payment(make_merchant()) if status == "pending" else route_payments(make_merchant(), "tok_approve")[0]
-    execute("UPDATE transactions SET updated_at = now() - interval '1 hour', rescued_at = now(), rescues = 1")
+    execute("UPDATE transactions SET updated_at = now() - interval '1 hour', requeued_at = now(), requeues = 1")
     found = the_only_one(reconcile())
     assert (found["kind"], found["subject_id"]) == ("stuck_processing", str(id))
     assert status in found["detail"]
@@ -249,7 +249,7 @@ def test_a_transaction_that_stands_still_is_found_though_the_sweep_touched_it(st
 def test_a_transaction_in_the_hands_of_a_worker_is_not_stuck() -> None:
     settle(route_payments(make_merchant(), "tok_error_once"), "task-1")
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour'")
-    execute("UPDATE attempts SET outcome = NULL, finished_at = NULL, lease_until = now() + interval '1 minute'")
+    execute("UPDATE charge_attempts SET outcome = NULL, finished_at = NULL, lease_until = now() + interval '1 minute'")
     assert reconcile().discrepancies == {}
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from gateway.db import autocommit, begin
 from gateway.domain.dead_letters import intake, resolution
-from gateway.domain.dead_letters.intake import RESCUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letters.intake import REQUEUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import refunding, requeueing
 from gateway.domain.webhooks import event_queries
@@ -62,7 +62,7 @@ def discard(letter: dict[str, Any], note: str | None = None) -> None:
 
 def events_of(object_id: UUID) -> list[tuple[str, dict[str, Any]]]:
     """The object's events, and what each shows."""
-    query = text("SELECT id, type, object_id, state, created_at FROM events WHERE object_id = :id ORDER BY id")
+    query = text("SELECT id, type, object_id, snapshot, created_at FROM events WHERE object_id = :id ORDER BY id")
     with begin() as connection:
         events = [StoredEvent(*row) for row in connection.execute(query, {"id": object_id})]
         shown = event_queries.objects_of(connection, events)
@@ -123,13 +123,13 @@ def test_a_dead_message_says_nothing_about_a_refund_that_was_completed() -> None
 def test_a_refund_that_no_worker_tried_is_enqueued_again() -> None:
     id = ask(paid())
     execute("DELETE FROM outbox")
-    assert store(dead_message(id, reason="expired")).rescued == [id]
+    assert store(dead_message(id, reason="expired")).requeued == [id]
     assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
 
 
 def test_a_refund_that_is_rejected_untried_again_and_again_is_dead_after_all() -> None:
     id = ask(paid())
-    execute("UPDATE refunds SET rescues = :limit", limit=RESCUE_LIMIT)
+    execute("UPDATE refunds SET requeues = :limit", limit=REQUEUE_LIMIT)
     assert len(store(dead_message(id)).dead) == 1
     assert row("refunds", id).status == "dead_lettered"
 
@@ -233,7 +233,7 @@ def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_worker
         refunding.claim(connection, [held], "task-1", lease_seconds=600)
     execute("DELETE FROM outbox")
     execute("UPDATE refunds SET updated_at = now() - interval '1 hour' WHERE id <> :fresh", fresh=fresh)
-    assert upkeep.sweep().rescued == 1
+    assert upkeep.sweep().requeued == 1
     with begin() as connection:
         assert list(connection.scalars(text("SELECT subject_id FROM outbox WHERE topic = 'refund.requested'"))) == [
             stuck

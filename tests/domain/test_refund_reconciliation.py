@@ -72,8 +72,8 @@ def test_entries_of_a_refund_that_was_not_completed_are_found() -> None:
     ("damage", "amounts"),
     [
         ("UPDATE transactions SET amount_refunded = 399 WHERE id = :id", (400, 399)),
-        ("UPDATE transactions SET amount_refunding = 0 WHERE id = :id", (400, 400)),
-        ("UPDATE transactions SET amount_refunding = 301 WHERE id = :id", (400, 400)),
+        ("UPDATE transactions SET amount_refund_reserved = 0 WHERE id = :id", (400, 400)),
+        ("UPDATE transactions SET amount_refund_reserved = 301 WHERE id = :id", (400, 400)),
         ("UPDATE refunds SET transaction_id = :other WHERE transaction_id = :id AND status = 'pending'", (400, 400)),
     ],
 )

@@ -9,7 +9,8 @@ from gateway.db import autocommit, begin
 from gateway.domain.operations import retention
 from gateway.domain.operations.retention import DELIVERY_DAYS, IDEMPOTENCY_DAYS
 from gateway.domain.shared import idempotency
-from gateway.domain.shared.idempotency import Answer, IdempotencyKey
+from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse
+from gateway.domain.webhooks import deliveries as webhook_deliveries
 from gateway.flows import upkeep
 from gateway.flows.batches import BATCH
 from gateway.flows.refunds import refund as carry_out
@@ -18,7 +19,7 @@ from gateway.states import EventType
 from tests.helpers import lifecycles
 from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.helpers.refunds import ask, merchant_of, paid
-from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.webhooks import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -27,7 +28,9 @@ def keep_answer(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
     """A request about this transaction, of so many days ago."""
     key = IdempotencyKey.of(f"key-{transaction_id}", "POST", "/v1/things", b"{}")
     with begin() as connection:
-        idempotency.once(connection, merchant_of(transaction_id), key, transaction_id, lambda: Answer(201, "{}"))
+        idempotency.once(
+            connection, merchant_of(transaction_id), key, transaction_id, lambda: StoredResponse(201, "{}")
+        )
     execute("UPDATE idempotency_records SET created_at = now() - make_interval(days => :days)", days=days)
 
 
@@ -91,3 +94,26 @@ def test_a_delivery_is_kept_for_ninety_days_and_until_it_is_finished(status: str
         execute("UPDATE webhook_deliveries SET id = :id", id=id)
         purge()
         assert count("webhook_deliveries") == expected
+
+
+def test_the_body_of_an_event_is_kept_for_ninety_days_and_until_its_deliveries_are_finished() -> None:
+    merchant_id = make_merchant()
+    endpoint_id, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
+    complete_payments(merchant_id)
+    with autocommit() as connection:
+        webhook_deliveries.claim(connection, {endpoint_id: (1, 1)})
+    old = smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS + 1))
+    execute("UPDATE webhook_deliveries SET event_id = :id", id=old)
+    execute("UPDATE webhook_bodies SET event_id = :id", id=old)
+    finish = (
+        "UPDATE webhook_deliveries SET status = :status, next_attempt_at = CASE :status WHEN 'pending' THEN now() END"
+    )
+    for created_at, status, kept in (
+        ("now()", "succeeded", 1),
+        ("now() - interval '91 days'", "pending", 1),
+        ("now() - interval '91 days'", "succeeded", 0),
+    ):
+        execute(f"UPDATE webhook_bodies SET created_at = {created_at}")  # noqa: S608  # a constant
+        execute(finish, status=status)
+        purge()
+        assert count("webhook_bodies") == kept

@@ -24,8 +24,8 @@ OPEN_STATUS = re.compile(r"'\w+' AS open_status")
 
 def sql() -> Iterator[str]:
     """Every statement that a module of the domain has ready."""
-    for module in pkgutil.iter_modules(domain.__path__):
-        values = vars(importlib.import_module(f"{domain.__name__}.{module.name}")).values()
+    for module in pkgutil.walk_packages(domain.__path__, f"{domain.__name__}."):
+        values = vars(importlib.import_module(module.name)).values()
         yield from {value.text for value in values if isinstance(value, TextClause)}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.db import autocommit, begin
 from gateway.domain.payments.transactions import NewTransaction
 from gateway.domain.shared import outbox
-from gateway.domain.shared.idempotency import Given, IdempotencyKey
+from gateway.domain.shared.idempotency import IdempotencyKey, IdempotentResponse
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
 from gateway.ids import new_id
 from tests.helpers.factories import accept, count, execute, make_merchant
@@ -43,7 +43,7 @@ def test_the_same_key_gives_the_first_answer_again() -> None:
         first = accept(connection, merchant_id, PAYMENT, "req-1", key())
         second = accept(connection, merchant_id, PAYMENT, "req-2", key())
     assert (first.replayed, second.replayed) == (False, True)
-    assert second.answer == first.answer
+    assert second.response == first.response
     assert count("transactions") == 1
 
 
@@ -72,14 +72,14 @@ def test_a_key_that_is_not_printable_ascii_of_sane_length_is_refused(name: str) 
 def test_many_posts_at_once_with_one_key_make_one_transaction() -> None:
     merchant_id, start = make_merchant(), threading.Barrier(16)
 
-    def post(_: int) -> Given:
+    def post(_: int) -> IdempotentResponse:
         start.wait(timeout=10)
         with autocommit() as connection:
             return accept(connection, merchant_id, PAYMENT, "req-1", key())
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(post, range(16)))
-    assert len({answer.answer.body for answer in answers}) == 1
+    assert len({answer.response.body for answer in answers}) == 1
     assert sum(not answer.replayed for answer in answers) == 1
     assert (count("transactions"), count("outbox")) == (1, 1)
 

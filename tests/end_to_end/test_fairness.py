@@ -70,7 +70,7 @@ def slow_calls_in_progress(merchant: Client, truth: Truth, processes: Processes)
 
 
 def attempts(truth: Truth, ids: list[str], where: str) -> int:
-    query = f"SELECT count(*) AS n FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND {where}"  # noqa: S608
+    query = f"SELECT count(*) AS n FROM charge_attempts WHERE transaction_id = ANY(%s::uuid[]) AND {where}"  # noqa: S608
     row = truth.execute(query.encode(), [ids]).fetchone()
     assert row is not None
     return int(row["n"])

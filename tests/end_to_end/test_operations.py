@@ -117,7 +117,7 @@ def test_a_request_id_is_found_in_the_log_lines_of_every_ring(stack: dict[str, A
 
 def test_a_worker_told_to_stop_finishes_the_task_in_hand(merchant: Client, truth: Truth, processes: Processes) -> None:
     ids = [merchant.pay("tok_slow")["id"] for _ in range(4)]
-    query = "SELECT count(*) AS running FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
+    query = "SELECT count(*) AS running FROM charge_attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
     eventually(lambda: (truth.execute(query, [ids]).fetchone() or {})["running"], what="a slow call under way")
     with processes.down("worker-settle", signal.SIGTERM):
         pass
@@ -129,9 +129,9 @@ def test_a_worker_told_to_stop_finishes_the_task_in_hand(merchant: Client, truth
 def test_a_message_that_expired_unread_is_enqueued_again(merchant: Client, truth: Truth, processes: Processes) -> None:
     with processes.down("worker-route", signal.SIGTERM):
         id = merchant.pay()["id"]
-        query = "SELECT rescues FROM transactions WHERE id = %s"
+        query = "SELECT requeues FROM transactions WHERE id = %s"
         eventually(
-            lambda: (truth.execute(query, [id]).fetchone() or {})["rescues"],
+            lambda: (truth.execute(query, [id]).fetchone() or {})["requeues"],
             within=60,
             what="the expiry of its message",
         )

@@ -45,9 +45,9 @@ def assert_all_settled_once(merchant: Client, truth: Truth, ids: list[str], with
     assert statuses.keys() == set(ids), "a payment exists that was never answered with 201"
 
 
-def rescued(truth: Truth, ids: list[str]) -> int:
+def requeued(truth: Truth, ids: list[str]) -> int:
     """How many of the payments were enqueued again because their message was gone."""
-    query = "SELECT count(*) AS number FROM transactions WHERE id = ANY(%s::uuid[]) AND rescues > 0"
+    query = "SELECT count(*) AS number FROM transactions WHERE id = ANY(%s::uuid[]) AND requeues > 0"
     number: int = (truth.execute(query, [ids]).fetchone() or {})["number"]
     return number
 
@@ -105,19 +105,21 @@ def test_a_killed_process_loses_nothing_and_doubles_nothing(
             before = len(accepted)
             eventually(lambda: len(accepted) > before + 20, what="payments while the process is down")
     assert_all_settled_once(merchant, truth, accepted, within=90)
-    assert rescued(truth, accepted) == 0, "a message was lost: the sweep brought its payment back"
+    assert requeued(truth, accepted) == 0, "a message was lost: the sweep brought its payment back"
 
 
 def test_a_payment_whose_worker_is_killed_in_the_middle_of_it_is_delivered_again(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
     ids = [merchant.pay("tok_slow")["id"] for _ in range(4)]
-    under_way = "SELECT count(*) AS number FROM attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
+    under_way = (
+        "SELECT count(*) AS number FROM charge_attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
+    )
     eventually(lambda: (truth.execute(under_way, [ids]).fetchone() or {})["number"], what="a slow call under way")
     with processes.down("worker-settle"):
         pass
     assert_all_settled_once(merchant, truth, ids, within=90)
-    assert rescued(truth, ids) == 0, "its message was acknowledged before its task had ended"
+    assert requeued(truth, ids) == 0, "its message was acknowledged before its task had ended"
 
 
 def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
@@ -130,7 +132,7 @@ def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
         eventually(lambda: requests.get(queue, auth=management, timeout=10).json().get("messages"), what="its message")
         requests.delete(f"{queue}/contents", auth=management, timeout=10).raise_for_status()
     assert_all_settled_once(merchant, truth, [id], within=90)
-    assert rescued(truth, [id]) == 1
+    assert requeued(truth, [id]) == 1
 
 
 @pytest.mark.stops_a_server

@@ -10,6 +10,8 @@ import pytest
 from gateway.flows.group_commit import Gathering
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.unit
+
 PATIENCE = 10.0
 
 

@@ -32,8 +32,8 @@ from tests.helpers.lifecycles import ACTOR, completed, dead_lettered, one_of_eac
 pytestmark = pytest.mark.usefixtures("database")
 
 ROOT = Path(__file__).parents[2]
-OVERCHARGE = "UPDATE attempts SET outcome = 'declined' WHERE transaction_id = :id"
-REPAIR = "UPDATE attempts SET outcome = 'approved' WHERE transaction_id = :id"
+OVERCHARGE = "UPDATE charge_attempts SET outcome = 'declined' WHERE transaction_id = :id"
+REPAIR = "UPDATE charge_attempts SET outcome = 'approved' WHERE transaction_id = :id"
 NAME = "settled_have_an_approved_attempt"
 
 

@@ -47,7 +47,7 @@ def test_a_message_does_not_wait_for_slow_calls_and_their_outcomes_follow() -> N
     assert status_of(slow) == "processing"
     [late] = eventually(lambda: followed.results, what="the late answer")
     assert late == Handled(completed=[slow])
-    assert (status_of(slow), count("settlements"), count("attempts")) == ("completed", 2, 2)
+    assert (status_of(slow), count("settlements"), count("charge_attempts")) == ("completed", 2, 2)
 
 
 def test_a_process_that_ends_finishes_the_calls_in_hand() -> None:
@@ -91,7 +91,7 @@ def test_what_finds_no_room_is_not_claimed_and_uses_no_attempt() -> None:
     ids = route_payments(merchant_id, *["tok_approve"] * 5)
     taken, waiting = claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 2}))
     assert (taken, waiting) == (set(ids[:2]), set(ids[2:]))
-    assert count("attempts") == 2
+    assert count("charge_attempts") == 2
 
 
 def test_a_lone_payment_that_finds_no_room_waits() -> None:
@@ -133,8 +133,8 @@ def test_what_waits_for_room_does_not_stand_still() -> None:
     hour_ago = "UPDATE transactions SET updated_at = now() - interval '1 hour'"
     execute(hour_ago)
     claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 1}))
-    assert count("transactions", "rescued_at > now() - interval '1 minute'") == 1
-    assert count("transactions", "rescues > 0") == 0
+    assert count("transactions", "requeued_at > now() - interval '1 minute'") == 1
+    assert count("transactions", "requeues > 0") == 0
 
 
 def test_only_attempts_without_an_outcome_are_recovered() -> None:

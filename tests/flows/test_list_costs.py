@@ -28,7 +28,8 @@ COPIES = """
 """
 
 THEIR_ATTEMPTS = """
-    INSERT INTO attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at, outcome)
+    INSERT INTO charge_attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at,
+                                 outcome)
     SELECT id, 1, provider, 'task', now(), now(), now(), 'approved' FROM transactions WHERE status = 'completed'
 """
 
@@ -40,11 +41,11 @@ def ids() -> Iterator[list[UUID]]:
     first = accept_payment(merchant_id)
     execute(COPIES, status="completed", number=10 * BACKLOG, id=first)
     execute(THEIR_ATTEMPTS)  # of a table that fits on a page, reading all is right
-    execute("ANALYZE transactions, attempts")
+    execute("ANALYZE transactions, charge_attempts")
     for status in ("pending", "processing"):
         execute(COPIES, status=status, number=BACKLOG, id=first)
     yield [accept_payment(merchant_id) for _ in range(LIST)]
-    execute("ANALYZE transactions, attempts")
+    execute("ANALYZE transactions, charge_attempts")
 
 
 def test_a_list_reads_its_own_rows_however_many_wait(ids: list[UUID]) -> None:

@@ -199,7 +199,7 @@ def test_a_refund_given_up_for_good_gets_no_further_attempt() -> None:
     id = ask(paid("tok_refund_error_once"))
     refund([id], "task-1")
     with begin() as connection:
-        refunding.give_up(connection, [id], "ValueError: no such thing")
+        refunding.exhaust(connection, [id], "ValueError: no such thing")
     assert refund([id], "task-1").dead == [id]
 
 

@@ -68,7 +68,7 @@ def test_a_settled_transaction_is_not_charged_again() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     settle([id], "task-1")
     assert settle([id], "task-2").completed == [id]
-    assert (count("settlements"), count("attempts")) == (1, 1)
+    assert (count("settlements"), count("charge_attempts")) == (1, 1)
 
 
 def test_attempts_are_limited_whatever_brings_the_work() -> None:
@@ -76,7 +76,7 @@ def test_attempts_are_limited_whatever_brings_the_work() -> None:
     results = [settle([id], f"task-{run}") for run in range(6)]
     assert [bool(result.retry) for result in results] == [True, True, True, False, False, False]
     assert [bool(result.dead) for result in results] == [False, False, False, True, True, True]
-    assert count("attempts") == 4
+    assert count("charge_attempts") == 4
 
 
 def test_a_declined_payment_is_final_after_one_attempt() -> None:
@@ -84,7 +84,7 @@ def test_a_declined_payment_is_final_after_one_attempt() -> None:
     result = settle([id], "task-1")
     assert result == Handled()
     assert settle([id], "task-2") == Handled()
-    assert count("attempts") == 1
+    assert count("charge_attempts") == 1
 
 
 def test_an_id_without_a_transaction_is_dead_and_its_neighbours_settle() -> None:
@@ -131,7 +131,7 @@ def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first()
         assert claim.in_doubt
         expire_lease([id])
         assert settle([id], "task-3").completed == [id]
-    assert count("attempts", "code = 'worker_lost'") == 4
+    assert count("charge_attempts", "code = 'worker_lost'") == 4
     assert count("settlements") == 2
 
 
@@ -159,7 +159,7 @@ def test_many_workers_on_the_same_list_settle_each_once() -> None:
     ids = route_payments(make_merchant(), *["tok_approve"] * 30)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: settle(ids, str(uuid4())), range(8)))
-    assert (count("settlements"), count("attempts"), count("ledger_entries")) == (30, 30, 90)
+    assert (count("settlements"), count("charge_attempts"), count("ledger_entries")) == (30, 30, 90)
     assert Counter(status_of(id) for id in ids) == {"completed": 30}
 
 
@@ -176,7 +176,7 @@ def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_error_once")
     settle([id], "task-1")
     with begin() as connection:
-        settling.give_up(connection, [id], "ValueError: no such thing")
+        settling.exhaust(connection, [id], "ValueError: no such thing")
     assert settle([id], "task-1").dead == [id]
 
 

@@ -1,29 +1,27 @@
 """Sending events to real receivers: what arrives, when it is tried again, and when no more."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import Connection
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gateway.db import autocommit, begin
-from gateway.domain.webhooks import (
-    deliveries as webhook_deliveries,
-)
-from gateway.domain.webhooks import (
-    delivery_queries,
-)
-from gateway.domain.webhooks import (
-    endpoints as webhook_endpoints,
-)
+from gateway.domain.webhooks import deliveries as webhook_deliveries
+from gateway.domain.webhooks import delivery_queries, event_queries
+from gateway.domain.webhooks import endpoints as webhook_endpoints
 from gateway.domain.webhooks.deliveries import DELAYS_SECONDS, JITTER
+from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.flows import webhook_calls, webhooks
 from gateway.flows.webhooks import WINDOW_MAX, Courier
 from gateway.states import EndpointStatus, EventType
 from tests.helpers.factories import count, execute, make_merchant
 from tests.helpers.waiting import eventually
-from tests.helpers.webhook_receivers import (
+from tests.helpers.webhooks import (
     attempted,
     complete_payments,
     deliveries,
@@ -102,6 +100,37 @@ def test_every_attempt_and_a_resend_have_the_same_id_and_the_same_bytes(courier:
     assert len(there.calls) == 3
     assert len({(call.id, call.body) for call in there.calls}) == 1
     assert there.calls[0].json["data"]["status"] == "completed"
+
+
+def test_a_release_that_changes_the_representation_leaves_the_bytes_of_retries_and_resends(
+    courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_new_field(connection: Connection, events: Iterable[StoredEvent]) -> dict[UUID, dict[str, Any]]:
+        return {id: {**shown, "new_field": 1} for id, shown in objects_of(connection, events).items()}
+
+    objects_of = event_queries.objects_of
+    merchant_id = make_merchant()
+    with receiver(status=500) as there:
+        endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), what="the first attempt")
+        monkeypatch.setattr(event_queries, "objects_of", with_a_new_field)
+        there.status = 204
+        make_due(endpoint_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"], what="the retry")
+        with begin() as connection:
+            delivery_queries.resend(connection, merchant_id, UUID(there.calls[0].id), None)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 2, what="the resend")
+        complete_payments(merchant_id)
+        courier.wake([endpoint_id])
+        eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 3, what="another event")
+    first, retry, resend, other = there.calls
+    assert first.body == retry.body == resend.body
+    assert "new_field" not in first.json["data"]
+    assert other.json["data"]["new_field"] == 1
 
 
 def test_a_failing_delivery_is_tried_ten_times_on_schedule_and_is_exhausted_then(courier: Courier) -> None:

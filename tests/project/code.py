@@ -18,9 +18,14 @@ def modules(*tops: str) -> list[Path]:
 
 
 @cache
-def tree(module: Path) -> ast.Module:
-    """Return a module's syntax tree."""
-    return ast.parse(module.read_text())
+def nodes(module: Path) -> list[ast.AST]:
+    """Return all nodes of a module's syntax tree."""
+    return parsed(module.read_text())
+
+
+def parsed(source: str) -> list[ast.AST]:
+    """Return all nodes of the syntax tree of a source text."""
+    return list(ast.walk(ast.parse(source)))
 
 
 def place(module: Path, line: int = 0) -> str:

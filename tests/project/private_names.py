@@ -1,7 +1,7 @@
 """Find uses of private names outside the module that defines them, and changes to libraries."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.project.code import OWN_PACKAGES
@@ -30,23 +30,23 @@ class Finding:
 
 
 def is_private(name: str) -> bool:
-    """Return whether a name starts with an underscore, and is neither special, like `__init__`, nor documented."""
-    return name.startswith("_") and name.strip("_") != "" and not name.endswith("__") and name not in DOCUMENTED
+    """Return whether a name starts with an underscore, and is neither special (`__init__`) nor documented."""
+    return name.startswith("_") and name.strip("_") != "" and not name.endswith("_") and name not in DOCUMENTED
 
 
-def foreign_private_names(tree: ast.Module) -> Iterator[Finding]:
+def foreign_private_names(nodes: Sequence[ast.AST]) -> Iterator[Finding]:
     """Yield the private names that a module uses but does not define."""
-    own = set(_defined(tree))
-    for node in ast.walk(tree):
+    own = set(_defined(nodes))
+    for node in nodes:
         for name in _used(node):
             if name not in own:
                 yield Finding(getattr(node, "lineno", 0), name)
 
 
-def changed_libraries(tree: ast.Module) -> Iterator[Finding]:
+def changed_libraries(nodes: Sequence[ast.AST]) -> Iterator[Finding]:
     """Yield assignments to attributes of what a module imports from a library."""
-    imported = set(_imported_from_libraries(tree)) - SETTABLE
-    for node in ast.walk(tree):
+    imported = set(_imported_from_libraries(nodes)) - SETTABLE
+    for node in nodes:
         if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
             root: ast.expr = node
             while isinstance(root, ast.Attribute):
@@ -55,9 +55,9 @@ def changed_libraries(tree: ast.Module) -> Iterator[Finding]:
                 yield Finding(node.lineno, ast.unparse(node))
 
 
-def _defined(tree: ast.Module) -> Iterator[str]:
+def _defined(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Yield the names that a module binds: functions, classes, variables, parameters and attributes of `self`."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 yield name
@@ -86,8 +86,8 @@ def _used(node: ast.AST) -> Iterator[str]:
             pass
 
 
-def _imported_from_libraries(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imported_from_libraries(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         match node:
             case ast.Import(names=names):
                 tops = ((alias.asname, alias.name.partition(".")[0]) for alias in names)

@@ -12,7 +12,7 @@ import pytest
 
 import gateway
 import tasks
-from tests.project.code import OWN_PACKAGES, PRODUCT, TESTS, TOOLS, modules, place, tree
+from tests.project.code import OWN_PACKAGES, PRODUCT, TESTS, TOOLS, modules, nodes, parsed, place
 from tests.project.private_names import changed_libraries, foreign_private_names, is_private
 
 pytestmark = pytest.mark.unit
@@ -30,7 +30,7 @@ def test_a_private_name_is_used_only_by_the_module_that_defines_it(tops: tuple[s
         f"{place(module, use.line)}: {use.name}"
         for module in modules(*tops)
         if place(module) != WORKAROUNDS
-        for use in foreign_private_names(tree(module))
+        for use in foreign_private_names(nodes(module))
     ]
     assert found == []
 
@@ -40,7 +40,7 @@ def test_no_module_changes_a_library() -> None:
         f"{place(module, change.line)}: {change.name}"
         for module in modules(*PRODUCT, *TOOLS)
         if place(module) != WORKAROUNDS
-        for change in changed_libraries(tree(module))
+        for change in changed_libraries(nodes(module))
     ]
     assert found == []
 
@@ -62,7 +62,7 @@ def test_no_class_overrides_a_private_method_of_a_library() -> None:
         for own in _own_classes()
         if own.__module__ != WORKAROUNDS.removesuffix(".py").replace("/", ".")
         for name, value in vars(own).items()
-        if is_private(name) and inspect.isfunction(value)
+        if is_private(name) and inspect.isfunction(value) and value.__module__ == own.__module__
         for base in own.__mro__[1:]
         if base.__module__.partition(".")[0] not in OWN_PACKAGES and name in vars(base)
     ]
@@ -98,7 +98,7 @@ def test_no_function_is_longer_than_a_reader_can_follow() -> None:
         f"{place(module, node.lineno)}: {node.name}"
         for module in modules(*PRODUCT, *TOOLS, *TESTS)
         if "versions" not in module.parts
-        for node in ast.walk(tree(module))
+        for node in nodes(module)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or node.lineno) - node.lineno >= FUNCTION_MAX_LINES
     ]
@@ -125,7 +125,7 @@ def test_no_folder_has_more_modules_than_a_reader_can_survey() -> None:
     ],
 )
 def test_the_check_finds_a_foreign_private_name(line: str) -> None:
-    assert [use.name for use in foreign_private_names(ast.parse(line))] == ["_private"]
+    assert [use.name for use in foreign_private_names(parsed(line))] == ["_private"]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_the_check_finds_a_foreign_private_name(line: str) -> None:
     ],
 )
 def test_the_check_allows_own_and_documented_names(line: str) -> None:
-    assert list(foreign_private_names(ast.parse(line))) == []
+    assert list(foreign_private_names(parsed(line))) == []
 
 
 def test_the_check_finds_a_changed_library() -> None:
     source = "import library\nfrom library.part import Thing\nlibrary.part.value = 1\nThing.method = own\nown.x = 1"
-    assert [change.name for change in changed_libraries(ast.parse(source))] == ["library.part.value", "Thing.method"]
+    assert [change.name for change in changed_libraries(parsed(source))] == ["library.part.value", "Thing.method"]

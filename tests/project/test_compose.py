@@ -13,6 +13,8 @@ from gateway.config import Settings
 from gateway.config.renamed import RENAMED
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.unit
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}

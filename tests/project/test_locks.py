@@ -8,6 +8,8 @@ import pytest
 from devstack import bootstrap
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.unit
 ENTRY = re.compile(
     r"^([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
 )

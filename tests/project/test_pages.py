@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, generate_latest
 import gateway.telemetry  # noqa: F401  # registers the metrics
 from gateway.cli import commands
 from gateway.config import Settings
-from tests.project.code import PRODUCT, ROOT, TESTS, modules, place, tree
+from tests.project.code import PRODUCT, ROOT, TESTS, TOOLS, modules, nodes, place
 
 pytestmark = pytest.mark.unit
 
@@ -107,7 +107,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 def test_pages_that_code_names_exist() -> None:
     files = [
-        *modules(*PRODUCT, *TESTS, "devstack", "bench", "migrations"),
+        *modules(*PRODUCT, *TESTS, *TOOLS),
         *(path for text in TEXTS for path in ROOT.glob(text)),
     ]
     missing = [
@@ -119,10 +119,18 @@ def test_pages_that_code_names_exist() -> None:
     assert missing == []
 
 
+def test_code_names_a_page_by_its_path() -> None:
+    missing = [
+        f"{place(file)}: {page}"
+        for file in modules(*PRODUCT, *TESTS, *TOOLS)
+        for page in re.findall(r"(?<![\w./*-])(?:[\w-]+/)*[\w-]+\.md\b", file.read_text())
+        if not (ROOT / page).exists()
+    ]
+    assert missing == []
+
+
 def test_tests_that_a_page_names_exist() -> None:
-    defined = {
-        node.name for module in modules(*TESTS) for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)
-    }
+    defined = {node.name for module in modules(*TESTS) for node in nodes(module) if isinstance(node, ast.FunctionDef)}
     named = {(name_of(page), span) for page in PAGES for span in code_spans(page) if span.startswith("test_")}
     assert named
     assert {(page, test) for page, test in named if test not in defined and not test.endswith(".py")} == set()
@@ -179,7 +187,7 @@ def kinds_of_alerts() -> Iterator[str]:
     """Yield the kinds of the alerts that the code raises."""
     yield from ("queue_takes_nothing", "queue_gives_nothing", "clock_off", "clock_far_off")  # passed as arguments
     for module in modules("gateway/domain", "gateway/flows"):
-        for node in ast.walk(tree(module)):
+        for node in nodes(module):
             if isinstance(node, ast.Dict):
                 for key, value in zip(node.keys, node.values, strict=True):
                     if isinstance(key, ast.Constant) and key.value == "kind" and isinstance(value, ast.Constant):
@@ -192,3 +200,16 @@ def test_every_kind_of_alert_has_a_runbook() -> None:
     pages = {kind: LINK.search(line) for line in rows for kind in CODE.findall(line.split("|")[1])}
     assert pages.keys() - {"kind"} == set(kinds_of_alerts())
     assert [kind for kind, page in pages.items() if page is None and kind != "kind"] == []
+
+
+def test_messages_that_a_page_for_operators_quotes_exist() -> None:
+    source = "\n".join(module.read_text() for module in modules(*PRODUCT))
+    missing = [
+        (name_of(page), quoted)
+        for page in [*DOCS.glob("operations.md"), *DOCS.glob("deployment*.md"), *(DOCS / "runbooks").glob("*.md")]
+        for quoted in re.findall(
+            r'"([^"\n]{12,})"', re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+        )
+        if any(part.strip(" .;,") not in source for part in re.split(r"…|\d+", quoted))
+    ]
+    assert missing == []

@@ -11,6 +11,8 @@ from gateway.providers.simulated import REFUND_TOKENS, Simulated
 from tests.providers.test_sandbox import MODES, TIMEOUT_SECONDS, answer, kind, stranger
 from tests.sandbox.process import AcquirerProcess
 
+pytestmark = pytest.mark.unit
+
 EXPECTED = {
     "tok_approve": ["Approved"],
     "tok_refund_decline": ["Declined refund_refused"] * 2,

@@ -13,6 +13,8 @@ from gateway.providers.sandbox import TOKENS
 from gateway.providers.simulated import SANDBOX_TOKENS
 from tests.sandbox.process import Configure
 
+pytestmark = pytest.mark.unit
+
 URL = "http://127.0.0.1:9"
 
 

@@ -7,6 +7,8 @@ import pytest
 from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
 from gateway.providers.simulated import REFUND_TOKENS, SANDBOX_TOKENS, Simulated
 
+pytestmark = pytest.mark.unit
+
 TRANSACTION_ID = UUID("0199a0de-0000-7000-8000-000000000001")
 DOCUMENTED = {
     "tok_approve", "tok_decline_insufficient_funds", "tok_decline_do_not_honor", "tok_decline_fraud",

@@ -44,7 +44,7 @@ def sandbox_is_the_provider(acquirer: AcquirerProcess, configure: Configure) -> 
 
 def outcomes(transaction_id: UUID) -> list[tuple[str, str | None]]:
     """Outcome and code of each attempt, the first one first."""
-    query = text("SELECT outcome, code FROM attempts WHERE transaction_id = :id ORDER BY number")
+    query = text("SELECT outcome, code FROM charge_attempts WHERE transaction_id = :id ORDER BY number")
     with begin() as connection:
         return [(row.outcome, row.code) for row in connection.execute(query, {"id": transaction_id})]
 
@@ -262,7 +262,7 @@ def test_a_payment_that_kills_its_worker_does_so_again_when_it_is_taken_up_alone
     for _ in range(2):
         assert settle_elsewhere([id]).returncode == -signal.SIGKILL
         expire_lease([id])
-    assert count("attempts") == 2
+    assert count("charge_attempts") == 2
 
 
 @pytest.mark.parametrize("provider", ["simulated", "sandbox"])

@@ -13,6 +13,8 @@ from gateway.security.card_numbers import MASK, contains_card_number, mask_card_
 
 pytestmark = pytest.mark.unit
 
+pytestmark = pytest.mark.unit
+
 SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 CARDS = [
     "4242424242424242", "4111111111111111", "4000056655665556", "4222222222222", "5555555555554444", "2223003122003222",

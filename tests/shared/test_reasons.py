@@ -6,6 +6,8 @@ from kombu.exceptions import OperationalError
 
 from gateway.reasons import REASON_MAX_LENGTH, doing, reason_of
 
+pytestmark = pytest.mark.unit
+
 
 def caused_by(cause: Exception) -> OperationalError:
     """Return kombu's error for a broker error without a text."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 _PARENT_AND_CHILD = """
 import os
 from gateway.telemetry import ALERTS, metrics_text

@@ -19,6 +19,8 @@ from kombu.asynchronous.timer import Timer
 from tasks import consumer
 from tests.helpers.waiting import eventually
 
+pytestmark = pytest.mark.unit
+
 LATER_SECONDS = 0.1
 
 

@@ -13,7 +13,7 @@ from gateway import db
 from gateway.api.access import rate_limits
 from gateway.domain.merchants import accounts, login_limits
 from gateway.domain.merchants.accounts import StoredUser
-from gateway.domain.merchants.login_limits import Refused
+from gateway.domain.merchants.login_limits import RefusedAttempt
 from gateway.errors import InvalidCredentials, RateLimited
 from gateway.security import device_tokens, passwords
 from gateway.security.device_tokens import DEVICE_TOKEN_SECONDS, Device
@@ -65,7 +65,7 @@ def check_password(asked: Request, email: str, password: str) -> tuple[StoredUse
                 rate_limits.admit_address(asked.remote_addr)  # not known to this account after all
             with db.autocommit() as connection:
                 taken = login_limits.take(connection, email, asked.remote_addr, device.id if device else None)
-            if isinstance(taken, Refused):
+            if isinstance(taken, RefusedAttempt):
                 raise _refusal(taken)
             if not verify(password, user.password_hash if user else None) or user is None:
                 LOGIN_FAILURES.labels("invalid_credentials").inc()
@@ -90,7 +90,7 @@ def _device_of(asked: Request) -> Device | None:
     return next((device for token in sent if token and (device := device_tokens.read(token))), None)
 
 
-def _refusal(refused: Refused) -> RateLimited:
+def _refusal(refused: RefusedAttempt) -> RateLimited:
     LOGIN_FAILURES.labels(f"{refused.by}_limited").inc()
     return RateLimited(
         "Too many wrong passwords came from this address, or for this account from unknown devices. Try again after "

@@ -8,14 +8,14 @@ from sqlalchemy import Connection
 from gateway import db
 from gateway.api.http.routes import Call, Reply
 from gateway.domain.shared import idempotency
-from gateway.domain.shared.idempotency import Answer, Given
+from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
 
 ERRORS = (InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused)
 """What every such call may answer; for its declaration."""
 
 
-def once(call: Call, transaction_id: UUID, work: Callable[[Connection], Answer]) -> Reply:
+def once(call: Call, transaction_id: UUID, work: Callable[[Connection], StoredResponse]) -> Reply:
     """Answer `call`, which is about this transaction, with what `work` answers, in one commit; repeats alike.
 
     Raises:
@@ -27,9 +27,9 @@ def once(call: Call, transaction_id: UUID, work: Callable[[Connection], Answer])
     return reply(given)
 
 
-def reply(given: Given) -> Reply:
+def reply(given: IdempotentResponse) -> Reply:
     """The answer as HTTP, with the header that tells a repeat."""
-    headers = {"Location": given.answer.location} if given.answer.location else {}
+    headers = {"Location": given.response.location} if given.response.location else {}
     if given.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Reply(given.answer.body, given.answer.status, headers)
+    return Reply(given.response.body, given.response.status, headers)

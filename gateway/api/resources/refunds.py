@@ -17,7 +17,7 @@ from gateway.api.resources.transactions import Failure
 from gateway.domain.payments import refund_queries, refunds
 from gateway.domain.payments.refund_queries import RefundFilter
 from gateway.domain.payments.refunds import NewRefund
-from gateway.domain.shared.idempotency import Answer
+from gateway.domain.shared.idempotency import StoredResponse
 from gateway.errors import AmountExceedsRefundable, InvalidState
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.states import RefundStatus
@@ -91,9 +91,9 @@ class RefundQuery(Page):
 def create_refund(call: Call, id: Any, body: RefundRequest) -> Reply:
     """Give back what was paid, all of it or a part. Refunds of one transaction never exceed its amount."""
 
-    def work(connection: Connection) -> Answer:
+    def work(connection: Connection) -> StoredResponse:
         refund = refunds.create(connection, call.merchant_id, id, body.as_new(), call.request_id)
-        return Answer(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
+        return StoredResponse(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
 
     return idempotency.once(call, id, work)
 

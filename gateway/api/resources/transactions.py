@@ -19,7 +19,7 @@ from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
 from gateway.domain.payments.transactions import Acceptance, NewTransaction
-from gateway.domain.shared.idempotency import Answer, Given
+from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
 from gateway.errors import DatabaseUnavailable, IdempotencyInProgress, InvalidState, UnknownPaymentMethod
 from gateway.flows.group_commit import Gathering
 from gateway.flows.kept_connection import KeptConnection
@@ -160,11 +160,11 @@ def create_transaction(call: Call, body: TransactionRequest) -> Reply:
         acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
         if _storing.do(acceptance):
             labelled(TRANSACTIONS_CREATED, body.currency).inc()
-            return idempotency.reply(Given(acceptance.answer, replayed=False))
+            return idempotency.reply(IdempotentResponse(acceptance.response, replayed=False))
         with db.autocommit() as connection:
             first = transactions.repeat(connection, acceptance)
         if first is not None:
-            return idempotency.reply(Given(first, replayed=True))
+            return idempotency.reply(IdempotentResponse(first, replayed=True))
         db.measure_time()
     raise DatabaseUnavailable("The database's time cannot be determined.")
 
@@ -204,5 +204,7 @@ def get_transaction(call: Call, id: Any) -> Reply:
 def cancel_transaction(call: Call, id: Any) -> Reply:
     """Cancel a transaction that is not routed yet. One that is under way completes; refund it then."""
     return idempotency.once(
-        call, id, lambda connection: Answer(200, json.dumps(transactions.cancel(connection, call.merchant_id, id)))
+        call,
+        id,
+        lambda connection: StoredResponse(200, json.dumps(transactions.cancel(connection, call.merchant_id, id))),
     )

@@ -16,13 +16,13 @@ from sqlalchemy.dialects.postgresql import insert
 from gateway.domain.payments import requeueing
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import IDS_MAX
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.failures import EXPIRED, cause_of_death
 from gateway.ids import new_id, utc_now
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import UNFINISHED, EventType
 
-RESCUE_LIMIT = 10
+REQUEUE_LIMIT = 10
 """What was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
 ALERTS_MAX = 30
 ALERT_SECONDS = 60
@@ -55,14 +55,14 @@ class Stored:
 
     dead: list[tuple[str, str]] = field(default_factory=list)
     """Queue and reason of each new dead letter."""
-    rescued: list[UUID] = field(default_factory=list)
+    requeued: list[UUID] = field(default_factory=list)
     ignored: list[UUID] = field(default_factory=list)
     """Settled otherwise, or in the hands of a live worker."""
 
 
 def _state_statement(table: str, attempts: str, key: str, names: str) -> TextClause:
     return text(f"""
-        SELECT s.id, {names}, s.status, s.merchant_id, s.attempt_limit, s.rescues, s.request_id, s.created_at,
+        SELECT s.id, {names}, s.status, s.merchant_id, s.attempt_limit, s.requeues, s.request_id, s.created_at,
                a.attempts, a.in_doubt, a.leased, a.first_failed_at, e.code, e.message,
                coalesce(s.last_error, e.code || ': ' || e.message) AS error
         FROM {table} s
@@ -83,7 +83,7 @@ def _state_statement(table: str, attempts: str, key: str, names: str) -> TextCla
 
 
 _STATE_OF_TRANSACTIONS = _state_statement(
-    "transactions", "attempts", "transaction_id", "s.id AS transaction_id, NULL::uuid AS refund_id"
+    "transactions", "charge_attempts", "transaction_id", "s.id AS transaction_id, NULL::uuid AS refund_id"
 )
 _STATE_OF_REFUNDS = _state_statement("refunds", "refund_attempts", "refund_id", "s.transaction_id, s.id AS refund_id")
 
@@ -101,15 +101,15 @@ _GIVE_UP_TRANSACTIONS = text(f"""
         WHERE transactions.id = a.id AND status IN ('pending', 'processing')
         RETURNING transactions.id, merchant_id, status, provider, transactions.attempts, failure_code, failure_message,
                   failure_category, failure_retryable
-    ), happened AS (
+    ), event_source AS (
         SELECT merchant_id, '{EventType.TRANSACTION_DEAD_LETTERED}' AS type, id AS object_id, id AS transaction_id,
                jsonb_build_object(
                    'status', status, 'provider', provider, 'provider_reference', NULL,
                    'failure', jsonb_build_object('code', failure_code, 'message', failure_message,
                                                  'category', failure_category, 'retryable', failure_retryable),
-                   'attempts', attempts, 'amount_refunded', 0, 'completed_at', NULL) AS state
+                   'attempts', attempts, 'amount_refunded', 0, 'completed_at', NULL) AS snapshot
         FROM moved
-    ), {TELLING}
+    ), {RECORD_EVENTS}
     SELECT id FROM moved
 """)  # noqa: S608  # a constant
 
@@ -135,17 +135,17 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
             elif state.status not in UNFINISHED or state.leased:
                 result.ignored.append(id)
             else:
-                result.rescued.append(id)
+                result.requeued.append(id)
     new = _insert(connection, letters)
     result.dead = [(letter["queue"], letter["reason"]) for letter in new]
     _give_up(connection, states, [letter for letter in new if letter["merchant_id"]])
-    result.rescued = [
-        id for kind in requeueing.KINDS for id in requeueing.enqueue_again(connection, kind, result.rescued)
+    result.requeued = [
+        id for kind in requeueing.KINDS for id in requeueing.enqueue_again(connection, kind, result.requeued)
     ]
     if new:
         _alert_dead(connection, new)
-    if result.rescued:
-        _alert_rescued(connection, messages, result.rescued)
+    if result.requeued:
+        _alert_requeued(connection, messages, result.requeued)
     return result
 
 
@@ -163,7 +163,7 @@ def _states(connection: Connection, messages: Sequence[DeadMessage]) -> dict[UUI
 
 def _is_dead(state: Row[Any], reason: str) -> bool:
     """A message that expired only waited too long: that says nothing against its transactions, however often."""
-    spent = state.attempts >= state.attempt_limit or (state.rescues >= RESCUE_LIMIT and reason != EXPIRED)
+    spent = state.attempts >= state.attempt_limit or (state.requeues >= REQUEUE_LIMIT and reason != EXPIRED)
     return state.status in UNFINISHED and spent and not state.leased
 
 
@@ -259,17 +259,17 @@ def _alert_flood(connection: Connection) -> None:
         alerts.raise_alert(connection, "critical", message, details)
 
 
-def _alert_rescued(connection: Connection, messages: Sequence[DeadMessage], rescued: Sequence[UUID]) -> None:
-    if alerts.raised_within(connection, ALERT_SECONDS, "rescued"):
+def _alert_requeued(connection: Connection, messages: Sequence[DeadMessage], requeued: Sequence[UUID]) -> None:
+    if alerts.raised_within(connection, ALERT_SECONDS, "requeued"):
         return
     alerts.raise_alert(
         connection,
         "warning",
-        f"{len(rescued)} transactions or refunds left their queue untried and were enqueued again",
+        f"{len(requeued)} transactions or refunds left their queue untried and were enqueued again",
         {
-            "kind": "rescued",
-            "count": len(rescued),
-            "ids": [str(id) for id in rescued[:IDS_MAX]],
+            "kind": "requeued",
+            "count": len(requeued),
+            "ids": [str(id) for id in requeued[:IDS_MAX]],
             "queues": sorted({message.queue for message in messages}),
             "reasons": sorted({message.reason for message in messages}),
         },

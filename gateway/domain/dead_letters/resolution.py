@@ -13,11 +13,11 @@ from sqlalchemy.sql import ColumnElement
 from gateway.domain.payments import refunding, requeueing
 from gateway.domain.payments.transactions import ATTEMPT_LIMIT
 from gateway.domain.shared import audit, outbox
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.listing import Listed, conditions, search
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.ids import rfc3339
-from gateway.models.attempts import Attempt, RefundAttempt
+from gateway.models.attempts import ChargeAttempt, RefundAttempt
 from gateway.models.dead_letters import DeadLetter
 from gateway.models.refunds import Refund
 from gateway.models.transactions import Transaction
@@ -140,8 +140,11 @@ _APPROVED_LATE = and_(
     case(
         (
             DeadLetter.refund_id.is_(None),
-            select(Attempt.number)
-            .where(Attempt.transaction_id == DeadLetter.transaction_id, Attempt.outcome == AttemptOutcome.APPROVED)
+            select(ChargeAttempt.number)
+            .where(
+                ChargeAttempt.transaction_id == DeadLetter.transaction_id,
+                ChargeAttempt.outcome == AttemptOutcome.APPROVED,
+            )
             .exists(),
         ),
         else_=select(RefundAttempt.number)
@@ -153,7 +156,7 @@ _APPROVED_LATE = and_(
 _REVIVE = text("""
     UPDATE transactions
     SET status = CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END,
-        attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL, updated_at = now(),
+        attempt_limit = attempts + :attempts, requeues = 0, requeued_at = NULL, last_error = NULL, updated_at = now(),
         failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
     RETURNING id, status, merchant_id
@@ -166,11 +169,11 @@ _DISCARD = text(f"""
             failure_message = coalesce(:note, 'An operator discarded this payment.'), updated_at = now()
         WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
         RETURNING id, merchant_id
-    ), happened AS (
+    ), event_source AS (
         SELECT merchant_id, '{EventType.TRANSACTION_FAILED}' AS type, id AS object_id, id AS transaction_id,
-               NULL::jsonb AS state
+               NULL::jsonb AS snapshot
         FROM moved
-    ), {TELLING}
+    ), {RECORD_EVENTS}
     SELECT id FROM moved
 """)  # noqa: S608  # a constant
 

@@ -54,7 +54,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class InvariantResult:
     """How many rows break an invariant, and the first of them."""
 
     invariant: Invariant
@@ -69,10 +69,10 @@ class Report:
     checked_at: datetime
     since: datetime | None
     missed: timedelta
-    results: tuple[Result, ...]
+    results: tuple[InvariantResult, ...]
 
     @property
-    def broken(self) -> list[Result]:
+    def broken(self) -> list[InvariantResult]:
         """The invariants that do not hold."""
         return [result for result in self.results if result.violations]
 
@@ -151,13 +151,13 @@ def _smallest_id(at: datetime) -> UUID:
     return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
-def _check(connection: Connection, invariant: Invariant, values: Mapping[str, Any]) -> Result:
+def _check(connection: Connection, invariant: Invariant, values: Mapping[str, Any]) -> InvariantResult:
     statement = text(f"""
         SELECT count(*) OVER () AS violations, subject, detail FROM ({invariant.sql}) AS offending
         ORDER BY subject LIMIT :limit
     """)  # noqa: S608  # the parts are constants
     rows = connection.execute(statement, values).all()
-    return Result(
+    return InvariantResult(
         invariant, rows[0].violations if rows else 0, tuple(Violation(row.subject, row.detail) for row in rows)
     )
 
@@ -192,7 +192,7 @@ def record(connection: Connection, report: Report, *, patience_seconds: float) -
     return alerted
 
 
-def _row(result: Result, before: Row[*tuple[Any, ...]] | None, checked_at: datetime) -> dict[str, Any]:
+def _row(result: InvariantResult, before: Row[*tuple[Any, ...]] | None, checked_at: datetime) -> dict[str, Any]:
     broken = result.violations > 0
     return {
         "name": result.invariant.name,
@@ -213,7 +213,7 @@ def _is_due(invariant: Invariant, row: Mapping[str, Any], patience_seconds: floa
     return row["alerted_at"] is None or row["checked_at"] - row["alerted_at"] >= pause
 
 
-def _alert(connection: Connection, result: Result, broken_since: datetime) -> None:
+def _alert(connection: Connection, result: InvariantResult, broken_since: datetime) -> None:
     first = result.sample[0]
     alerts.raise_alert(
         connection,

@@ -56,12 +56,12 @@ _IS = "'the transaction is ' || t.status"
 # The rule of the sweep (payments.requeueing), with the time that the sweep itself may take. Those with an open dead
 # letter are in a place, though in the wrong one: `open_dead_letters_are_of_dead_lettered` counts them.
 _UNSCHEDULED = f"""
-    SELECT t.id::text AS subject, {_IS} || ', untouched since ' || greatest(t.updated_at, t.rescued_at) AS detail
+    SELECT t.id::text AS subject, {_IS} || ', untouched since ' || greatest(t.updated_at, t.requeued_at) AS detail
     FROM transactions t
     WHERE {_UNFINISHED}
-      AND greatest(t.updated_at, t.rescued_at) <= now() - make_interval(secs => :horizon_seconds)
+      AND greatest(t.updated_at, t.requeued_at) <= now() - make_interval(secs => :horizon_seconds)
       AND NOT EXISTS (
-          SELECT FROM attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
+          SELECT FROM charge_attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = t.id)
       AND NOT EXISTS (
           SELECT FROM dead_letters d WHERE d.transaction_id = t.id AND d.refund_id IS NULL AND d.status = 'open')
@@ -156,14 +156,14 @@ _UNAPPROVED = f"""
     SELECT t.id::text AS subject, {_IS} || ', its attempt ' || t.attempts || ' is '
            || coalesce(a.outcome, CASE WHEN a.number IS NULL THEN 'missing' ELSE 'unfinished' END)
            || ', its provider reference ' || coalesce(t.provider_reference, 'missing') AS detail
-    FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id AND a.number = t.attempts
+    FROM transactions t LEFT JOIN charge_attempts a ON a.transaction_id = t.id AND a.number = t.attempts
     WHERE {_SETTLED} AND {TRANSACTIONS_IN_SCOPE}
       AND (a.outcome IS DISTINCT FROM 'approved' OR t.provider_reference IS NULL)
 """
 
 _CHARGED = f"""
     SELECT t.id::text AS subject, {_IS} || ', yet attempt ' || min(a.number) || ' was approved' AS detail
-    FROM transactions t JOIN attempts a ON a.transaction_id = t.id AND a.outcome = 'approved'
+    FROM transactions t JOIN charge_attempts a ON a.transaction_id = t.id AND a.outcome = 'approved'
     WHERE t.status IN ('failed', 'canceled') AND {TRANSACTIONS_IN_SCOPE}
     GROUP BY t.id
 """
@@ -171,7 +171,7 @@ _CHARGED = f"""
 # Giving up cuts the limit to the attempts so far, which an attempt that is claimed at that moment exceeds by one.
 _TOO_MANY_ATTEMPTS = f"""
     SELECT t.id::text AS subject, greatest(t.attempts, max(a.number)) || ' attempts of ' || t.attempt_limit AS detail
-    FROM transactions t LEFT JOIN attempts a ON a.transaction_id = t.id
+    FROM transactions t LEFT JOIN charge_attempts a ON a.transaction_id = t.id
     WHERE {TRANSACTIONS_IN_SCOPE}
       AND greatest(t.attempts, a.number) > t.attempt_limit + (t.last_error IS NOT NULL)::int
     GROUP BY t.id

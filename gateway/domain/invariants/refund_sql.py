@@ -16,10 +16,10 @@ _IN_SCOPE = f"""f.id IN (
 _IS = "'the refund is ' || f.status"
 
 _UNSCHEDULED = f"""
-    SELECT f.id::text AS subject, {_IS} || ', untouched since ' || greatest(f.updated_at, f.rescued_at) AS detail
+    SELECT f.id::text AS subject, {_IS} || ', untouched since ' || greatest(f.updated_at, f.requeued_at) AS detail
     FROM refunds f
     WHERE f.status = 'pending'
-      AND greatest(f.updated_at, f.rescued_at) <= now() - make_interval(secs => :horizon_seconds)
+      AND greatest(f.updated_at, f.requeued_at) <= now() - make_interval(secs => :horizon_seconds)
       AND NOT EXISTS (
           SELECT FROM refund_attempts a WHERE a.refund_id = f.id AND a.outcome IS NULL AND a.lease_until > now())
       AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = f.id)
@@ -44,17 +44,17 @@ _AMOUNTS = f"""
     WITH concerned AS (
         SELECT t.id FROM transactions t
         WHERE {TRANSACTIONS_IN_SCOPE}
-          AND (t.amount_refunded > 0 OR t.amount_refunding > 0 OR t.status IN ('partially_refunded', 'refunded'))
+          AND (t.amount_refunded > 0 OR t.amount_refund_reserved > 0 OR t.status IN ('partially_refunded', 'refunded'))
         UNION SELECT transaction_id FROM refunds WHERE id >= :from_id
         UNION SELECT r.transaction_id FROM transactions t JOIN refunds r ON r.transaction_id = t.id
               WHERE {TRANSACTIONS_IN_SCOPE}
     )
     SELECT t.id::text AS subject, 'the transaction is ' || t.status || ', ' || t.amount_refunded || ' of ' || t.amount
-           || ' refunded and ' || t.amount_refunding || ' reserved; its refunds: ' || {_REFUNDED} || ' and '
+           || ' refunded and ' || t.amount_refund_reserved || ' reserved; its refunds: ' || {_REFUNDED} || ' and '
            || {_RESERVED} AS detail
     FROM concerned c JOIN transactions t ON t.id = c.id LEFT JOIN refunds f ON f.transaction_id = t.id
     GROUP BY t.id
-    HAVING t.amount_refunded <> {_REFUNDED} OR t.amount_refunding <> {_RESERVED}
+    HAVING t.amount_refunded <> {_REFUNDED} OR t.amount_refund_reserved <> {_RESERVED}
         OR t.status <> CASE t.amount_refunded
             WHEN 0 THEN 'completed' WHEN t.amount THEN 'refunded' ELSE 'partially_refunded' END
         OR bool_or((f.currency, f.merchant_id, f.provider) IS DISTINCT FROM (t.currency, t.merchant_id, t.provider))

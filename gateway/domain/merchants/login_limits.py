@@ -37,21 +37,23 @@ Limited = Literal["account", "address"]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class AllowedAttempt:
     """An attempt that is allowed, and the buckets from which it took a token."""
 
     buckets: tuple[tuple[str, Limit], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedAttempt:
     """An attempt that is not allowed now, the limit, and the seconds until it is allowed."""
 
     by: Limited
     wait_seconds: float
 
 
-def take(connection: Connection, email: str, address: str | None, device_id: bytes | None) -> Taken | Refused:
+def take(
+    connection: Connection, email: str, address: str | None, device_id: bytes | None
+) -> AllowedAttempt | RefusedAttempt:
     """Take the tokens of one attempt for the account of `email` in lower case; a refused attempt takes none.
 
     `device_id` is the id of a device that is known to the account. `connection` is in autocommit, as for any lease.
@@ -59,24 +61,24 @@ def take(connection: Connection, email: str, address: str | None, device_id: byt
     if device_id is not None:
         of_device = (f"login-device:{device_id.hex()}", DEVICE)
         if _lease(connection, of_device).granted:
-            return Taken((of_device,))
+            return AllowedAttempt((of_device,))
     network = network_of(address)
     of_address = (f"login-address:{network}", ADDRESS)
     lease = _lease(connection, of_address)
     if not lease.granted:
-        return Refused("address", lease.wait_seconds)
+        return RefusedAttempt("address", lease.wait_seconds)
     account = _account(email)
     waits = []
     for bucket in ((f"{account}@{network}", FIRST_TRIES), (account, ACCOUNT)):
         lease = _lease(connection, bucket)
         if lease.granted:
-            return Taken((of_address, bucket))
+            return AllowedAttempt((of_address, bucket))
         waits.append(lease.wait_seconds)
-    give_back(connection, Taken((of_address,)))
-    return Refused("account", min(waits))
+    give_back(connection, AllowedAttempt((of_address,)))
+    return RefusedAttempt("account", min(waits))
 
 
-def give_back(connection: Connection, taken: Taken) -> None:
+def give_back(connection: Connection, taken: AllowedAttempt) -> None:
     """Return the tokens of an attempt whose password was right or was not checked."""
     for subject, limit in taken.buckets:
         rate_limits.give_back(connection, subject, limit)

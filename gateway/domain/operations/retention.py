@@ -20,8 +20,9 @@ _STATEMENTS = tuple(
         """DELETE FROM idempotency_records WHERE (merchant_id, key) IN (
             SELECT r.merchant_id, r.key FROM idempotency_records r
             WHERE r.created_at < now() - make_interval(days => :idempotency_days)
-              AND NOT EXISTS (SELECT FROM transactions t WHERE t.id = r.transaction_id
-                              AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refunding > 0))
+              AND NOT EXISTS (
+                  SELECT FROM transactions t WHERE t.id = r.transaction_id
+                  AND (t.status IN ('pending', 'processing', 'dead_lettered') OR t.amount_refund_reserved > 0))
             LIMIT :limit)""",
         """DELETE FROM revoked_tokens WHERE jti IN (
             SELECT jti FROM revoked_tokens WHERE expires_at < now() LIMIT :limit)""",
@@ -31,6 +32,13 @@ _STATEMENTS = tuple(
         """DELETE FROM webhook_deliveries WHERE id IN (
             SELECT id FROM webhook_deliveries WHERE id < :first_delivery AND status <> 'pending'
             ORDER BY id LIMIT :limit)""",
+        """DELETE FROM webhook_bodies WHERE event_id IN (
+            SELECT event_id FROM webhook_bodies b
+            WHERE event_id < :first_delivery AND created_at < now() - make_interval(days => :delivery_days)
+              AND NOT EXISTS (SELECT FROM webhook_deliveries d
+                              WHERE d.transaction_id = b.transaction_id AND d.event_id = b.event_id
+                                AND d.status = 'pending')
+            ORDER BY event_id LIMIT :limit)""",
     )
 )
 
@@ -45,6 +53,7 @@ def purge(connection: Connection, limit: int) -> int:
         "limit": limit,
         "idempotency_days": IDEMPOTENCY_DAYS,
         "alert_days": ALERT_DAYS,
+        "delivery_days": DELIVERY_DAYS,
         "first_delivery": smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS)),
     }
     plan_freely(connection)

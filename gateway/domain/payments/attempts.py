@@ -18,14 +18,14 @@ from gateway.outcomes import Approved, Instruction, Outcome
 from gateway.states import AttemptOutcome
 
 InstructionT = TypeVar("InstructionT", bound=Instruction)
-ClaimT = TypeVar("ClaimT", bound="Claim[Any]")
+ClaimT = TypeVar("ClaimT", bound="AttemptClaim[Any]")
 
 _MAY_HAVE_HAPPENED = frozenset({AttemptOutcome.UNKNOWN, AttemptOutcome.APPROVED})
 """Approved, yet still unfinished: the answer came after the subject had been given up."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim(Generic[InstructionT]):
+class AttemptClaim(Generic[InstructionT]):
     """The right to send one instruction to its provider once, until the lease ends.
 
     `in_doubt` tells that the attempt before this one has no known outcome: query the status before sending it.
@@ -101,10 +101,10 @@ _FITTING = """, fitting AS MATERIALIZED (
             ) AS ordered
             WHERE nth <= :room
         ), touched AS (
-            UPDATE {subjects} s SET rescued_at = now()
+            UPDATE {subjects} s SET requeued_at = now()
             FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
             WHERE s.id = w.id
-              AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :note_seconds)
+              AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :note_seconds)
         )"""
 """CTEs that select what fits into the room, in turns among the merchants, and mark the rest as not stuck, because it is
 requeued until there is room."""
@@ -147,7 +147,7 @@ def _claim_statement(
             WHERE {open} AND {fits}
             ON CONFLICT DO NOTHING
             RETURNING {key}
-        ), given_up AS (
+        ), closed_attempt AS (
             UPDATE {attempts} a
             SET outcome = 'unknown', finished_at = now(), code = 'worker_lost',
                 message = 'The worker died during the call.'
@@ -241,7 +241,7 @@ DECLINED_COLUMNS = ", ".join(
 """Assignments that keep, on the subject, why a provider declined it; `r` is its row of `result`."""
 
 
-def results(outcomes: Sequence[tuple[Claim[Any], Outcome]]) -> dict[str, Any]:
+def results(outcomes: Sequence[tuple[AttemptClaim[Any], Outcome]]) -> dict[str, Any]:
     """The arrays that `results_cte` reads."""
     return {
         "id": [claim.instruction.id for claim, _ in outcomes],
@@ -268,7 +268,7 @@ class Recorded:
         return (self.recorded_at - self.created_at).total_seconds()
 
 
-def give_up_statement(*, subjects: str, attempts: str, key: str, unfinished: str) -> TextClause:
+def exhaust_statement(*, subjects: str, attempts: str, key: str, unfinished: str) -> TextClause:
     """The statement that allows no further attempt at those of `:ids` that are `unfinished`, because of `:error`."""
     return text(f"""
         UPDATE {subjects} s

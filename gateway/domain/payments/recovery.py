@@ -32,7 +32,7 @@ def _statement(attempts: str, key: str) -> TextClause:
     """)  # noqa: S608  # the parts are constants of this module
 
 
-_OF_TRANSACTIONS = _statement("attempts", "transaction_id")
+_OF_TRANSACTIONS = _statement("charge_attempts", "transaction_id")
 _OF_REFUNDS = _statement("refund_attempts", "refund_id")
 
 

@@ -12,14 +12,14 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
+from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
 from gateway.domain.shared import outbox
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.outbox import Topic
 from gateway.outcomes import Outcome, Refund
 from gateway.states import RefundStatus
 
-RefundClaim = Claim[Refund]
+RefundClaim = AttemptClaim[Refund]
 
 _CLAIM = attempts.claim_statements(
     source="refunds s JOIN transactions t ON t.id = s.transaction_id",
@@ -49,7 +49,9 @@ def claim(
 
 def _claim_of(row: Any, in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a callback
     refund = Refund(row.id, row.charge_reference, row.amount, row.currency, row.payment_method, row.number + 1)
-    return Claim(refund, row.merchant_id, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id)
+    return AttemptClaim(
+        refund, row.merchant_id, row.provider, in_doubt, refund.attempt >= row.attempt_limit, row.request_id
+    )
 
 
 _SETTLING_UP = """released AS (
@@ -60,18 +62,18 @@ _SETTLING_UP = """released AS (
         SELECT id FROM transactions WHERE id IN (SELECT transaction_id FROM released) ORDER BY id FOR UPDATE
     ), repaid AS (
         UPDATE transactions t
-        SET amount_refunding = t.amount_refunding - r.reserved,
+        SET amount_refund_reserved = t.amount_refund_reserved - r.reserved,
             amount_refunded = t.amount_refunded + r.refunded,
             status = CASE WHEN t.amount_refunded + r.refunded = t.amount THEN 'refunded'
                           WHEN t.amount_refunded + r.refunded > 0 THEN 'partially_refunded' ELSE t.status END,
             updated_at = now()
         FROM released r JOIN locked l ON l.id = r.transaction_id
         WHERE t.id = l.id AND t.status IN ('completed', 'partially_refunded')
-    ), happened AS (
-        SELECT merchant_id, 'refund.' || status AS type, id AS object_id, transaction_id, NULL::jsonb AS state
+    ), event_source AS (
+        SELECT merchant_id, 'refund.' || status AS type, id AS object_id, transaction_id, NULL::jsonb AS snapshot
         FROM moved WHERE status IN ('completed', 'failed')
     )"""
-"""CTEs that do what the ends of the refunds in `moved` mean to their transactions, and list the events of `TELLING`.
+"""CTEs that apply the ended refunds in `moved` to their transactions, and list the events for `RECORD_EVENTS`.
 
 A list may end several refunds of one transaction. Transactions are locked in the order of their ids: two workers that
 end refunds of the same ones wait for each other, but never in a circle.
@@ -101,7 +103,7 @@ _RECORD = text(f"""
         INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
         SELECT merchant_id, currency, 0, sum(amount), 0 FROM moved WHERE status = 'completed'
         GROUP BY merchant_id, currency
-    ), {_SETTLING_UP}, {TELLING}
+    ), {_SETTLING_UP}, {RECORD_EVENTS}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
 """)  # noqa: S608  # a constant
 
@@ -117,7 +119,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
 
 _REVIVE = text("""
     UPDATE refunds
-    SET status = 'pending', attempt_limit = attempts + :attempts, rescues = 0, rescued_at = NULL, last_error = NULL,
+    SET status = 'pending', attempt_limit = attempts + :attempts, requeues = 0, requeued_at = NULL, last_error = NULL,
         updated_at = now(),
         failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
@@ -131,7 +133,7 @@ _DISCARD = text(f"""
             failure_message = coalesce(:note, 'An operator discarded this refund.'), updated_at = now()
         WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
         RETURNING id, transaction_id, merchant_id, amount, status
-    ), {_SETTLING_UP}, {TELLING}
+    ), {_SETTLING_UP}, {RECORD_EVENTS}
     SELECT id FROM moved
 """)  # noqa: S608  # a constant
 
@@ -147,11 +149,11 @@ def discard(connection: Connection, ids: Sequence[UUID], note: str | None) -> No
     connection.execute(_DISCARD, {"ids": list(ids), "note": note})
 
 
-_GIVE_UP = attempts.give_up_statement(
+_EXHAUST = attempts.exhaust_statement(
     subjects="refunds", attempts="refund_attempts", key="refund_id", unfinished="'pending'"
 )
 
 
-def give_up(connection: Connection, ids: Sequence[UUID], error: str) -> None:
+def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
     """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_GIVE_UP, {"ids": list(ids), "error": error})
+    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})

@@ -30,11 +30,11 @@ class NewRefund:
 # others off. The UPDATE reads `paid`, since its own scan and the CHECKs begin at the row as it was before the wait.
 _CREATE = text(f"""
     WITH paid AS MATERIALIZED (
-        SELECT id, status, amount_refunding, amount - amount_refunded - amount_refunding AS refundable
+        SELECT id, status, amount_refund_reserved, amount - amount_refunded - amount_refund_reserved AS refundable
         FROM transactions WHERE id = :transaction_id AND merchant_id = :merchant_id FOR UPDATE
     ), reserved AS (
         UPDATE transactions t
-        SET amount_refunding = p.amount_refunding + coalesce(:amount, p.refundable), updated_at = now()
+        SET amount_refund_reserved = p.amount_refund_reserved + coalesce(:amount, p.refundable), updated_at = now()
         FROM paid p
         WHERE t.id = p.id AND p.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
           AND coalesce(:amount, p.refundable) BETWEEN 1 AND p.refundable

@@ -25,14 +25,14 @@ def _kind(table: str, attempts: str, key: str, topic_of: Mapping[str, Topic]) ->
     statuses = ", ".join(f"'{status}'" for status in topic_of)
     unfinished = f"s.status IN ({statuses})"
     mark = f"""
-        UPDATE {table} s SET rescues = rescues + 1, rescued_at = now()
+        UPDATE {table} s SET requeues = requeues + 1, requeued_at = now()
         WHERE s.id = ANY(CAST(:ids AS uuid[])) AND {unfinished}
         RETURNING s.id, s.status, s.merchant_id
     """  # noqa: S608  # the parts are constants of this module
     stuck = f"""
         SELECT s.id FROM {table} s
         WHERE {unfinished}
-          AND greatest(s.updated_at, s.rescued_at) < now() - make_interval(secs => :stuck_after_seconds)
+          AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :stuck_after_seconds)
           AND NOT EXISTS (
               SELECT FROM {attempts} a WHERE a.{key} = s.id AND a.outcome IS NULL AND a.lease_until > now())
           AND NOT EXISTS (SELECT FROM outbox o WHERE o.subject_id = s.id)
@@ -44,7 +44,7 @@ def _kind(table: str, attempts: str, key: str, topic_of: Mapping[str, Topic]) ->
 
 TRANSACTIONS = _kind(
     "transactions",
-    "attempts",
+    "charge_attempts",
     "transaction_id",
     {
         TransactionStatus.PENDING: Topic.TRANSACTION_CREATED,

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, Claim, Claimed, Recorded, Room
-from gateway.domain.shared.event_recording import TELLING
+from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
+from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.ids import new_id
 from gateway.money import fee_of
 from gateway.outcomes import Charge, Outcome
@@ -18,7 +18,7 @@ from gateway.states import TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeClaim(Claim[Charge]):
+class ChargeClaim(AttemptClaim[Charge]):
     """The right to charge one transaction once."""
 
     fee_basis_points: int
@@ -28,7 +28,7 @@ _CLAIM = attempts.claim_statements(
     source="transactions s JOIN merchants m ON m.id = s.merchant_id",
     columns="s.amount, s.currency, s.payment_method, m.fee_basis_points",
     subjects="transactions",
-    attempts="attempts",
+    attempts="charge_attempts",
     key="transaction_id",
     open_status=TransactionStatus.PROCESSING,
 )
@@ -57,7 +57,7 @@ def _claim_of(row: Any, in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a cal
 
 
 _RESULTS = attempts.results_cte(
-    attempts="attempts",
+    attempts="charge_attempts",
     key="transaction_id",
     open_status=TransactionStatus.PROCESSING,
     fee="bigint",
@@ -96,15 +96,15 @@ _RECORD = text(f"""
         INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
         SELECT merchant_id, currency, sum(amount), 0, sum(fee) FROM moved WHERE status = 'completed'
         GROUP BY merchant_id, currency
-    ), happened AS (
-        SELECT m.merchant_id, e.type, e.object_id, m.id AS transaction_id, e.state
+    ), event_source AS (
+        SELECT m.merchant_id, e.type, e.object_id, m.id AS transaction_id, e.snapshot
         FROM moved m CROSS JOIN LATERAL (VALUES
             ('completed', 'transaction.completed', m.id, jsonb_build_object('status', m.status, 'amount_refunded', 0)),
             ('completed', 'settlement.completed', m.settlement_id, NULL),
             ('failed', 'transaction.failed', m.id, NULL)
-        ) AS e (status, type, object_id, state)
+        ) AS e (status, type, object_id, snapshot)
         WHERE e.status = m.status
-    ), {TELLING}
+    ), {RECORD_EVENTS}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
 """)  # noqa: S608  # a constant
 
@@ -122,11 +122,11 @@ def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome
     return [Recorded(*row) for row in rows(connection, _RECORD, values)]
 
 
-_GIVE_UP = attempts.give_up_statement(
-    subjects="transactions", attempts="attempts", key="transaction_id", unfinished="'pending', 'processing'"
+_EXHAUST = attempts.exhaust_statement(
+    subjects="transactions", attempts="charge_attempts", key="transaction_id", unfinished="'pending', 'processing'"
 )
 
 
-def give_up(connection: Connection, ids: Sequence[UUID], error: str) -> None:
+def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
     """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_GIVE_UP, {"ids": list(ids), "error": error})
+    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})

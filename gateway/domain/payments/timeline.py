@@ -103,7 +103,7 @@ _TIMELINE = text(f"""
             (CASE WHEN t.status = 'canceled' THEN t.updated_at END, '{_T.TRANSACTION_CANCELED}', '{{}}'::jsonb)
         ) AS v (at, type, detail) WHERE v.at IS NOT NULL
         UNION ALL
-        {_attempts("attempts", "transaction_id", _T.ATTEMPT_STARTED, _T.ATTEMPT_FINISHED, "t")}
+        {_attempts("charge_attempts", "transaction_id", _T.ATTEMPT_STARTED, _T.ATTEMPT_FINISHED, "t")}
         UNION ALL
         SELECT s.settled_at, '{_T.SETTLEMENT_COMPLETED}', jsonb_build_object('settlement_id', s.id, 'amount', s.amount,
                'fee', s.fee, 'net', s.net)

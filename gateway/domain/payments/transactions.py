@@ -11,8 +11,8 @@ from sqlalchemy import Connection, text
 
 from gateway.db import rows
 from gateway.domain.payments.transaction_queries import COLUMNS, find, of_row, represent
-from gateway.domain.shared.event_recording import TELLING
-from gateway.domain.shared.idempotency import Answer, IdempotencyKey, first_answer, waiting_for_the_first
+from gateway.domain.shared.event_recording import RECORD_EVENTS
+from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse, first_response, wait_for_first_request
 from gateway.domain.shared.outbox import Topic
 from gateway.errors import IdempotencyInProgress, InvalidState
 from gateway.ids import new_id, time_of
@@ -47,14 +47,16 @@ class Acceptance:
     shown: Mapping[str, Any]
     request_id: str
     key: IdempotencyKey | None
-    answer: Answer
+    response: StoredResponse
 
     @classmethod
     def of(cls, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None) -> "Acceptance":
         """The acceptance of what a merchant asks for. Nothing is stored yet."""
         id = new_id()
         shown = _as_accepted(id, merchant_id, new, time_of(id))
-        return cls(id, merchant_id, shown, request_id, key, Answer(201, json.dumps(shown), location_of(shown["id"])))
+        return cls(
+            id, merchant_id, shown, request_id, key, StoredResponse(201, json.dumps(shown), location_of(shown["id"]))
+        )
 
 
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
@@ -96,12 +98,12 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
             Nothing is stored.
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
-    with waiting_for_the_first():
+    with wait_for_first_request():
         stored = {row.subject_id for row in rows(connection, _STORE, values)}
     return [acceptance.id in stored for acceptance in acceptances]
 
 
-def repeat(connection: Connection, acceptance: Acceptance) -> Answer | None:
+def repeat(connection: Connection, acceptance: Acceptance) -> StoredResponse | None:
     """Return the answer to the first request with the key of `acceptance`.
 
     None if there was no such request: the time of `acceptance` is wrong by more than `TIME_OFF_MAX_SECONDS`, because
@@ -113,7 +115,7 @@ def repeat(connection: Connection, acceptance: Acceptance) -> Answer | None:
     if acceptance.key is None:
         return None
     try:
-        return first_answer(connection, acceptance.merchant_id, acceptance.key)
+        return first_response(connection, acceptance.merchant_id, acceptance.key)
     except IdempotencyInProgress:  # there is no record
         return None
 
@@ -126,7 +128,7 @@ _STORED = (
 
 def _row_of(acceptance: Acceptance) -> dict[str, Any]:
     """A row of `new` in `_STORE`; members that it does not name are NULL."""
-    shown, key, answer = acceptance.shown, acceptance.key, acceptance.answer
+    shown, key, answer = acceptance.shown, acceptance.key, acceptance.response
     row = {name: shown[name] for name in _STORED}
     row["request_id"] = acceptance.request_id
     if key is not None:
@@ -167,11 +169,11 @@ _CANCEL = text(f"""
         UPDATE transactions SET status = 'canceled', updated_at = now()
         WHERE id = :id AND merchant_id = :merchant_id AND status = 'pending'
         RETURNING {", ".join(column.expression.name for column in COLUMNS)}
-    ), happened AS (
+    ), event_source AS (
         SELECT merchant_id, '{EventType.TRANSACTION_CANCELED}' AS type, id AS object_id, id AS transaction_id,
-               CAST(NULL AS jsonb) AS state
+               CAST(NULL AS jsonb) AS snapshot
         FROM moved
-    ), {TELLING}
+    ), {RECORD_EVENTS}
     SELECT * FROM moved
 """)  # noqa: S608  # a constant
 

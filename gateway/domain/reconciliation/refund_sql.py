@@ -40,7 +40,7 @@ def _ledger(completed: str) -> str:
 def _amounts(concerned: str) -> str:
     return f"""
     SELECT 'amount_mismatch', t.id, t.id, NULL::uuid, t.currency, coalesce(r.refunded, 0)::bigint, t.amount_refunded,
-           'Of the transaction ' || t.amount_refunded || ' is refunded and ' || t.amount_refunding ||
+           'Of the transaction ' || t.amount_refunded || ' is refunded and ' || t.amount_refund_reserved ||
            ' reserved; its refunds add up to ' || coalesce(r.refunded, 0) || ' and ' || coalesce(r.reserved, 0) || '.',
            {_NOTHING_COUNTED}
     FROM transactions t LEFT JOIN (
@@ -49,7 +49,7 @@ def _amounts(concerned: str) -> str:
                coalesce(sum(amount) FILTER (WHERE status IN ('pending', 'dead_lettered')), 0) AS reserved
         FROM refunds GROUP BY transaction_id
     ) r ON r.transaction_id = t.id
-    WHERE (t.amount_refunded <> coalesce(r.refunded, 0) OR t.amount_refunding <> coalesce(r.reserved, 0))
+    WHERE (t.amount_refunded <> coalesce(r.refunded, 0) OR t.amount_refund_reserved <> coalesce(r.reserved, 0))
       AND {concerned}
 """
 

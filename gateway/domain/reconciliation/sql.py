@@ -103,7 +103,7 @@ _STUCK = f"""
     WHERE t.status IN ({_listed(UNFINISHED)}) AND {_in_period("t.created_at")} AND {_of_provider("t.provider")}
       AND t.updated_at < now() - make_interval(secs => :stuck_after_seconds)
       AND NOT EXISTS (
-          SELECT FROM attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
+          SELECT FROM charge_attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
 """
 
 # What was compared: a row per table and currency, told from the discrepancies by having `counted`.

@@ -112,7 +112,7 @@ def _missing_charges(settlements: str) -> str:
     WHERE {settlements} AND c.periods @> s.settled_at
       AND NOT EXISTS (SELECT FROM statement_lines l WHERE l.type = 'charge'
                       AND l.provider = s.provider AND l.provider_reference = s.provider_reference)
-      AND NOT EXISTS (SELECT FROM attempts a WHERE a.transaction_id = s.transaction_id
+      AND NOT EXISTS (SELECT FROM charge_attempts a WHERE a.transaction_id = s.transaction_id
                       AND NOT c.periods @> tstzrange(least(a.started_at, s.settled_at), s.settled_at, '[]'))
 """
 

@@ -67,7 +67,7 @@ def overdue(connection: Connection, seconds: int, limit: int) -> list[UUID]:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class AlertClaim:
     """An alert that is about to be delivered; `attempts` counts this one."""
 
     id: UUID
@@ -79,7 +79,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class AlertResult:
     """What a try at delivering came to: `pending` is one that is to be tried again."""
 
     id: UUID
@@ -87,7 +87,7 @@ class Result:
     error: str | None = None
 
 
-def claim(connection: Connection, ids: Sequence[UUID]) -> list[Claim]:
+def claim(connection: Connection, ids: Sequence[UUID]) -> list[AlertClaim]:
     """Count a try at each of `ids` that still waits to be delivered, oldest first."""
     columns = (Alert.id, Alert.severity, Alert.message, Alert.details, Alert.created_at, Alert.attempts)
     rows = connection.execute(
@@ -96,7 +96,7 @@ def claim(connection: Connection, ids: Sequence[UUID]) -> list[Claim]:
         .values(attempts=Alert.attempts + 1)
         .returning(*columns)
     )
-    return sorted((Claim(*row) for row in rows), key=lambda claim: claim.id)
+    return sorted((AlertClaim(*row) for row in rows), key=lambda claim: claim.id)
 
 
 _RECORD = text("""
@@ -107,7 +107,7 @@ _RECORD = text("""
 """)
 
 
-def record(connection: Connection, results: Sequence[Result]) -> None:
+def record(connection: Connection, results: Sequence[AlertResult]) -> None:
     """Write what the tries came to; an alert that another worker delivered meanwhile stays delivered."""
     values = {
         "ids": [result.id for result in results],

@@ -24,7 +24,7 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredResponse:
     """An HTTP answer as it was first given."""
 
     status: int
@@ -33,10 +33,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class IdempotentResponse:
     """An answer, and whether it repeats an earlier one."""
 
-    answer: Answer
+    response: StoredResponse
     replayed: bool
 
 
@@ -64,8 +64,8 @@ def once(
     merchant_id: UUID,
     key: IdempotencyKey | None,
     transaction_id: UUID,
-    work: Callable[[], Answer],
-) -> Given:
+    work: Callable[[], StoredResponse],
+) -> IdempotentResponse:
     """Do `work`, or return the first answer again if `key` was used before. Without a key the work is always done.
 
     The record is claimed before the work and completed after it, in the one database transaction of `connection`:
@@ -77,26 +77,26 @@ def once(
         IdempotencyInProgress: the first request with `key` has not ended within `sessions.LOCK_TIMEOUT_MS`.
     """
     if key is None:
-        return Given(work(), replayed=False)
+        return IdempotentResponse(work(), replayed=False)
     of_key = {"merchant_id": merchant_id, "key": key.key}
     claim = insert(IdempotencyRecord).values(
         **of_key, request_hash=key.request_hash, transaction_id=transaction_id, status=0, body=""
     )
-    with waiting_for_the_first():
+    with wait_for_first_request():
         claimed = connection.execute(claim.on_conflict_do_nothing().returning(IdempotencyRecord.key)).first()
     if claimed is None:
-        return Given(first_answer(connection, merchant_id, key), replayed=True)
+        return IdempotentResponse(first_response(connection, merchant_id, key), replayed=True)
     answer = work()
     connection.execute(
         update(IdempotencyRecord)
         .filter_by(**of_key)
         .values(status=answer.status, body=answer.body, location=answer.location)
     )
-    return Given(answer, replayed=False)
+    return IdempotentResponse(answer, replayed=False)
 
 
 @contextmanager
-def waiting_for_the_first() -> Iterator[None]:
+def wait_for_first_request() -> Iterator[None]:
     """Around the INSERT of a record, which waits while another request with the same key is under way.
 
     Raises:
@@ -110,7 +110,7 @@ def waiting_for_the_first() -> Iterator[None]:
         raise
 
 
-def first_answer(connection: Connection, merchant_id: UUID, key: IdempotencyKey) -> Answer:
+def first_response(connection: Connection, merchant_id: UUID, key: IdempotencyKey) -> StoredResponse:
     """The answer that the first request with this key got.
 
     Raises:
@@ -128,4 +128,4 @@ def first_answer(connection: Connection, merchant_id: UUID, key: IdempotencyKey)
         raise IdempotencyKeyReused(
             f"Idempotency-Key {key.key!r} was used before with another body or path; use a new key."
         )
-    return Answer(record.status, record.body, record.location)
+    return StoredResponse(record.status, record.body, record.location)

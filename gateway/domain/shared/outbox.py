@@ -33,7 +33,7 @@ FIRST_TURN = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class OutboxRow:
     """One row taken from the outbox."""
 
     topic: str
@@ -42,10 +42,10 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class OutboxBatch:
     """A batch in the order of its rows. `more`: rows are left. `next_turn`: the first merchant of the next batch."""
 
-    rows: list[Waiting]
+    rows: list[OutboxRow]
     more: bool
     next_turn: UUID = FIRST_TURN
 
@@ -137,7 +137,7 @@ def prepare(connection: Connection) -> None:
     rows(connection, _PREPARE, {})
 
 
-def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Taken:
+def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> OutboxBatch:
     """Take the oldest `limit` rows that no other relay has locked; this transaction deletes them.
 
     Rows of the topics `without` stay.
@@ -148,10 +148,10 @@ def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Tak
         taken = rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)})
     else:
         taken = rows(connection, _TAKE, {"limit": limit})
-    return Taken(_in_order(taken), len(taken) >= limit)
+    return OutboxBatch(_in_order(taken), len(taken) >= limit)
 
 
-def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Taken:
+def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> OutboxBatch:
     """Take about `limit` rows: the oldest ones of each merchant, at most its share, starting at merchant `next_turn`.
 
     The shares are proportional to the merchants' weights. Use this for a backlog: `take` costs less, and is fair if it
@@ -160,12 +160,12 @@ def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Taken:
     values = {"limit": limit, "next_turn": next_turn, "merchants_max": MERCHANTS_MAX}
     taken = rows(connection, _TAKE_IN_TURNS, values)
     if not taken:  # there are no rows, or none from that merchant on
-        return Taken([], more=next_turn != FIRST_TURN)
-    return Taken(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
+        return OutboxBatch([], more=next_turn != FIRST_TURN)
+    return OutboxBatch(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
 
 
-def _in_order(taken: Iterable[Any]) -> list[Waiting]:
-    return [Waiting(row.topic, row.subject_id, row.merchant_id) for row in sorted(taken, key=lambda row: int(row.id))]
+def _in_order(taken: Iterable[Any]) -> list[OutboxRow]:
+    return [OutboxRow(row.topic, row.subject_id, row.merchant_id) for row in sorted(taken, key=lambda row: int(row.id))]
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:

@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from gateway.domain.shared.outbox import Topic
+from gateway.domain.webhooks import bodies
 from gateway.domain.webhooks import endpoints as webhook_endpoints
-from gateway.domain.webhooks import event_queries
 from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.models.webhooks import LEASE_SECONDS
 from gateway.states import DeliveryStatus
@@ -27,7 +27,7 @@ GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class DeliveryClaim:
     """The right to send one event to one endpoint once, until the lease ends. `attempt` counts from 1."""
 
     id: UUID
@@ -44,10 +44,10 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DeliveryResult:
     """What one attempt came to: the receiver's HTTP status, or why there is none."""
 
-    claim: Claim
+    claim: DeliveryClaim
     status: int | None
     error: str | None
 
@@ -86,21 +86,23 @@ _CLAIM = text("""
     ), claimed AS (
         UPDATE webhook_deliveries SET next_attempt_at = now() + make_interval(secs => :lease_seconds)
         WHERE id = ANY (ARRAY(SELECT id FROM due))
-        RETURNING id, merchant_id, endpoint_id, event_id, attempts, next_attempt_at
+        RETURNING id, merchant_id, endpoint_id, event_id, transaction_id, attempts, next_attempt_at
     )
     SELECT c.id, c.endpoint_id, c.attempts + 1 AS attempt, c.next_attempt_at AS lease, p.url, p.secret,
            CASE WHEN p.previous_secret_until > now() THEN p.previous_secret END AS previous_secret,
-           p.consecutive_failures > 0 AS failing, e.id AS event_id, e.type, e.object_id, e.state, e.created_at
+           p.consecutive_failures > 0 AS failing, c.transaction_id, b.body, e.id AS event_id, e.type, e.object_id,
+           e.snapshot, e.created_at
     FROM claimed c JOIN webhook_endpoints p ON p.id = c.endpoint_id
     JOIN events e ON e.merchant_id = c.merchant_id AND e.id = c.event_id
+    LEFT JOIN webhook_bodies b ON b.event_id = c.event_id
     ORDER BY c.id
 """)
 
 
-def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[Claim]:
+def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
     """Take due deliveries of each endpoint: at most the first number, or the second one when the endpoint is failing.
 
-    Three statements at most, whatever the number of endpoints and deliveries.
+    One statement claims, one reads each kind of object, and one stores new bodies, whatever the number of deliveries.
     """
     limits = list(wanted.values())
     values = {
@@ -110,13 +112,15 @@ def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> lis
         "lease_seconds": LEASE_SECONDS,
     }
     rows = connection.execute(_CLAIM, values).all()
-    events = {
-        row.event_id: StoredEvent(row.event_id, row.type, row.object_id, row.state, row.created_at) for row in rows
-    }
-    objects = event_queries.objects_of(connection, events.values())
-    bodies = {id: event_queries.body_of(event, objects[id]) for id, event in events.items()}
+    stored = {row.event_id: row.body for row in rows if row.body is not None}
+    new = [row for row in rows if row.body is None]
+    bodies_of_events = stored | bodies.make_and_store(
+        connection,
+        (StoredEvent(row.event_id, row.type, row.object_id, row.snapshot, row.created_at) for row in new),
+        {row.event_id: row.transaction_id for row in new},
+    )
     return [
-        Claim(
+        DeliveryClaim(
             id=row.id,
             endpoint_id=row.endpoint_id,
             attempt=row.attempt,
@@ -124,7 +128,7 @@ def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> lis
             url=row.url,
             secrets=(row.secret,) if row.previous_secret is None else (row.secret, row.previous_secret),
             event_id=row.event_id,
-            body=bodies[row.event_id],
+            body=bodies_of_events[row.event_id],
             failing=row.failing,
         )
         for row in rows
@@ -165,7 +169,7 @@ _RECORD = text("""
 """)
 
 
-def record(connection: Connection, results: Sequence[Result]) -> dict[str, int]:
+def record(connection: Connection, results: Sequence[DeliveryResult]) -> dict[str, int]:
     """Write what each attempt came to. How many deliveries got which status, without those that ended otherwise."""
     values = {
         "ids": [result.claim.id for result in results],

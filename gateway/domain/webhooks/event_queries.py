@@ -1,10 +1,9 @@
-"""Reading events: for the merchant who asks, and as the bodies of webhooks.
+"""Read events and the objects that they are about.
 
-An event stores no copy of its object. What it shows is the object's row of today, with those members that may have
-changed since then as the event kept them, so that it reads the same for ever.
+An event stores no copy of its object. It is shown with the object's current row, in which the members that may have
+changed since then are replaced by the event's snapshot.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,11 +24,6 @@ from gateway.models.transactions import Transaction
 from gateway.models.webhooks import Event
 from gateway.states import EventType
 
-BODY_MAX_BYTES = 20_000
-"""A webhook's body is shorter (Standard Webhooks asks for small ones)."""
-OMISSIBLE: tuple[tuple[str, Any], ...] = (("metadata", {}), ("description", None))
-"""Members of an object that its merchant may have made too long, and what is sent in their place."""
-
 _Columns = Sequence[InstrumentedAttribute[Any]]
 _Represent = Callable[[Row[*tuple[Any, ...]]], dict[str, Any]]
 
@@ -41,7 +35,7 @@ _OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = 
 """What an event is about, by the first part of its type: how it is found and shown."""
 
 _E = Event
-COLUMNS = (_E.id, _E.type, _E.object_id, _E.state, _E.created_at)
+COLUMNS = (_E.id, _E.type, _E.object_id, _E.snapshot, _E.created_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +45,7 @@ class StoredEvent:
     id: UUID
     type: str
     object_id: UUID
-    state: dict[str, Any] | None
+    snapshot: dict[str, Any] | None
     created_at: datetime
 
 
@@ -72,25 +66,7 @@ def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UU
 def _as_it_was(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
     if "updated_at" in shown:
         shown["updated_at"] = rfc3339(event.created_at)
-    return shown | (event.state or {})
-
-
-def body_of(event: StoredEvent, shown: dict[str, Any]) -> bytes:
-    """The body of the event's webhook: the same bytes with every attempt."""
-    body: dict[str, Any] = {"type": event.type, "timestamp": rfc3339(event.created_at), "data": shown}
-    written = _written(body)
-    for name, substitute in OMISSIBLE:
-        if len(written) < BODY_MAX_BYTES:
-            break
-        if shown.get(name):
-            body["data"] = body["data"] | {name: substitute}
-            body["omitted"] = [*body.get("omitted", []), name]
-            written = _written(body)
-    return written
-
-
-def _written(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return shown | (event.snapshot or {})
 
 
 def _represent(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ FILL = (
        CROSS JOIN LATERAL (SELECT CAST(overlay(uuid_v7()::text PLACING
            regexp_replace(lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0'), '^(.{8})', '\\1-')
            FROM 1 FOR 13) AS uuid) AS id) b""",
-    """INSERT INTO attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at, outcome)
+    """INSERT INTO charge_attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at,
+           outcome)
        SELECT id, 1, 'simulated', 't', updated_at, updated_at, updated_at, 'approved' FROM transactions
        WHERE reference IS NOT NULL""",
     """INSERT INTO settlements (id, transaction_id, merchant_id, amount, fee, net, currency, status, provider,
@@ -177,7 +178,7 @@ READS = [endpoint for endpoint in endpoints() if endpoint.method == "GET" and no
 @pytest.mark.parametrize("endpoint", READS, ids=name_of)
 def test_a_read_looks_at_few_rows_of_large_tables(full: World, endpoint: Endpoint) -> None:
     large = large_tables()
-    assert {"transactions", "settlements", "refunds", "events", "dead_letters", "attempts", "audit_log"} <= large
+    assert {"transactions", "settlements", "refunds", "events", "dead_letters", "charge_attempts", "audit_log"} <= large
     route = route_of(endpoint)
     caller = full.who_may(route.scope or "")
     path = path_of(endpoint, full.ids[route.object]) if route.object else path_of(endpoint)

@@ -18,6 +18,8 @@ from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.states import EventType
 from tests.api.routes import endpoints, name_of
 
+pytestmark = pytest.mark.unit
+
 SELF_EVIDENT = frozenset({"object", "status"})
 
 

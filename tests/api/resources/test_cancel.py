@@ -115,13 +115,13 @@ def test_the_message_of_a_canceled_transaction_is_dropped(merchant: Caller, alon
     settled = settle([canceled], "task-1")
     assert not any((settled.completed, settled.retry, settled.busy, settled.alone, settled.dead))
     assert status_of(canceled) == "canceled"
-    assert count("attempts", f"transaction_id = '{canceled}'") == 0
+    assert count("charge_attempts", f"transaction_id = '{canceled}'") == 0
 
 
 @pytest.mark.parametrize("reason", ["expired", "rejected", "delivery_limit"])
 def test_a_dead_message_of_a_canceled_transaction_is_no_dead_letter(merchant: Caller, reason: str) -> None:
     id = UUID(merchant.pay().json["id"])
-    execute("UPDATE transactions SET rescues = 10 WHERE id = :id", id=id)
+    execute("UPDATE transactions SET requeues = 10 WHERE id = :id", id=id)
     cancel(merchant, id)
     message = DeadMessage("task-1", "transaction.created", reason, "payments.route", "[]", {}, utc_now(), (id,))
 

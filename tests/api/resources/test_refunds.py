@@ -213,7 +213,7 @@ def test_a_key_with_another_amount_or_transaction_is_refused(merchant: Caller, t
 def test_nothing_is_kept_of_a_refund_that_was_refused(merchant: Caller, transaction_id: UUID) -> None:
     held = ask(transaction_id, 900)
     assert ask_for(merchant, transaction_id, "refund-1", amount=400).status_code == 422
-    execute("UPDATE transactions SET amount_refunding = 0 WHERE id = :id", id=transaction_id)
+    execute("UPDATE transactions SET amount_refund_reserved = 0 WHERE id = :id", id=transaction_id)
     execute("UPDATE refunds SET status = 'failed', failure_category = 'discarded' WHERE id = :id", id=held)
     retry = ask_for(merchant, transaction_id, "refund-1", amount=400)
     assert retry.status_code == 201

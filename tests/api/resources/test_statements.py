@@ -47,7 +47,7 @@ def covering(hours: int = 1) -> str:
 
 def move_to(transaction_id: UUID, began: str, settled: str) -> None:
     """As if the payment had been attempted and settled at these times."""
-    execute("UPDATE attempts SET started_at = :at WHERE transaction_id = :id", at=began, id=transaction_id)
+    execute("UPDATE charge_attempts SET started_at = :at WHERE transaction_id = :id", at=began, id=transaction_id)
     execute("UPDATE settlements SET settled_at = :at WHERE transaction_id = :id", at=settled, id=transaction_id)
     execute("UPDATE transactions SET completed_at = :at WHERE id = :id", at=settled, id=transaction_id)
 

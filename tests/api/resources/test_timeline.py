@@ -62,7 +62,7 @@ def test_a_completed_payment_tells_its_whole_way(merchant: Caller) -> None:
 def test_a_retry_shows_the_time_that_passed_before_it(merchant: Caller) -> None:
     [id] = route_payments(merchant.merchant_id, "tok_error_once")
     settle([id], "task-1")
-    execute("""UPDATE attempts SET started_at = now() - interval '3.4 s', finished_at = now() - interval '3 s'
+    execute("""UPDATE charge_attempts SET started_at = now() - interval '3.4 s', finished_at = now() - interval '3 s'
                WHERE transaction_id = :id""", id=id)  # fmt: skip
     execute("UPDATE transactions SET created_at = now() - interval '9 s', routed_at = now() - interval '8 s'")
     settle([id], "task-1")
@@ -131,7 +131,8 @@ def test_what_an_adapter_raised_is_not_for_merchants(merchant: Caller) -> None:
     [id] = route_payments(merchant.merchant_id, "tok_error_once")
     settle([id], "task-1")
     execute(
-        "UPDATE attempts SET code = 'adapter_error', message = 'KeyError: secret' WHERE transaction_id = :id", id=id
+        "UPDATE charge_attempts SET code = 'adapter_error', message = 'KeyError: secret' WHERE transaction_id = :id",
+        id=id,
     )
 
     [finished] = of_type(timeline(merchant, id), "attempt.finished")

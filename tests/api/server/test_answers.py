@@ -12,6 +12,8 @@ from gateway.api.server import limits
 from gateway.api.server.answers import Answers, WsgiAnswer, call
 from gateway.api.server.threads import Threads
 
+pytestmark = pytest.mark.unit
+
 SECONDS = 10
 
 

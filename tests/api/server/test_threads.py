@@ -11,6 +11,8 @@ from gateway.api.server.threads import Threads
 from gateway.api.server.waits import Waits
 from gateway.errors import Overloaded, RateLimited, RequestTimeout
 
+pytestmark = pytest.mark.unit
+
 SECONDS = 10
 
 

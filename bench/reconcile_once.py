@@ -1,4 +1,4 @@
-"""One reconciliation in a process of its own, like `flask reconcile`: `python -m bench.reconciling` prints JSON."""
+"""Reconcile once in a separate process, like `flask reconcile`: `python -m bench.reconcile_once` prints JSON."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 from gateway import db
 from gateway.flows.reconciliation import reconcile
 
-_STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def _kib(name: str) -> int:
@@ -16,10 +16,10 @@ def _kib(name: str) -> int:
 
 
 def main() -> None:
-    """Connect, note the idle memory, reconcile, and tell how long it took and what memory it took above that."""
+    """Connect, measure the idle memory, reconcile, and print the duration and the additional memory."""
     with db.begin() as connection:
         connection.exec_driver_sql("SELECT 1")
-    _FORGET_PEAK.write_text("5")
+    _RESET_PEAK.write_text("5")
     idle = _kib("VmRSS")
     began = time.monotonic()
     run = reconcile()

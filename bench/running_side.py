@@ -1,4 +1,4 @@
-"""A side that is up: sending it payments, watching them settle, holding its workers back."""
+"""A running side: send it payments, wait until they settle, pause its workers."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import psycopg
 from celery import Celery
 
 from bench import sides
-from bench.client import Order, Seen
+from bench.client import LoadPlan, Responses
 from bench.sides import Servers, Side
 from bench.usage import Meter
 from devstack.bootstrap import ROOT
@@ -22,10 +22,10 @@ from devstack.waiting import pause
 
 POLL_SECONDS = 0.5
 CONTROL_SECONDS = 5.0
-STANDSTILL_SECONDS = 60.0
-"""When nothing has been settled for so long, what is not settled counts as lost."""
+STALL_SECONDS = 60.0
+"""If no payment settles for this time, the unsettled ones count as lost."""
 TAIL_SECONDS = 0.5
-"""After the last settlement its message is still acknowledged, announced and logged: that is part of the work."""
+"""Time after the last settlement, in which its message is acknowledged and logged; this work is measured too."""
 
 _UNSETTLED = "SELECT count(*) FROM transactions WHERE status IN ('pending', 'processing')"
 _LOST = """
@@ -36,12 +36,12 @@ _LOST = """
 
 
 class PaymentsLost(Exception):
-    """Accepted payments that did not settle; the message lists them."""
+    """Some accepted payments did not settle; the message lists them."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A side whose roles are up."""
+    """A side whose roles are running."""
 
     side: Side
     servers: Servers
@@ -51,14 +51,14 @@ class Running:
     control: Celery
     round: str
 
-    def post(self, name: str, **wanted: Any) -> Seen:
-        """Send payments, and return what the clients saw.
+    def post(self, name: str, **wanted: Any) -> Responses:
+        """Send payments and return the responses.
 
         Raises:
-            DevstackError: the client failed, or an answer was not 201.
+            DevstackError: the load generator failed, or a response was not 201.
         """
-        order = Order(self.servers.layout.ports.api, self.token, f"{self.round}-{name}-", **wanted)
-        file = sides.workshop(self.servers.layout) / f"{self.side.name}-{name}.order"
+        order = LoadPlan(self.servers.layout.ports.api, self.token, f"{self.round}-{name}-", **wanted)
+        file = sides.work_folder(self.servers.layout) / f"{self.side.name}-{name}.plan"
         file.write_text(json.dumps(asdict(order)))
         client = subprocess.Popen([sys.executable, "-m", "bench.client", str(file)], cwd=ROOT, env=self.servers.caller)
         try:
@@ -69,22 +69,22 @@ class Running:
             client.wait()
         if client.returncode:
             raise DevstackError(f"the load generator failed with status {client.returncode}")
-        seen = Seen(**json.loads(file.with_suffix(".seen").read_text()))
-        if seen.refused:
-            raise DevstackError(f"{self.side.name} did not answer 201 to each payment: {seen.refused}")
-        return seen
+        responses = Responses(**json.loads(file.with_suffix(".responses").read_text()))
+        if responses.refused:
+            raise DevstackError(f"{self.side.name} did not answer 201 to each payment: {responses.refused}")
+        return responses
 
     def value(self, query: str, *values: Any) -> Any:
-        """The only value that a query gives."""
+        """Return the only value of a query's result."""
         row = self.database.execute(query.encode(), values).fetchone()
         return row[0] if row else None
 
     def column(self, query: str, *values: Any) -> list[Any]:
-        """The only column that a query gives."""
+        """Return the only column of a query's result."""
         return [row[0] for row in self.database.execute(query.encode(), values)]
 
-    def settle_all(self, seen: Seen) -> None:
-        """Return when everything is settled; check each accepted payment.
+    def settle_all(self, responses: Responses) -> None:
+        """Wait until everything is settled; then check each accepted payment.
 
         Raises:
             PaymentsLost: some did not settle.
@@ -93,38 +93,38 @@ class Running:
         while now := self.value(_UNSETTLED):
             if now != left:
                 left, moved = now, time.monotonic()
-            if time.monotonic() - moved > STANDSTILL_SECONDS:
+            if time.monotonic() - moved > STALL_SECONDS:
                 break
             if int(time.monotonic() / POLL_SECONDS) % 10 == 0:
                 info(f"{self.side.name}: {now} payments to settle")
             pause(POLL_SECONDS)
         pause(TAIL_SECONDS)
-        lost = self.column(_LOST, seen.ids)
+        lost = self.column(_LOST, responses.ids)
         if lost:
-            raise PaymentsLost(f"{self.side.name} lost {len(lost)} of {len(seen.ids)} accepted payments: {lost}")
+            raise PaymentsLost(f"{self.side.name} lost {len(lost)} of {len(responses.ids)} accepted payments: {lost}")
 
     def wait_until_published(self) -> None:
-        """Return when no accepted payment waits for its message; the plain pipeline publishes before it answers."""
+        """Wait until the outbox is empty; the plain pipeline has none, as it publishes before it responds."""
         while self.side.name != sides.BASELINE and self.value("SELECT count(*) FROM outbox"):
             pause(POLL_SECONDS)
 
     @contextmanager
-    def workers_held(self) -> Iterator[None]:
-        """Within the block no worker takes payments; afterwards all of them do, at the same time."""
+    def workers_paused(self) -> Iterator[None]:
+        """Stop the workers from consuming payments within the block; afterwards all start at the same time."""
         inspect = self.control.control.inspect(timeout=CONTROL_SECONDS / 2)
         active = inspect.active_queues() or {}
-        taken = [
+        consumed = [
             (node, queue["name"])
             for node, queues in active.items()
             for queue in queues
             if queue["name"] in self.side.queues
         ]
-        if not {queue for _, queue in taken} == set(self.side.queues):
-            raise DevstackError(f"{self.side.name}: workers consume {taken}, not {self.side.queues}")
-        for node, queue in taken:
+        if not {queue for _, queue in consumed} == set(self.side.queues):
+            raise DevstackError(f"{self.side.name}: workers consume {consumed}, not {self.side.queues}")
+        for node, queue in consumed:
             self.control.control.cancel_consumer(queue, destination=[node], reply=True, timeout=CONTROL_SECONDS)
         yield
-        for node, queue in taken:
+        for node, queue in consumed:
             self.control.control.add_consumer(queue, destination=[node])
 
 

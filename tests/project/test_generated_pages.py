@@ -1,4 +1,4 @@
-"""The pages that are made from the code (make docs)."""
+"""Check the pages that `make docs` generates from the code, and pages that list what the code has."""
 
 import ast
 import json
@@ -15,9 +15,11 @@ from gateway.app import PARTS
 from gateway.errors import GatewayError
 from gateway.providers.simulated import SANDBOX_TOKENS
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("name", sorted(path.name for path in docs.pages()))
-def test_a_page_that_is_made_from_the_code_is_up_to_date(name: str) -> None:
+def test_a_generated_page_is_up_to_date(name: str) -> None:
     [(path, content)] = [(path, content) for path, content in docs.pages().items() if path.name == name]
 
     assert path.read_text() == content, f"{name} is out of date: run `make docs` and commit it"
@@ -30,13 +32,13 @@ def test_every_error_is_listed() -> None:
     assert missing == []
 
 
-def test_every_error_says_what_to_do_about_it() -> None:
-    silent = [error for error in docs.error_classes() if "code" in vars(error) and "remedy" not in vars(error)]
+def test_every_error_has_a_remedy() -> None:
+    without = [error for error in docs.error_classes() if "code" in vars(error) and "remedy" not in vars(error)]
 
-    assert silent == [], "give each a `remedy`: one sentence on what whoever gets it can do"
+    assert without == [], "give each a `remedy`: one sentence on what its receiver can do"
 
 
-def test_a_code_means_one_status() -> None:
+def test_a_code_has_one_status() -> None:
     statuses: dict[str, set[int]] = {}
     for error in docs.error_classes():
         statuses.setdefault(error.code, set()).add(error.status)
@@ -45,7 +47,7 @@ def test_a_code_means_one_status() -> None:
 
 
 def field_codes_in_use() -> Iterator[tuple[str, str]]:
-    """Every code that the API gives to a field, as its source has it, with where that is."""
+    """Yield each code that the source gives to an error of a field, with the module's name."""
     for path in sorted((ROOT / "gateway").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
@@ -61,16 +63,16 @@ def field_codes_in_use() -> Iterator[tuple[str, str]]:
                 )
 
 
-def test_every_code_of_a_field_is_listed_with_what_to_do_about_it() -> None:
+def test_every_code_of_a_field_has_a_remedy() -> None:
     used = set(field_codes_in_use())
-    assert ("parameters.py", "invalid_time") in used  # so that the search finds something
+    assert ("parameters.py", "invalid_time") in used  # the search works
 
     unlisted = {(file, code) for file, code in used if code not in field_codes.REMEDIES}
     assert unlisted == set(), "add them to gateway/api/http/field_codes.py"
     assert set(_CODES.values()) <= set(field_codes.REMEDIES)
 
 
-def test_the_error_of_last_resort_tells_to_try_again_safely() -> None:
+def test_the_remedy_of_an_unexpected_error_is_to_repeat_the_request_with_its_key() -> None:
     assert "Idempotency-Key" in GatewayError.remedy
 
 
@@ -83,7 +85,7 @@ def test_the_postman_collection_has_every_call_of_the_document() -> None:
         assert (endpoint.method, re.sub(r"<\w+>", "ID", endpoint.path.strip("/"))) in found
 
 
-def test_the_page_about_testing_lists_every_token_of_the_sandbox() -> None:
+def test_the_page_about_testing_lists_every_test_token() -> None:
     listed = set(re.findall(r"`(tok_\w+)`", (ROOT / "docs" / "testing.md").read_text()))
 
     assert listed == SANDBOX_TOKENS

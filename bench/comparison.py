@@ -1,12 +1,12 @@
-"""`make bench`: both sides in turn on servers of their own, and a table at the end."""
+"""`make bench`: measure both sides in turn on the same servers, and print a table."""
 
 import os
 from dataclasses import asdict, dataclass, replace
 
 from bench import fairness, fill, phases, sides, volume
 from bench.phases import Figures
-from bench.report import GROWN, Result
-from bench.running import PaymentsLost, running
+from bench.report import GROWN, Measurements
+from bench.running_side import PaymentsLost, running
 from bench.sides import Servers, Side
 from devstack import supervisor
 from devstack.servers import server_users
@@ -20,7 +20,7 @@ _FOREIGN = ("DATABASE_URL", "RABBITMQ_URL", "BROKER_URL", "RABBITMQ_MANAGEMENT_U
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much of each phase; seconds and payments. A shorter backlog suits the slower side: the rate is the figure."""
+    """The size of each phase in seconds or payments. A shorter backlog saves time with the slower side."""
 
     rounds: int
     load_seconds: float
@@ -30,8 +30,8 @@ class Amounts:
     provider: int
     provider_baseline: int
     reconcile: int
-    backlog_of_another: int
-    beside_it_seconds: float
+    other_merchants_backlog: int
+    beside_backlog_seconds: float
     growth: int = 0
 
 
@@ -44,8 +44,8 @@ FULL = Amounts(
     provider=3_000,
     provider_baseline=400,
     reconcile=1_000_000,
-    backlog_of_another=3_000,
-    beside_it_seconds=10,
+    other_merchants_backlog=3_000,
+    beside_backlog_seconds=10,
 )
 QUICK = Amounts(
     rounds=1,
@@ -56,13 +56,13 @@ QUICK = Amounts(
     provider=1_000,
     provider_baseline=120,
     reconcile=100_000,
-    backlog_of_another=1_600,
-    beside_it_seconds=5,
+    other_merchants_backlog=1_600,
+    beside_backlog_seconds=5,
 )
 
 
 def amounts() -> Amounts:
-    """What QUICK, ROUNDS and GROWTH ask for."""
+    """Return the amounts for QUICK, ROUNDS and GROWTH."""
     chosen = asdict(QUICK if os.environ.get("QUICK", "0") not in {"", "0"} else FULL)
     chosen["rounds"] = int(os.environ.get("ROUNDS") or chosen["rounds"])
     growth = int(os.environ.get("GROWTH") or 0)
@@ -71,15 +71,15 @@ def amounts() -> Amounts:
 
 
 def main() -> int:
-    """Run the benchmark; 1 when an accepted payment was lost. No figure makes it fail."""
+    """Run the benchmark; return 1 if an accepted payment was lost. No figure makes it fail."""
     own, caller = layout(BENCH_DIR, BENCH_PORT_BASE), environment(dotenv=False)
     for name in _FOREIGN:
         caller.pop(name, None)
-    caller.setdefault("API_WORKERS", str(os.cpu_count() or 1))  # a process for each processor, on both sides
+    caller.setdefault("API_WORKERS", str(os.cpu_count() or 1))  # one per processor, on both sides
     wanted = amounts()
-    result = Result(asdict(wanted))
+    result = Measurements(asdict(wanted))
     with supervisor.supervised(own):
-        server_users.forget(own)
+        server_users.delete_data(own)
         own.prepare()
         with sides.servers(own, caller) as servers:
             try:
@@ -94,41 +94,42 @@ def main() -> int:
     return 0
 
 
-def _compare(servers: Servers, wanted: Amounts, result: Result) -> None:
-    """The rounds. In each, both sides take turns at one part after the other.
+def _compare(servers: Servers, wanted: Amounts, result: Measurements) -> None:
+    """Measure the rounds. In each, the sides take turns at every part.
 
-    So their turns at the load are a minute apart, not six: a machine that others share changes its pace meanwhile.
+    Thus the turns at one part are a minute apart, not six: the speed of a shared machine changes with time.
     """
     pair = sides.baseline(servers), sides.gateway(servers)
     for number in range(1, wanted.rounds + 1):
-        measured: dict[str, Figures] = {side.name: {} for side in pair}
+        figures_of: dict[str, Figures] = {side.name: {} for side in pair}
         for part in (_load, _backlog, _provider):
             for side in pair:
                 info(f"round {number} of {wanted.rounds}: {side.name}")
-                servers.come_to_rest()
-                measured[side.name] |= part(servers, side, f"{number}", wanted)
+                servers.clean_up()
+                figures_of[side.name] |= part(servers, side, f"{number}", wanted)
         for side in pair:
-            result.rounds[side.name].append(measured[side.name])
+            result.rounds[side.name].append(figures_of[side.name])
 
 
-def _measure_fairness(servers: Servers, wanted: Amounts, result: Result) -> None:
+def _measure_fairness(servers: Servers, wanted: Amounts, result: Measurements) -> None:
     """Measure how one merchant's backlog affects another merchant; the plain pipeline has no merchants."""
     with running(sides.gateway(servers), servers, "fair") as on:
         phases.warm_up(on, WARM_UP)
-        figures = fairness.measure(on, wanted.backlog_of_another, wanted.beside_it_seconds)
-    result.further["two merchants"] = figures
+        figures = fairness.measure(on, wanted.other_merchants_backlog, wanted.beside_backlog_seconds)
+    result.extra["two merchants"] = figures
 
 
-def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:
-    """What takes many rows, which would slow the rounds down. They are copies of a payment that was settled.
+def _grow(servers: Servers, wanted: Amounts, result: Measurements) -> None:
+    """Measure with many rows, after the rounds, which they would slow down. They are copies of a settled payment.
 
-    The copies are months old, so they come into an empty database: behind newer payments their ids would not rise.
+    The copies are months old and go into an empty database, because ids that follow those of newer payments would not
+    ascend.
     """
-    sides.forget_payments(servers)
+    sides.delete_payments(servers)
     side = sides.gateway(servers)
     with running(side, servers, "first") as on:
         phases.warm_up(on, WARM_UP // 10)
-    result.further["reconciliation"] = volume.reconciliation(servers, side, wanted.reconcile)
+    result.extra["reconciliation"] = volume.reconciliation(servers, side, wanted.reconcile)
     if not wanted.growth:
         return
     fill.fill(volume.superuser_url(servers), wanted.growth, present=wanted.reconcile)
@@ -138,7 +139,7 @@ def _grow(servers: Servers, wanted: Amounts, result: Result) -> None:
         for number in range(max(1, wanted.rounds)):
             again = replace(on, round=f"grown-{number}")
             result.rounds[GROWN].append(phases.load(again, wanted.load_seconds) | phases.drain(again, wanted.drain))
-        result.further[title] = volume.growth(result) | volume.reads(on)
+        result.extra[title] = volume.growth(result) | volume.reads(on)
 
 
 def _load(servers: Servers, side: Side, name: str, wanted: Amounts) -> Figures:
