@@ -19,7 +19,7 @@ from gateway.errors import (
     UnknownPaymentMethod,
     ValidationFailed,
 )
-from gateway.security.card_numbers import has_enough_digits, holds_card_number
+from gateway.security.card_numbers import contains_card_number, has_enough_digits
 
 ERRORS_MAX = 100
 """Maximum number of errors in one response."""
@@ -149,12 +149,12 @@ def reject(errors: list[FieldError]) -> NoReturn:
 
 
 def reject_card_number(text: str, place: Place, *, issued_only: bool = False) -> None:
-    """Reject a request whose string at `place` contains a card number; see `holds_card_number` for `issued_only`.
+    """Reject a request whose string at `place` contains a card number; see `contains_card_number` for `issued_only`.
 
     Raises:
         CardNumberRejected: the string contains one.
     """
-    if holds_card_number(text, issued_only=issued_only):
+    if contains_card_number(text, issued_only=issued_only):
         error = FieldError(pointer=pointer_to(place), code=CardNumberRejected.code, detail=CardNumberRejected.title())
         raise CardNumberRejected(errors=[error])
 
@@ -173,7 +173,7 @@ def reject_too_many_parameters(parameters: bytes) -> None:
 def _check_strings(parsed: Any) -> None:
     """Reject a document with a string that contains a card number or cannot be stored; compute positions only then."""
     for text in _texts(parsed):
-        if holds_card_number(text) or not _is_storable(text):
+        if contains_card_number(text) or not _is_storable(text):
             break
     else:
         return

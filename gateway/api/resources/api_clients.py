@@ -83,7 +83,7 @@ def create_api_client(context: RequestContext, body: ApiClientRequest) -> ApiRes
 
     The response contains its secret, which is not shown again. You can grant only scopes that your own token has.
     """
-    tokens.demand(context.caller, *body.scopes)
+    tokens.require_scopes(context.caller, *body.scopes)
     with db.begin() as connection:
         made = api_clients.create(
             connection, context.merchant_id, name=body.name, scopes=body.scopes, actor=context.actor
@@ -112,7 +112,7 @@ def rotate_api_client(context: RequestContext, id: UUID) -> ApiResponse:
     ones become invalid. Your own token needs all scopes of the client.
     """
     with db.begin() as connection:
-        tokens.demand(context.caller, *api_clients.find(connection, context.merchant_id, id)["scopes"])
+        tokens.require_scopes(context.caller, *api_clients.find(connection, context.merchant_id, id)["scopes"])
         return ApiResponse(api_clients.rotate(connection, context.merchant_id, id, context.actor))
 
 

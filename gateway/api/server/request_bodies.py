@@ -7,7 +7,7 @@ from functools import lru_cache
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.server import limits
 from gateway.api.server.deadlines import Deadlines
 from gateway.api.server.headers import Environ

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess
 from tests.helpers.factories import count

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 
-from gateway.api.http.application import BODY_MAX_BYTES
 from gateway.api.http.bounded_json import DEPTH_MAX, MEMBERS_MAX, VALUES_MAX
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.http.routes import Endpoint
 from gateway.api.http.validation import ERRORS_MAX, PARAMETERS_MAX, RequestModel, parse_json
 from gateway.api.resources.statements import STATEMENT_MAX_BYTES
@@ -17,9 +17,8 @@ from gateway.config import settings
 from gateway.domain.reconciliation import statement_files
 from gateway.domain.reconciliation.statement_files import LINE_MAX_LENGTH
 from gateway.errors import CardNumberRejected, FieldError, GatewayError, MalformedJson, ValidationFailed
-from gateway.security.card_numbers import holds_card_number, mask_card_numbers
+from gateway.security.card_numbers import contains_card_number, mask_card_numbers
 from tests.api.conftest import Caller, expect_problem, field_errors
-from tests.helpers.costs import expect_bounded, memory_bytes
 from tests.helpers.hostile_input import (
     CSV,
     CSV_HEADER,
@@ -33,6 +32,7 @@ from tests.helpers.hostile_input import (
     repeated,
     token,
 )
+from tests.helpers.parsing_costs import expect_bounded, memory_bytes
 
 CSV_BYTES = 256 * 1024
 
@@ -161,7 +161,7 @@ def test_a_token_that_is_too_long_is_rejected_like_any_other_invalid_one(app: Fl
 
 
 @pytest.mark.parametrize("unit", TEXTS.values(), ids=TEXTS)
-@pytest.mark.parametrize("look", [holds_card_number, mask_card_numbers])
+@pytest.mark.parametrize("look", [contains_card_number, mask_card_numbers])
 def test_no_search_for_card_numbers_costs_more_than_a_bounded_amount_per_byte(
     look: Callable[[str], object], unit: bytes
 ) -> None:

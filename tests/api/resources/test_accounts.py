@@ -139,7 +139,7 @@ def test_a_wrong_email_and_a_wrong_password_have_the_same_response(
     response = anonymous.post("/auth/login", {"email": email, "password": password})
 
     problem = expect_problem(response, 401, "invalid_credentials")
-    assert problem["detail"] == "Email or password is wrong"
+    assert problem["detail"] == "The email or the password is incorrect"
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 

@@ -188,7 +188,7 @@ def test_deleting_a_client_invalidates_its_secrets_and_tokens_immediately(app: F
     assert not works(app, client.facts["client_id"], client.facts["client_secret"])
     assert not works(app, client.facts["client_id"], new_secret)
     gone = [merchant.get(path), merchant.call("DELETE", path), merchant.post(f"{path}/rotate")]
-    assert [expect_problem(one, 404, "not_found")["detail"] for one in gone] == ["There is nothing here"] * 3
+    assert [expect_problem(one, 404, "not_found")["detail"] for one in gone] == ["The resource does not exist"] * 3
     assert [one["name"] for one in merchant.get(PATH).json["data"]] == ["default"]
 
 
