@@ -152,7 +152,7 @@ def test_a_card_number_anywhere_in_a_body_is_rejected_and_neither_stored_nor_log
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(f"{message} {message.record['extra']}"), level="TRACE")
     try:
-        response = merchant.pay({"Idempotency-Key": "k"}, **body)
+        response = merchant.pay({"Idempotency-Key": "k", "X-Request-Id": "req-1"}, **body)
     finally:
         logger.remove(sink)
 
