@@ -93,11 +93,10 @@ def test_solid_lines_are_the_foreign_keys() -> None:
 
 
 def layers_of(container: str) -> list[str]:
-    """Return the layers of a package in its import contract, without modules that need not exist, in parentheses."""
+    """Return the layers of a package's import contract, without those that are optional."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    layers = [contract for contract in contracts if contract["type"] == "layers"]
-    [found] = [contract["layers"] for contract in layers if contract.get("containers") == [container]]
-    return [re.sub(r" \| \(\w+\)", "", layer) for layer in found]
+    [layers] = [contract["layers"] for contract in contracts if contract.get("containers") == [container]]
+    return [" | ".join(part for part in layer.split(" | ") if not part.startswith("(")) for layer in layers]
 
 
 def test_the_page_shows_the_import_contracts() -> None:
