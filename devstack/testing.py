@@ -96,7 +96,8 @@ def test(arguments: list[str]) -> int:
         Run(["-m", "pytest", _STACK_TESTS, f"--ignore={_FAULT_TESTS}"], "end_to_end"),
         Run(["-m", "devstack", "test", _FAULT_TESTS], "faults", _second_stack(own), _STOP_LIMIT_SECONDS),
     ]
-    return unit() or _beside_fresh_stack(own, SETTINGS, {}, *runs)
+    failed = unit()
+    return _beside_fresh_stack(own, SETTINGS, {}, *runs) or failed
 
 
 def _second_stack(own: Layout) -> dict[str, str]:

@@ -25,7 +25,7 @@ POOL_SIZE = 5
 
 @pytest.fixture(autouse=True)
 def _collect_connections() -> Iterator[None]:
-    """Collect connections that were in use when a test disposed of their engine, before another test is blamed."""
+    """Collect connections whose engine a test disposed of, so that their warnings do not fail another test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
