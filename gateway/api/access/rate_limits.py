@@ -147,7 +147,7 @@ def admit_device(device_id: bytes) -> None:
 
 
 def _admit(subject: str, limit: Limit, limited: str | None = None) -> bool:
-    """Admit a request if the limit allows it; return whether the limit is applied, that is, the database answered."""
+    """Admit a request if its limit allows it; return False if the limit does not apply, for lack of the database."""
     tokens = leased_tokens(subject, limit)
     wait_seconds = tokens.take()
     if wait_seconds > 0:

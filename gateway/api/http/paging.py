@@ -19,7 +19,7 @@ LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 ID_BYTES = 16
 CURSOR_MAX_LENGTH = 100
-"""No cursor of the API is longer; a longer one is rejected without parsing."""
+"""No cursor of the API is longer: a longer one is rejected without parsing."""
 DECIMAL_MAX_DIGITS = 18
 """Fits into a PostgreSQL bigint."""
 

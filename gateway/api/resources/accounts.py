@@ -130,13 +130,13 @@ def register(body: Registration) -> ApiResponse:
             business_name=body.business_name,
             fee_basis_points=settings().fee_basis_points,
         )
-    answer = {
+    content = {
         "user": made.user,
         "merchant": made.merchant,
         "access_token": tokens.issue(made.owner),
         "client": {"client_id": made.client.client_id, "client_secret": made.client.client_secret},
     }
-    return ApiResponse(answer, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
+    return ApiResponse(content, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
 
 
 @routes.post("/auth/login", public=True, responses={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
@@ -148,12 +148,12 @@ def login(context: RequestContext, body: Login) -> ApiResponse:
     """
     email = body.email.lower()
     user, device = sign_in.check_password(context.request, email, body.password)
-    answer = {
+    content = {
         "access_token": tokens.issue(user.identity),
         "token_type": tokens.TOKEN_TYPE,
         "expires_in": settings().access_token_seconds,
     }
-    return ApiResponse(answer, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
+    return ApiResponse(content, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
 
 
 @routes.post("/auth/logout", responses={204: None})

@@ -99,13 +99,13 @@ def token() -> ApiResponse:
     if client is None:
         raise InvalidClient
     granted = _granted(client, form.get("scope", ""))
-    answer: dict[str, Any] = {
+    content: dict[str, Any] = {
         "access_token": tokens.issue(client, granted),
         "token_type": tokens.TOKEN_TYPE,
         "expires_in": settings().access_token_seconds,
         "scope": " ".join(granted),
     }
-    return ApiResponse(answer, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
+    return ApiResponse(content, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
 
 
 def _form() -> dict[str, str]:

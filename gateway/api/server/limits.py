@@ -1,6 +1,6 @@
 """Limits of unfinished requests and responses, in time, number and size. Each limit applies to one API process.
 
-The server's own limits (size and time of a request's head, connections) are in the Procfile.
+The limits of the server itself (size and time of a request's headers, connections) are in the Procfile.
 docs/decisions/http-server.md explains how they were chosen.
 """
 

@@ -1,4 +1,4 @@
-"""Responses to requests that do not reach the application: counted, logged and formatted like its own."""
+"""Respond to requests that do not reach the application; count, log and format the responses like others."""
 
 import json
 import time

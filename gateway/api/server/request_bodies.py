@@ -82,7 +82,7 @@ class BodyReceiver:
                 length += file.write(message["body"])
                 parts += 1
                 if parts > limits.PARTS_FREE and length < parts * limits.PART_MIN_BYTES:
-                    raise MalformedRequest("The body comes in too many small parts.")
+                    raise MalformedRequest("The body has too many small parts.")
                 more = message["more_body"] and declared != str(length)
         except asyncio.CancelledError:
             reason = deadline.reason()

@@ -114,10 +114,12 @@ def _of_queues() -> Iterator[GaugeMetricFamily]:
         logger.warning("The state of the queues cannot be read: {}", type(exc).__name__)
         return
     if found:
-        takes = [(state.name, int(state.takes_messages)) for state in found]
-        gives = [(state.name, int(state.gives_messages)) for state in found]
-        yield _gauge("queue_takes_messages", "Whether messages can be published to the queue", *takes, label="queue")
-        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *gives, label="queue")
+        publishable = [(state.name, int(state.takes_messages)) for state in found]
+        consumed = [(state.name, int(state.gives_messages)) for state in found]
+        yield _gauge(
+            "queue_takes_messages", "Whether messages can be published to the queue", *publishable, label="queue"
+        )
+        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *consumed, label="queue")
 
 
 def _of_clock() -> Iterator[GaugeMetricFamily]:
