@@ -93,7 +93,7 @@ def get_dead_letter(id: UUID) -> ApiResponse:
 def replay_dead_letter(context: RequestContext, id: UUID) -> ApiResponse:
     """Replay a dead letter: its payment or refund is processed again, with a new set of attempts.
 
-    If the outcome of an earlier attempt is unknown, its status is queried before anything is sent to the provider again.
+    If the outcome of an earlier attempt is unknown, the provider is queried for it before anything is sent again.
     """
     with db.begin() as connection:
         return ApiResponse(resolution.replay(connection, id, context.actor))
