@@ -22,7 +22,7 @@ class TransactionStatus(StrEnum):
 
 _S = TransactionStatus
 
-TRANSACTION_MOVES: dict[TransactionStatus, frozenset[TransactionStatus]] = {
+TRANSACTION_TRANSITIONS: dict[TransactionStatus, frozenset[TransactionStatus]] = {
     _S.PENDING: frozenset({_S.PROCESSING, _S.CANCELED, _S.DEAD_LETTERED}),
     _S.PROCESSING: frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD_LETTERED}),
     _S.DEAD_LETTERED: frozenset({_S.PENDING, _S.PROCESSING, _S.FAILED}),
@@ -83,7 +83,7 @@ class RefundStatus(StrEnum):
 
 _F = RefundStatus
 
-REFUND_MOVES: dict[RefundStatus, frozenset[RefundStatus]] = {
+REFUND_TRANSITIONS: dict[RefundStatus, frozenset[RefundStatus]] = {
     _F.PENDING: frozenset({_F.COMPLETED, _F.FAILED, _F.DEAD_LETTERED}),
     _F.DEAD_LETTERED: frozenset({_F.PENDING, _F.FAILED}),
     _F.COMPLETED: frozenset(),
