@@ -88,8 +88,8 @@ class BoundedAdapter(HTTPAdapter):
 
 def session() -> requests.Session:
     """Return an HTTP client with bounded responses."""
-    made = requests.Session()
-    made.headers["User-Agent"] = USER_AGENT
+    client = requests.Session()
+    client.headers["User-Agent"] = USER_AGENT
     for scheme in ("http://", "https://"):
-        made.mount(scheme, BoundedAdapter())
-    return made
+        client.mount(scheme, BoundedAdapter())
+    return client

@@ -71,13 +71,13 @@ class AcquirerProcess:
         return self.call("POST", "/charges", json=body)
 
     def control(self, mode: str, **values: object) -> None:
-        answer = self.call("PUT", "/control", json={"mode": mode, **values})
-        assert answer.status_code == 200, answer.text
+        response = self.call("PUT", "/control", json={"mode": mode, **values})
+        assert response.status_code == 200, response.text
 
     def charges(self, key: str | None = None) -> list[dict[str, Any]]:
         """Return the approved charges of all keys or of one."""
-        answer = self.call("GET", "/charges")
-        charges = [json.loads(line) for line in answer.text.splitlines()]
+        response = self.call("GET", "/charges")
+        charges = [json.loads(line) for line in response.text.splitlines()]
         approved = [charge for charge in charges if charge["status"] == "approved"]
         return [charge for charge in approved if key in {None, charge["idempotency_key"]}]
 

@@ -33,12 +33,12 @@ def refund(acquirer: AcquirerProcess, charge_id: str, amount: int, key: str | No
 
 
 def statement(acquirer: AcquirerProcess, **period: str) -> list[dict[str, str]]:
-    answer = acquirer.call("GET", "/statement", params=period)
-    return list(csv.DictReader(io.StringIO(answer.text)))
+    response = acquirer.call("GET", "/statement", params=period)
+    return list(csv.DictReader(io.StringIO(response.text)))
 
 
-def code(answer: requests.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
+def code(response: requests.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
 
 
 def is_refusing(acquirer: AcquirerProcess) -> bool:
@@ -63,24 +63,24 @@ def test_a_repeated_charge_gets_the_first_result_and_a_different_one_a_conflict(
 def test_fifty_concurrent_posts_with_one_key_charge_once(acquirer: AcquirerProcess) -> None:
     key = new_key()
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: acquirer.post_charge(key), range(50)))
-    assert sorted(answer.status_code for answer in answers) == [200] * 49 + [201]
-    assert len({answer.text for answer in answers}) == 1
+        responses = list(pool.map(lambda _: acquirer.post_charge(key), range(50)))
+    assert sorted(response.status_code for response in responses) == [200] * 49 + [201]
+    assert len({response.text for response in responses}) == 1
     assert len(acquirer.charges(key)) == 1
 
 
 def test_a_charge_that_got_a_response_survives_a_sigkill_under_load(own_acquirer: AcquirerProcess) -> None:
-    answered: dict[str, str] = {}
+    confirmed: dict[str, str] = {}
     enough = threading.Event()
 
     def post_until_it_dies() -> None:
         while True:
             key = new_key()
             try:
-                answered[key] = own_acquirer.post_charge(key).json()["id"]
+                confirmed[key] = own_acquirer.post_charge(key).json()["id"]
             except requests.ConnectionError:
                 return
-            if len(answered) >= 100:
+            if len(confirmed) >= 100:
                 enough.set()
 
     with ThreadPoolExecutor(4) as pool:
@@ -89,10 +89,10 @@ def test_a_charge_that_got_a_response_survives_a_sigkill_under_load(own_acquirer
         assert enough.wait(30)
         own_acquirer.kill()
     own_acquirer.start()
-    assert {key: own_acquirer.post_charge(key).json()["id"] for key in answered} == answered
+    assert {key: own_acquirer.post_charge(key).json()["id"] for key in confirmed} == confirmed
     charged = {charge["idempotency_key"]: charge["id"] for charge in own_acquirer.charges()}
-    assert answered.items() <= charged.items()
-    assert len(charged) <= len(answered) + 4
+    assert confirmed.items() <= charged.items()
+    assert len(charged) <= len(confirmed) + 4
 
 
 def test_the_count_of_failing_calls_survives_a_sigkill(own_acquirer: AcquirerProcess) -> None:
@@ -128,16 +128,16 @@ def test_a_charge_in_progress_is_reported_as_processing(acquirer: AcquirerProces
 def test_concurrent_refunds_never_exceed_the_charge(acquirer: AcquirerProcess) -> None:
     charge_id = acquirer.post_charge(new_key(), amount=1_000).json()["id"]
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: refund(acquirer, charge_id, 100), range(20)))
-    assert sorted(answer.status_code for answer in answers) == [201] * 10 + [422] * 10
+        responses = list(pool.map(lambda _: refund(acquirer, charge_id, 100), range(20)))
+    assert sorted(response.status_code for response in responses) == [201] * 10 + [422] * 10
     assert code(refund(acquirer, charge_id, 1)) == (422, "amount_exceeds_charge")
 
 
 def test_a_repeated_refund_gets_the_first_result(acquirer: AcquirerProcess) -> None:
     charge_id, key = acquirer.post_charge(new_key()).json()["id"], new_key()
-    answers = [refund(acquirer, charge_id, 600, key) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [201, 200]
-    assert answers[0].json() == answers[1].json() == acquirer.call("GET", f"/refunds/{key}").json()
+    responses = [refund(acquirer, charge_id, 600, key) for _ in range(2)]
+    assert [response.status_code for response in responses] == [201, 200]
+    assert responses[0].json() == responses[1].json() == acquirer.call("GET", f"/refunds/{key}").json()
     assert code(refund(acquirer, charge_id, 400, key)) == (409, "idempotency_conflict")
 
 
@@ -217,9 +217,9 @@ VALID_CHARGE = {"idempotency_key": "k", "amount": 1, "currency": "USD", "payment
 )
 def test_a_malformed_charge_is_rejected_and_charges_nothing(acquirer: AcquirerProcess, body: bytes) -> None:
     before = len(acquirer.charges())
-    answer = acquirer.call("POST", "/charges", data=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"]
+    response = acquirer.call("POST", "/charges", data=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
     assert len(acquirer.charges()) == before
 
 
@@ -242,9 +242,9 @@ def test_a_malformed_charge_is_rejected_and_charges_nothing(acquirer: AcquirerPr
 def test_an_invalid_request_gets_an_error_with_a_reason(
     acquirer: AcquirerProcess, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
-    answer = acquirer.call(method, path, **options)
-    assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"code", "message"}
+    response = acquirer.call(method, path, **options)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"code", "message"}
 
 
 def test_the_start_option_sets_the_latency(tmp_path: Path) -> None:

@@ -106,10 +106,12 @@ def test_workers_that_send_the_same_refunds_concurrently_refund_each_once(acquir
                 claims += refunding.claim(connection, [id], task, settings().claim_lease_seconds).claims
         expire_lease(ids)
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda claim: (claim, registry.provider("sandbox").refund(claim.instruction)), claims))
-    for answer in answers:
+        responses = list(
+            pool.map(lambda claim: (claim, registry.provider("sandbox").refund(claim.instruction)), claims)
+        )
+    for response in responses:
         with autocommit() as connection:
-            refunding.record(connection, [answer])
+            refunding.record(connection, [response])
     assert_recorded_as_refunded(acquirer, ids)
 
 

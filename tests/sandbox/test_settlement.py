@@ -175,10 +175,12 @@ def test_workers_that_charge_the_same_payments_concurrently_charge_each_once(acq
         expire_lease(ids)
     assert len(claims) == 40
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.instruction)), claims))
-    for answer in answers:
+        responses = list(
+            pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.instruction)), claims)
+        )
+    for response in responses:
         with autocommit() as connection:
-            settlements.record(connection, [answer])
+            settlements.record(connection, [response])
     assert_settled_as_charged(acquirer, ids)
 
 
