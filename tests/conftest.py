@@ -2,7 +2,7 @@
 
 Tests with the mark `unit` use no server; `make unit` runs them alone, where none is. All others run against the
 PostgreSQL and the RabbitMQ of a running stack: `make test` starts one and names its stack.json in GATEWAY_STACK. Those
-of `end_to_end/` drive that stack itself. The others get a database and a virtual host of their own on its servers, so
+of `end_to_end/` drive that stack itself. The others get a separate database and virtual host on its servers, so
 that the stack's relay and workers never see their rows.
 
 `make test` runs several processes of pytest at once. Those of `end_to_end/faults/` stop servers and roles, so they have

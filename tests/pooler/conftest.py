@@ -34,7 +34,7 @@ def _collect_connections() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """PgBouncer's executable."""
+    """Return PgBouncer's executable, or skip the test if it is not available."""
     try:
         return debian_packages.program(layout().cache, dict(os.environ), "pgbouncer")
     except DevstackError as exc:

@@ -123,7 +123,7 @@ def test_code_names_a_page_by_its_path() -> None:
     missing = [
         f"{place(file)}: {page}"
         for file in modules(*PRODUCT, *TESTS, *TOOLS)
-        for page in re.findall(r"(?<![\w./*-])(?:[\w-]+/)*[\w-]+\.md\b", file.read_text())
+        for page in re.findall(r"""(?<![\w./*"-])(?:[\w-]+/)*[\w-]+\.md\b""", file.read_text())
         if not (ROOT / page).exists()
     ]
     assert missing == []

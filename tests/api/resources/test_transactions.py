@@ -7,7 +7,7 @@ import pytest
 
 from gateway.api.resources.transactions import Transaction
 from gateway.money import AMOUNT_MAX
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers.simulated import TEST_TOKENS
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.helpers.factories import count, execute
 
@@ -82,8 +82,8 @@ def test_currencies_with_any_minor_unit_are_accepted(merchant: Caller, currency:
     assert merchant.pay(currency=currency).status_code == 201
 
 
-@pytest.mark.parametrize("token", sorted(SANDBOX_TOKENS))
-def test_every_sandbox_token_is_accepted(merchant: Caller, token: str) -> None:
+@pytest.mark.parametrize("token", sorted(TEST_TOKENS))
+def test_every_test_token_is_accepted(merchant: Caller, token: str) -> None:
     assert merchant.pay(payment_method=token).json["payment_method"] == token
 
 
