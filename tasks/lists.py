@@ -11,7 +11,7 @@ from loguru import logger
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.payments.recovery import Unfinished
+from gateway.domain.payments.unfinished_attempts import Unfinished
 from gateway.errors import RetriesExhausted
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Follow, Handled, split_by_room

@@ -17,9 +17,9 @@ from kombu.message import Message
 
 import celeryconfig
 from gateway import db
-from gateway.domain.dead_letters import intake
 from gateway.domain.dead_letters.intake import DeadMessage
 from gateway.domain.shared.failures import EXPIRED
+from gateway.flows import dead_letters
 from gateway.ids import parse_ids, utc_now
 from gateway.reasons import reason_of
 from gateway.telemetry import DEAD_LETTERS, REQUEUED
@@ -160,8 +160,7 @@ def store_dead(messages: list[DeadMessage]) -> None:
         for message in messages
         if (message.reason != EXPIRED or message.queue in money) and message.task != take_probe.name
     ]
-    with db.begin() as connection:
-        stored = intake.store(connection, kept)
+    stored = dead_letters.store(kept)
     for queue, reason in stored.dead:
         DEAD_LETTERS.labels(queue, reason).inc()
     REQUEUED.labels("monitor").inc(len(stored.requeued))

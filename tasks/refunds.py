@@ -7,7 +7,7 @@ from celery.canvas import Signature
 
 from gateway.domain.payments import refunding
 from gateway.errors import RetriesExhausted
-from gateway.flows import recovery, refunds
+from gateway.flows import refunds
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
 from tasks.lists import follow_up, recover_unfinished, send_on, work_as_room_allows, work_through
@@ -44,7 +44,7 @@ def refund(self: RefundTask, ids: object) -> None:
 @app.task(name="payments.recover_refunds", base=RefundTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def recover_refunds(self: RefundTask, ids: object) -> None:
     """Carry out the refunds whose calls were in progress in a process that died."""
-    recover_unfinished(self, ids, recovery.unfinished_refunds, to_refund_in_bulk)
+    recover_unfinished(self, ids, refunds.find_unfinished, to_refund_in_bulk)
 
 
 def to_refund_in_bulk(ids: list[str]) -> Signature:

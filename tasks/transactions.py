@@ -8,7 +8,7 @@ from celery.canvas import Signature
 from loguru import logger
 
 from gateway.errors import RetriesExhausted
-from gateway.flows import recovery, routing, settlement
+from gateway.flows import routing, settlement
 from gateway.telemetry import log_context
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask, parse_ids
@@ -67,7 +67,7 @@ def settle(self: GatewayTask, ids: object) -> list[str] | None:
 @app.task(name="payments.recover", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)
 def recover(self: GatewayTask, ids: object) -> None:
     """Settle the transactions whose calls were in progress in a process that died."""
-    recover_unfinished(self, ids, recovery.unfinished_transactions, partial(to_settle, bulk=True))
+    recover_unfinished(self, ids, settlement.find_unfinished, partial(to_settle, bulk=True))
 
 
 @app.task(name="payments.announce", base=GatewayTask, bind=True, autoretry_for=TRANSIENT, max_retries=3)

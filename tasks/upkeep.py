@@ -3,7 +3,7 @@
 from loguru import logger
 
 from gateway import db
-from gateway.flows import alerts, balances, invariants, resumption, upkeep
+from gateway.flows import alerts, balances, invariants, upkeep
 from gateway.reasons import reason_of
 from tasks import app
 from tasks.base import TRANSIENT, GatewayTask
@@ -13,7 +13,7 @@ from tasks.base import TRANSIENT, GatewayTask
 def sweep(_self: GatewayTask) -> None:
     """Enqueue again what stands still, purge what is kept no longer, deliver alerts that nobody delivered."""
     result = upkeep.sweep()
-    resumption.resume()
+    upkeep.requeue_operator_work()
     alerts.deliver_overdue()
     logger.info("sweep: {} enqueued again, {} old rows purged", result.requeued, result.purged)
 

@@ -2,7 +2,7 @@
 
 One thread records answers, list by list, and another one publishes the next step. Their state is in memory only: if
 this process dies, the leases of the attempts expire, and a message that was published beforehand finds them
-(`gateway.flows.recovery`).
+(`gateway.domain.payments.unfinished_attempts`).
 """
 
 import queue

@@ -1,12 +1,14 @@
-"""Settling a list of transactions: claim (commit), call the providers concurrently, record (commit)."""
+"""Settle transactions: claim (commit), call the providers concurrently, record (commit)."""
 
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.payments import settling
-from gateway.domain.payments.attempts import Recorded
+from gateway.domain.payments import settling, unfinished_attempts
+from gateway.domain.payments.attempt_results import Recorded
+from gateway.domain.payments.kinds import TRANSACTIONS
+from gateway.domain.payments.unfinished_attempts import Unfinished
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
 from gateway.states import TransactionStatus
@@ -18,6 +20,18 @@ def settle(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | Non
     with db.autocommit() as connection:
         claimed = settling.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
     return carry_out(claimed, _RECORDING, follow)
+
+
+def find_unfinished(ids: Sequence[UUID]) -> Unfinished:
+    """Return those of `ids` whose newest attempt has no outcome: a worker processes them, or died."""
+    with db.autocommit() as connection:
+        return unfinished_attempts.find(connection, TRANSACTIONS, ids)
+
+
+def exhaust(ids: Sequence[UUID], error: str) -> None:
+    """Allow no further attempt at the unfinished ones of `ids`, because of an `error` that a retry cannot solve."""
+    with db.autocommit() as connection:
+        settling.exhaust(connection, ids, error)
 
 
 def _count(recorded: Recorded) -> None:

@@ -13,6 +13,7 @@ from gateway.domain.dead_letters import intake, resolution
 from gateway.domain.dead_letters.intake import ALERTS_MAX, REQUEUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import requeueing, settling, transaction_queries
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.flows.settlement import settle
 from gateway.ids import new_id, utc_now
@@ -309,13 +310,13 @@ def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
         settling.claim(connection, [held], "task-1", lease_seconds=30)
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=fresh)
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [old]
-        assert requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [old]) == [old]
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == [old]
+        assert requeueing.requeue(connection, TRANSACTIONS, [old]) == [old]
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == []
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == []
     expire_lease([held])
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [held]
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == [held]
 
 
 def test_a_replay_does_not_touch_a_transaction_that_has_ended_otherwise() -> None:

@@ -11,6 +11,7 @@ from gateway.domain.dead_letters import intake, resolution
 from gateway.domain.dead_letters.intake import REQUEUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import refunding, requeueing
+from gateway.domain.payments.kinds import REFUNDS
 from gateway.domain.webhooks import event_queries
 from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.errors import AlreadyResolved, InvalidState
@@ -238,8 +239,8 @@ def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_worker
         assert list(connection.scalars(text("SELECT subject_id FROM outbox WHERE topic = 'refund.requested'"))) == [
             stuck
         ]
-        assert requeueing.stuck(connection, requeueing.REFUNDS, 60, 10) == []
-    assert count("alerts", "message = '1 refunds stood still; enqueued again'") == 1
+        assert requeueing.stuck(connection, REFUNDS, 60, 10) == []
+    assert count("alerts", "message = '1 refunds were stuck and were requeued'") == 1
 
 
 def test_merchants_are_told_of_a_dead_payment_as_it_was_then_and_of_its_discard() -> None:

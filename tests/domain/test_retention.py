@@ -12,8 +12,8 @@ from gateway.domain.shared import idempotency
 from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse
 from gateway.domain.webhooks import deliveries as webhook_deliveries
 from gateway.flows import upkeep
-from gateway.flows.batches import BATCH
 from gateway.flows.refunds import refund as carry_out
+from gateway.flows.upkeep import BATCH
 from gateway.ids import smallest_id, utc_now
 from gateway.states import EventType
 from tests.helpers import lifecycles

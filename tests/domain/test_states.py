@@ -5,6 +5,7 @@ import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ def sql() -> Iterator[str]:
     """Every statement that a module of the domain has ready."""
     for module in pkgutil.walk_packages(domain.__path__, f"{domain.__name__}."):
         values = vars(importlib.import_module(module.name)).values()
-        yield from {value.text for value in values if isinstance(value, TextClause)}
+        tables = [list(value.values()) for value in values if isinstance(value, dict)]
+        yield from {value.text for value in chain(values, *tables) if isinstance(value, TextClause)}
 
 
 def quoted(text: str) -> set[str]:

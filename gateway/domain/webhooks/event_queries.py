@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Connection, Row, Uuid, any_, literal, select
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql import ColumnElement
 
 from gateway.domain.payments import refund_queries, settlement_queries, transaction_queries
 from gateway.domain.shared.listing import Listed, conditions, created_within, search
@@ -24,7 +25,7 @@ from gateway.models.transactions import Transaction
 from gateway.models.webhooks import Event
 from gateway.states import EventType
 
-_Columns = Sequence[InstrumentedAttribute[Any]]
+_Columns = Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]]
 _Represent = Callable[[Row[*tuple[Any, ...]]], dict[str, Any]]
 
 _OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {

@@ -15,6 +15,7 @@ from gateway import db
 from gateway.clock import database_clock
 from gateway.db import autocommit, begin
 from gateway.domain.payments import requeueing
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.domain.payments.transactions import TIME_OFF_MAX_SECONDS
 from gateway.flows.routing import route
 from gateway.flows.settlement import settle
@@ -63,7 +64,7 @@ def seconds_since(text: str) -> float:
 
 def stuck() -> list[UUID]:
     with begin() as connection:
-        return requeueing.stuck(connection, requeueing.TRANSACTIONS, 0, 100)
+        return requeueing.stuck(connection, TRANSACTIONS, 0, 100)
 
 
 def test_a_payment_of_a_host_whose_clock_is_a_day_off_is_like_any_other(

@@ -16,7 +16,7 @@ from gateway.db import begin
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation import runs as reconciliation_runs
 from gateway.domain.reconciliation.runs import ADVISORY_LOCK, ReconciliationRunning
-from gateway.flows import resumption
+from gateway.flows import upkeep
 from gateway.flows.reconciliation import reconcile, reconcile_as_requested
 from gateway.ids import new_id, rfc3339, utc_now
 from tests.api.conftest import Caller, expect_problem, field_errors
@@ -136,8 +136,8 @@ def test_a_run_whose_worker_died_is_carried_out_by_the_next_message(operator: Ca
     execute("UPDATE reconciliation_runs SET enqueued_at = now() - interval '1 hour'")
     execute("DELETE FROM outbox")
 
-    assert resumption.resume() == 1
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 1
+    assert upkeep.requeue_operator_work() == 0
     assert count("outbox", "topic = 'reconciliation.requested'") == 1
     reconcile_as_requested(UUID(run["id"]))
 
@@ -146,11 +146,11 @@ def test_a_run_whose_worker_died_is_carried_out_by_the_next_message(operator: Ca
 
 def test_a_run_that_waits_too_long_for_its_message_is_enqueued_again(operator: Caller) -> None:
     ask(operator)
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 0
     execute("DELETE FROM outbox")
     execute("UPDATE reconciliation_runs SET enqueued_at = now() - interval '61 seconds'")
 
-    assert resumption.resume() == 1
+    assert upkeep.requeue_operator_work() == 1
 
 
 def test_runs_are_listed_with_the_nightly_ones_in_pages(operator: Caller) -> None:
