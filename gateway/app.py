@@ -3,13 +3,13 @@
 import os
 from typing import Any
 
-from flask import Flask
+import flask
 from loguru import logger
 
 from gateway import affinity
 from gateway.api.access import tokens
 from gateway.api.http import middleware, problems, routes
-from gateway.api.http.application import Application
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.resources import (
     accounts,
     api_clients,
@@ -60,11 +60,11 @@ PARTS = (
 )
 
 
-def create_app() -> Flask:
-    """A new application.
+def create_app() -> flask.Flask:
+    """Create an application.
 
     Raises:
-        ConfigError: a setting is missing or malformed; the process should end with its message.
+        ConfigError: a setting is missing or malformed; the process should exit with its message.
     """
     settings()
     configure_logging()
@@ -72,10 +72,11 @@ def create_app() -> Flask:
     encryption.make_ready()
     device_tokens.make_ready()
     clocks.watch()
-    app = Application(__name__, static_folder=None)
+    app = flask.Flask(__name__, static_folder=None)  # `flask.Flask`, so that tools can replace the class before this
+    # werkzeug ends a body without a Content-Length at the limit, so one more byte shows that it is too long.
+    app.config["MAX_CONTENT_LENGTH"] = BODY_MAX_BYTES + 1
     middleware.install(app)
-    problems.install(app)
-    tokens.install(app)
+    problems.install(app, tokens.install(app))
     routes.install(app, PARTS)
     commands.register(app)
     return app

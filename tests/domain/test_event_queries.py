@@ -20,7 +20,7 @@ from gateway.ids import new_id
 from gateway.states import EventType
 from tests.helpers.captured_sql import statements
 from tests.helpers.factories import accept, execute, make_merchant
-from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.webhooks import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 

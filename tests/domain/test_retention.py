@@ -19,7 +19,7 @@ from gateway.states import EventType
 from tests.helpers import lifecycles
 from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.helpers.refunds import ask, merchant_of, paid
-from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.webhooks import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
 from tests.helpers.waiting import eventually
-from tests.helpers.webhook_receivers import Receiver, receiver
+from tests.helpers.webhooks import Receiver, receiver
 
 
 def subscribe(merchant: Client, there: Receiver, *events: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.flows.webhooks import Courier
-from tests.helpers.webhook_receivers import loopback_allowed
+from tests.helpers.webhooks import loopback_allowed
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from gateway.domain.shared.alerts import ATTEMPTS_MAX
 from gateway.flows.alerts import CALLS_AT_ONCE, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
 from gateway.ids import new_id, rfc3339
 from gateway.providers.bounded_http import ANSWER_MAX_BYTES
+from tests.helpers.alert_receivers import alerts_sent_to, receiving
+from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
 from tests.helpers.factories import count, execute
-from tests.helpers.hostile_receivers import ENDLESS_BEFORE_STATUS
-from tests.helpers.receivers import LOOPBACK, alerts_sent_to, answering, receiving, served
+from tests.helpers.http_servers import LOOPBACK, answering, served
 
 pytestmark = pytest.mark.usefixtures("database")
 

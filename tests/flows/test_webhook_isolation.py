@@ -11,11 +11,11 @@ from gateway.flows import webhook_calls, webhooks
 from gateway.flows.webhooks import Courier
 from gateway.security.public_http import RECEIVED_MAX_BYTES
 from gateway.states import EventType
+from tests.helpers.endless_responses import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS
 from tests.helpers.factories import count, make_merchant
-from tests.helpers.hostile_receivers import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS
-from tests.helpers.receivers import answering
+from tests.helpers.http_servers import answering
 from tests.helpers.waiting import eventually
-from tests.helpers.webhook_receivers import (
+from tests.helpers.webhooks import (
     attempted,
     complete_payments,
     deliveries,

@@ -21,7 +21,7 @@ from gateway.flows.webhooks import WINDOW_MAX, Courier
 from gateway.states import EndpointStatus, EventType
 from tests.helpers.factories import count, execute, make_merchant
 from tests.helpers.waiting import eventually
-from tests.helpers.webhook_receivers import (
+from tests.helpers.webhooks import (
     attempted,
     complete_payments,
     deliveries,

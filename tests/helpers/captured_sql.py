@@ -1,4 +1,4 @@
-"""What a block of code really sends to PostgreSQL."""
+"""The statements that code sends to PostgreSQL, and their plans."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from gateway.db import begin
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement as psycopg takes it."""
+    """A statement with its parameters, as given to psycopg."""
 
     sql: str
     parameters: Any
@@ -22,7 +22,7 @@ class Statement:
 
 @contextmanager
 def statements() -> Iterator[list[Statement]]:
-    """The statements that psycopg is given within the block, in order, but for the test of a rested connection."""
+    """Record the statements within the block, in order, without the check of an idle connection."""
     sent: list[Statement] = []
     execute = psycopg.Cursor.execute
 
@@ -37,14 +37,14 @@ def statements() -> Iterator[list[Statement]]:
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A plan's node and all below it."""
+    """Yield a node of a plan and its descendants."""
     yield plan
     for below in plan.get("Plans", []):
         yield from nodes(below)
 
 
 def executed(statement: Statement) -> list[dict[str, Any]]:
-    """The nodes of the plan that PostgreSQL makes and runs for a statement."""
+    """Run a statement with EXPLAIN ANALYZE; return the nodes of its plan."""
     with begin() as connection:
         explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement.sql}"
         found = connection.exec_driver_sql(explain, statement.parameters).scalar_one()
@@ -52,6 +52,6 @@ def executed(statement: Statement) -> list[dict[str, Any]]:
 
 
 def read_by(node: dict[str, Any]) -> int:
-    """The rows of a table that a node reads, whether or not it hands them on."""
+    """Return the number of table rows that a node reads, including those that it filters out."""
     removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
     return round((node["Actual Rows"] + removed) * node["Actual Loops"]) if "Relation Name" in node else 0

@@ -1,4 +1,4 @@
-"""Settled payments to damage, and what a reconciliation says about them."""
+"""Settled payments for tests that damage them, and the discrepancies that a reconciliation finds."""
 
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from tests.helpers.factories import accept_payment, execute, make_merchant
 
 
 def settled_payment(amount: int = 1_000, merchant_id: UUID | None = None) -> UUID:
-    """A completed transaction with its settlement and three ledger entries."""
+    """Create a completed transaction with its settlement and three ledger entries."""
     id = accept_payment(merchant_id or make_merchant(), amount=amount)
     routing.route([id])
     assert settle([id], "task-1").completed == [id]
@@ -22,6 +22,7 @@ def settled_payment(amount: int = 1_000, merchant_id: UUID | None = None) -> UUI
 
 
 def settlement_of(transaction_id: UUID) -> UUID:
+    """Return the id of the settlement of a transaction."""
     with begin() as connection:
         query = text("SELECT id FROM settlements WHERE transaction_id = :id")
         found: UUID = connection.execute(query, {"id": transaction_id}).scalar_one()
@@ -29,17 +30,19 @@ def settlement_of(transaction_id: UUID) -> UUID:
 
 
 def discrepancies(run: Run) -> list[dict[str, Any]]:
+    """Return the discrepancies of a run."""
     with begin() as connection:
         return list(reconciliation_runs.found_by(connection, run.id, 100))
 
 
 def the_only_one(run: Run) -> dict[str, Any]:
+    """Return the discrepancy of a run that has exactly one."""
     [found] = discrepancies(run)
     return found
 
 
 def copy_settlement(transaction_id: UUID) -> None:
-    """A second settlement with everything that belongs to one."""
+    """Create a second settlement of a transaction, with its ledger entries."""
     execute(
         """
         WITH s AS (

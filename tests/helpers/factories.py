@@ -1,4 +1,4 @@
-"""Rows that tests start from, made through the gateway's own rules wherever there is one."""
+"""Create rows for tests through the gateway's rules where one exists."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from gateway.models.transactions import Transaction
 
 
 def make_merchant(fee_basis_points: int = 290) -> UUID:
-    """A merchant without users or clients."""
+    """Create a merchant without users or clients."""
     merchant_id = new_id()
     with begin() as connection:
         values = {"id": merchant_id, "business_name": "Test", "fee_basis_points": fee_basis_points}
@@ -29,7 +29,7 @@ def make_merchant(fee_basis_points: int = 290) -> UUID:
 def accept(
     connection: Connection, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None
 ) -> IdempotentResponse:
-    """What one request gets that comes alone."""
+    """Accept a single request; return its response."""
     acceptance = Acceptance.of(merchant_id, new, request_id, key)
     if store(connection, [acceptance]) == [True]:
         return IdempotentResponse(acceptance.response, replayed=False)
@@ -40,7 +40,7 @@ def accept(
 
 @contextmanager
 def request_under_way(merchant_id: UUID, key: str) -> Iterator[None]:
-    """Within the block the first request with `key` has not ended; after it there was none."""
+    """Hold the key of an unfinished first request within the block; that request then leaves nothing."""
     with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
         running.execute(
             text(
@@ -53,45 +53,45 @@ def request_under_way(merchant_id: UUID, key: str) -> Iterator[None]:
 
 
 def accept_payment(merchant_id: UUID, token: str = "tok_approve", amount: int = 1_000, currency: str = "USD") -> UUID:
-    """An accepted transaction."""
+    """Create an accepted transaction."""
     with autocommit() as connection:
         accepted = accept(connection, merchant_id, NewTransaction(amount, currency, token), "req-test", None)
     return UUID(str(accepted.response.location).rpartition("/")[2])
 
 
 def route_payments(merchant_id: UUID, *tokens: str) -> list[UUID]:
-    """Accepted and routed transactions, one per token."""
+    """Create accepted and routed transactions, one per token."""
     ids = [accept_payment(merchant_id, token) for token in tokens]
     routing.route(ids)
     return ids
 
 
 def status_of(transaction_id: UUID) -> str:
-    """The transaction's status in the database."""
+    """Return the transaction's status in the database."""
     with begin() as connection:
         return connection.execute(select(Transaction.status).where(Transaction.id == transaction_id)).scalar_one()
 
 
 def count(table: str, where: str = "true") -> int:
-    """How many rows of `table` satisfy `where`."""
+    """Count the rows of `table` that satisfy `where`."""
     with begin() as connection:
         return int(connection.execute(text(f"SELECT count(*) FROM {table} WHERE {where}")).scalar_one())  # noqa: S608
 
 
 def execute(statement: str, **values: object) -> None:
-    """Run a statement that no rule of the gateway would: breaking a row, moving time."""
+    """Run a statement that the gateway never runs, such as one that corrupts a row or changes a time."""
     with begin() as connection:
         connection.execute(text(statement), values)
 
 
 def expire_lease(ids: Sequence[UUID]) -> None:
-    """As if the worker that claimed these died, and its lease were over."""
+    """Expire the leases of charge attempts, as after the death of their worker."""
     statement = "UPDATE charge_attempts SET lease_until = now() - interval '1 second' WHERE transaction_id = ANY(:ids)"
     execute(statement, ids=list(ids))
 
 
 def end_sessions(pids: list[int]) -> None:
-    """Have PostgreSQL end these sessions, and return when they are over."""
+    """Terminate sessions of PostgreSQL; return when they have ended."""
     url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True) as killer:
         killer.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", [pids])

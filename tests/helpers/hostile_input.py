@@ -79,7 +79,7 @@ PLACES = (
 
 
 def bodies(size: int) -> Iterator[tuple[str, bytes]]:
-    """Return hostile bodies by name."""
+    """Yield hostile bodies with their names."""
     for before, after in PLACES:
         for name, unit in TEXTS.items():
             yield f"{name} in {before[:20]!r}", repeated(unit, size, before=before + b'"', after=b'"' + after)
@@ -114,10 +114,12 @@ QUERIES = {
 
 
 def encoded(text: bytes) -> str:
+    """Return a text in unpadded base64url."""
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
 def token(header: bytes, claims: bytes) -> str:
+    """Return an Authorization header with an unsigned token."""
     return f"Bearer {encoded(header)}.{encoded(claims)}.{encoded(b'x' * 256)}"
 
 

@@ -1,4 +1,4 @@
-"""Payments in every state that one can be in, and rows broken on purpose that no rule of the gateway would make."""
+"""Transactions and refunds in every state, and tables without constraints for rows that the gateway never writes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ ACTOR = "operator@example.com"
 
 
 def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
-    """A transaction out of attempts, and its open dead letter."""
+    """Create a transaction without remaining attempts, and its open dead letter."""
     [id] = route_payments(merchant_id, "tok_error_always")
     for _ in range(ATTEMPT_LIMIT):
         settle([id], "task-1")
@@ -36,7 +36,7 @@ def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
 
 
 def replayed(merchant_id: UUID) -> UUID:
-    """A transaction that an operator gave fresh attempts."""
+    """Create a dead-lettered transaction that an operator replayed."""
     id, letter_id = dead_lettered(merchant_id)
     with begin() as connection:
         resolution.replay(connection, letter_id, ACTOR)
@@ -44,14 +44,14 @@ def replayed(merchant_id: UUID) -> UUID:
 
 
 def completed(merchant_id: UUID) -> UUID:
-    """A settled transaction."""
+    """Create a settled transaction."""
     [id] = route_payments(merchant_id, "tok_approve")
     settle([id], "task-1")
     return id
 
 
 def one_of_each() -> dict[str, UUID]:
-    """Transactions and refunds by the name of their lifecycle; besides them a dead letter that names none."""
+    """Create a transaction and a refund in each state, by the name of the state, and dead letters without either."""
     merchant_id = make_merchant()
     ids = {"pending": accept_payment(merchant_id), "canceled": accept_payment(merchant_id)}
     execute("UPDATE transactions SET status = 'canceled' WHERE id = :id", id=ids["canceled"])
@@ -60,13 +60,13 @@ def one_of_each() -> dict[str, UUID]:
     names = ("processing", "leased", "requeued", "retried", "failed")
     ids |= zip(names, route_payments(merchant_id, *tokens), strict=True)
     settle([ids["retried"], ids["failed"]], "task-1")
-    _stood_still(ids["leased"], ids["requeued"])
+    _make_old(ids["leased"], ids["requeued"])
     with autocommit() as connection:
         settling.claim(connection, [ids["leased"]], "task-1", lease_seconds=600)
     with begin() as connection:
         requeueing.requeue(connection, TRANSACTIONS, [ids["requeued"]])
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
-    _stood_still(ids["pending"])
+    _make_old(ids["pending"])
     ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}
     refunded(ids["partially_refunded"], 1)
     refunded(ids["refunded"])
@@ -79,13 +79,13 @@ def one_of_each() -> dict[str, UUID]:
     with begin() as connection:
         resolution.discard(connection, letter_id, ACTOR, None)
         garbage = DeadMessage("garbage", "operations", "rejected", None, "", {}, utc_now())
-        stranger = DeadMessage("stranger", "operations", "rejected", None, "", {}, utc_now(), (new_id(),))
-        intake.store(connection, [garbage, stranger])
+        unknown = DeadMessage("unknown", "operations", "rejected", None, "", {}, utc_now(), (new_id(),))
+        intake.store(connection, [garbage, unknown])
     return ids | _refunds(merchant_id)
 
 
 def _refunds(merchant_id: UUID) -> dict[str, UUID]:
-    """Refunds by the name of their lifecycle."""
+    """Create a refund in each state, by the name of the state."""
     tokens = ("tok_approve", "tok_refund_error_always", "tok_refund_decline")
     good, failing, refusing = (paid(token, merchant_id=merchant_id) for token in tokens)
     ids = {name: ask(good, 100) for name in ("pending_refund", "leased_refund", "retried_refund")}
@@ -109,7 +109,7 @@ def _refunds(merchant_id: UUID) -> dict[str, UUID]:
 
 
 def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
-    """A refund of 1.00 that is out of attempts, and its open dead letter."""
+    """Create a refund of 1.00 without remaining attempts, and its open dead letter."""
     id = ask(transaction_id, 100)
     for _ in range(ATTEMPT_LIMIT):
         refund([id], "task-1")
@@ -127,27 +127,27 @@ def _with_key(merchant_id: UUID) -> UUID:
     return UUID(str(answer.location).rpartition("/")[2])
 
 
-def _stood_still(*ids: UUID) -> None:
+def _make_old(*ids: UUID) -> None:
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id = ANY(:ids)", ids=list(ids))
 
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Take constraints and unique indexes away, and restore them once their tables are empty."""
+    """Drop constraints and unique indexes within the block; then empty their tables and restore them."""
     with begin() as connection:
-        taken = [_take(connection.execute(_DEFINITIONS, {"name": name}).one()) for name in names]
-        for drop, _, _ in taken:
+        dropped = [_drop(connection.execute(_DEFINITIONS, {"name": name}).one()) for name in names]
+        for drop, _, _ in dropped:
             connection.execute(text(drop))
     try:
         yield
     finally:
         with begin() as connection:
-            for _, table, restore in taken:
+            for _, table, restore in dropped:
                 connection.execute(text(f"TRUNCATE {table} CASCADE"))
                 connection.execute(text(restore))
 
 
-def _take(found: Sequence[str]) -> tuple[str, str, str]:
+def _drop(found: Sequence[str]) -> tuple[str, str, str]:
     name, table, constraint, index = found
     if constraint:
         drop, restore = f"DROP CONSTRAINT {name}", f"ADD CONSTRAINT {name} {constraint}"

@@ -1,4 +1,4 @@
-"""Refunds that tests start from, made through the gateway's own rules."""
+"""Create refunds for tests through the gateway's rules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from tests.helpers.factories import accept_payment, execute, make_merchant
 
 
 def paid(token: str = "tok_approve", amount: int = 1_000, merchant_id: UUID | None = None) -> UUID:
-    """A completed transaction."""
+    """Create a completed transaction."""
     id = accept_payment(merchant_id or make_merchant(), token, amount)
     routing.route([id])
     assert settle([id], "task-1").completed == [id]
@@ -24,13 +24,13 @@ def paid(token: str = "tok_approve", amount: int = 1_000, merchant_id: UUID | No
 
 
 def merchant_of(transaction_id: UUID) -> UUID:
-    """Whose transaction it is."""
+    """Return the merchant of a transaction."""
     found: UUID = row("transactions", transaction_id).merchant_id
     return found
 
 
 def ask(transaction_id: UUID, amount: int | None = None) -> UUID:
-    """A refund that nobody has begun."""
+    """Create a refund that no worker has claimed."""
     merchant_id, new = merchant_of(transaction_id), NewRefund(amount, "changed their mind")
     with autocommit() as connection:
         made = refunds.create(connection, merchant_id, transaction_id, new, "req-test")
@@ -38,25 +38,25 @@ def ask(transaction_id: UUID, amount: int | None = None) -> UUID:
 
 
 def refunded(transaction_id: UUID, amount: int | None = None) -> UUID:
-    """A refund that was carried out."""
+    """Create a completed refund."""
     id = ask(transaction_id, amount)
     assert carry_out([id], "task-1").completed == [id]
     return id
 
 
 def row(table: str, id: UUID) -> Any:
-    """A row as it is now."""
+    """Return the row with this id."""
     with begin() as connection:
         return connection.execute(text(f"SELECT * FROM {table} WHERE id = :id"), {"id": id}).one()  # noqa: S608
 
 
 def standing(transaction_id: UUID) -> tuple[str, int, int]:
-    """Status, amount refunded and amount reserved of a transaction."""
+    """Return the status, the refunded amount and the reserved amount of a transaction."""
     found = row("transactions", transaction_id)
     return found.status, found.amount_refunded, found.amount_refund_reserved
 
 
 def expire_lease(ids: Sequence[UUID]) -> None:
-    """As if the worker that claimed these died, and its lease were over."""
+    """Expire the leases of refund attempts, as after the death of their worker."""
     statement = "UPDATE refund_attempts SET lease_until = now() - interval '1 second' WHERE refund_id = ANY(:ids)"
     execute(statement, ids=list(ids))

@@ -1,4 +1,4 @@
-"""Statements as the provider would write them: made from what it really did, then damaged."""
+"""Statements of a provider, from settlements in the database or with chosen lines."""
 
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ HEADER = ",".join(COLUMNS)
 
 
 def charge_of(transaction_id: UUID) -> dict[str, str]:
-    """The line of a settled payment's charge."""
+    """Return the line of the charge of a settled payment."""
     with begin() as connection:
         query = text("SELECT provider_reference, amount, currency FROM settlements WHERE transaction_id = :id")
         reference, amount, currency = connection.execute(query, {"id": transaction_id}).one()
@@ -22,17 +22,17 @@ def charge_of(transaction_id: UUID) -> dict[str, str]:
 
 
 def line(**cells: str) -> dict[str, str]:
-    """A valid line but for `cells`."""
+    """Return a line whose cells are valid except for `cells`."""
     usual = {"charge_id": "ch_1", "type": "charge", "amount": "1000", "fee": "18", "currency": "USD"}
     return {"idempotency_key": "key-1", "time": rfc3339(utc_now()), **usual, **cells}
 
 
 def csv_of(*lines: dict[str, Any]) -> bytes:
-    """A file of these lines."""
+    """Return a file with these lines."""
     rows = [HEADER, *(",".join(cells[name] for name in COLUMNS) for cells in lines)]
     return "".join(f"{row}\r\n" for row in rows).encode()
 
 
 def settled_line(amount: int = 1_000) -> dict[str, str]:
-    """The line of a new payment that was settled."""
+    """Settle a new payment; return the line of its charge."""
     return charge_of(settled_payment(amount))

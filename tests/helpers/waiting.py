@@ -1,4 +1,4 @@
-"""What tests of several rings use."""
+"""Wait for a condition; find an unused port."""
 
 import socket
 import time
@@ -17,16 +17,16 @@ def free_port() -> int:
 
 
 def eventually(probe: Callable[[], T], *, within: float = 15.0, what: str = "the condition") -> T:
-    """The first truthy answer of `probe`, asked again and again for `within` seconds.
+    """Call `probe` until its result is true, for at most `within` seconds; return the result.
 
     Raises:
-        AssertionError: it never came.
+        AssertionError: it did not become true in time.
     """
     deadline = time.monotonic() + within
     while True:
-        answer = probe()
-        if answer:
-            return answer
+        result = probe()
+        if result:
+            return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true within {within} s; last answer: {answer!r}")
+            raise AssertionError(f"{what} did not come true within {within} s; last result: {result!r}")
         time.sleep(POLL_SECONDS)

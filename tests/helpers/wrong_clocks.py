@@ -1,4 +1,4 @@
-"""Processes with a wrong clock, by libfaketime, which is installed or unpacked."""
+"""Processes with a wrong clock, by means of libfaketime, installed or unpacked."""
 
 import os
 from pathlib import Path

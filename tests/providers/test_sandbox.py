@@ -14,8 +14,8 @@ from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, U
 from gateway.providers.sandbox import ANSWER_MAX_BYTES, TOKENS, Sandbox
 from gateway.providers.simulated import REFUND_TOKENS
 from gateway.sandbox.behaviour import PAYMENT_METHODS
-from tests.helpers.hostile_receivers import ENDLESS_BEFORE_STATUS
-from tests.helpers.receivers import answering
+from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
+from tests.helpers.http_servers import answering
 from tests.sandbox.process import AcquirerProcess, Configure
 
 TIMEOUT_SECONDS = 1

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from gateway.security import public_http
 from gateway.security.public_http import RECEIVED_MAX_BYTES, ForbiddenAddress, ForbiddenUrl
-from tests.helpers.webhook_receivers import Receiver, receiver
+from tests.helpers.webhooks import Receiver, receiver
 
 pytestmark = pytest.mark.unit
 

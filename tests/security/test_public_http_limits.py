@@ -11,8 +11,8 @@ import pytest
 
 from gateway.security import public_http
 from gateway.security.public_http import AnswerTooLong
-from tests.helpers.hostile_receivers import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS, ENDLESS_REFUSED
-from tests.helpers.receivers import answering
+from tests.helpers.endless_responses import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS, ENDLESS_REFUSED
+from tests.helpers.http_servers import answering
 from tests.security.test_public_http import call
 
 pytestmark = pytest.mark.unit

@@ -15,8 +15,8 @@ from gateway.db import begin
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import ATTEMPTS_MAX
 from tasks import app, relay
+from tests.helpers.alert_receivers import alerts_sent_to, receiving
 from tests.helpers.factories import count
-from tests.helpers.receivers import alerts_sent_to, receiving
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -25,8 +25,8 @@ from gateway.reasons import reason_of
 from tasks import app, monitor, queue_watch, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
 from tasks.queue_watch import AvoidedQueues, QueueWatch
+from tests.helpers.alert_receivers import alerts_sent_to, receiving
 from tests.helpers.factories import count, execute
-from tests.helpers.receivers import alerts_sent_to, receiving
 from tests.helpers.waiting import eventually
 from tests.tasks.test_relay import received
 

@@ -22,10 +22,10 @@ from gateway.domain.shared.outbox import Topic
 from gateway.ids import new_id
 from tasks import app, relay, topology
 from tasks.base import BROKER_UNAVAILABLE
+from tests.helpers.alert_receivers import alerts_sent_to, receiving
 from tests.helpers.captured_sql import Statement, statements
 from tests.helpers.factories import accept_payment, count, execute, make_merchant
 from tests.helpers.lifecycles import completed
-from tests.helpers.receivers import alerts_sent_to, receiving
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -12,7 +12,7 @@ from tasks import app, relay
 from tasks.webhooks import deliver
 from tests.helpers.factories import count, execute, make_merchant
 from tests.helpers.waiting import eventually
-from tests.helpers.webhook_receivers import (
+from tests.helpers.webhooks import (
     complete_payments,
     deliveries,
     loopback_allowed,

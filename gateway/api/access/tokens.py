@@ -1,7 +1,9 @@
-"""Access tokens: issuing them, and deciding whom a request speaks for.
+"""Access tokens: issue and verify them.
 
-A token is trusted without a database query: signing keys and revocations are kept in the process (keys.py,
-revocations.py), and a signature that was verified is not verified again for `VERIFIED_SECONDS`, unless the keys change.
+flask-jwt-extended signs and verifies; `install` registers its loaders, so its `jwt_required` and `current_user` work.
+The API's own views use `authenticate`, which caches verified tokens. A token is trusted without a database query: the
+process holds the signing keys (signing_keys.py) and the revocations (revocations.py). It is verified again after
+`VERIFIED_SECONDS`, or when the keys change.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from flask import Flask, g
+from flask import Flask
 from flask_jwt_extended import JWTManager, create_access_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
@@ -24,30 +26,31 @@ from gateway.domain.merchants.accounts import Identity
 from gateway.domain.merchants.api_clients import CLIENT_ID_PREFIX
 from gateway.errors import AuthenticationRequired, InsufficientScope, InvalidToken
 from gateway.ids import parse_id, utc_now
-from gateway.security.signing_keys import CLOCK_TOLERANCE_SECONDS, key_ring
+from gateway.security.signing_keys import CLOCK_TOLERANCE_SECONDS, SigningKey, key_ring
 
 ALGORITHM = "RS256"
 AUTHORIZATION_MAX_LENGTH = 4_096
 """A longer header is rejected without parsing. A token with all scopes has less than a quarter of this length."""
 TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
+MISSING_TOKEN = "Send an access token: `Authorization: Bearer …`."  # noqa: S105  # a message
 VERIFIED_SECONDS = 10.0
-"""How long the result of verifying a signature is cached, unless the signing keys change."""
+"""How long a verified token is cached, unless the signing keys change."""
 VERIFIED_MAX = 10_000
-"""Tokens whose verification is kept; when there are more, all are verified anew."""
+"""Maximum number of cached tokens. When it is reached, the cache is emptied."""
 
 ISSUED_AHEAD = timedelta(seconds=5)
 """Maximum difference between two hosts' measurements of the database's time by which `iat` may be in the future."""
 HOST_CLOCK_LEEWAY_SECONDS = 10 * 365 * 86_400
 """Leeway of the library, which compares a token's times with this host's clock. It is so large that it has no effect:
-the times are compared with the database's time afterwards."""
+`_caller_of` compares the times with the database's time."""
 
 _REQUIRED_CLAIMS = ("sub", "scope", "iat", "exp", "jti", "iss", "aud")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a verified token speaks for."""
+    """The user or API client that a verified token was issued to."""
 
     subject: str
     merchant_id: UUID | None
@@ -57,34 +60,54 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """Who this is, for the audit log."""
+        """Return the name of the caller in the audit log."""
         kind = "client" if self.subject.startswith(CLIENT_ID_PREFIX) else "user"
         return f"{kind}:{self.subject}"
 
 
-_verified: dict[bytes, tuple[Caller, float, int]] = {}
-"""By the digest of an Authorization header: the caller, the monotonic time at which it must be verified again, and the
-generation of the keys that verified it."""
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """A token to be issued, in flask-jwt-extended's terms its identity: the loaders read it."""
+
+    identity: Identity
+    scopes: tuple[str, ...]
+    key: SigningKey
+
+    def claims(self) -> dict[str, Any]:
+        """Return the claims that the library does not set, and those that it would set by this host's clock."""
+        now = utc_now()
+        return {
+            "iat": now,
+            "exp": now + timedelta(seconds=settings().access_token_seconds),
+            "merchant_id": str(self.identity.merchant_id) if self.identity.merchant_id else None,
+            "scope": " ".join(self.scopes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A cached token."""
+
+    caller: Caller
+    until: float
+    """By the monotonic clock."""
+    generation: int
+    """The generation of the signing keys that verified it."""
+
+
+_verified: dict[bytes, _Verified] = {}
+"""Verified tokens by the digest of the Authorization header."""
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
-    """A signed access token for `identity`, with all of its scopes or the given ones."""
-    g.signing_key = key_ring().signing()
-    now = utc_now()
-    claims = {
-        "iat": now,  # by the database's clock; the library would use this host's clock
-        "exp": now + timedelta(seconds=settings().access_token_seconds),
-        "merchant_id": str(identity.merchant_id) if identity.merchant_id else None,
-        "scope": " ".join(identity.scopes if scopes is None else scopes),
-    }
-    token: str = create_access_token(
-        identity.subject, additional_claims=claims, additional_headers={"kid": g.signing_key.key_id}
-    )
+    """Return a signed access token for `identity`, with the given scopes or all of its own."""
+    granted = identity.scopes if scopes is None else scopes
+    token: str = create_access_token(_Grant(identity, tuple(granted), key_ring().signing()))
     return token
 
 
 def authenticate(header: str) -> Caller:
-    """Whom a request with this `Authorization` header speaks for.
+    """Return the caller with this `Authorization` header.
 
     Raises:
         AuthenticationRequired: it has no bearer token.
@@ -94,34 +117,33 @@ def authenticate(header: str) -> Caller:
         raise InvalidToken
     digest = hashlib.sha256(header.encode(errors="replace")).digest()
     generation = key_ring().generation()
-    caller, until, verified_by = _verified.get(digest, (None, 0.0, generation))
-    if caller is None or time.monotonic() >= until or verified_by != generation:
-        caller = _verify(header)
-        _keep(digest, caller, generation)
-    if revocations.known().include(caller.token_id, caller.subject):
+    verified = _verified.get(digest)
+    if verified is None or time.monotonic() >= verified.until or verified.generation != generation:
+        verified = _verify(header, generation)
+        if len(_verified) >= VERIFIED_MAX:
+            _verified.clear()
+        _verified[digest] = verified
+    if revocations.known().include(verified.caller.token_id, verified.caller.subject):
         raise InvalidToken
-    return caller
+    return verified.caller
 
 
-def _keep(digest: bytes, caller: Caller, generation: int) -> None:
-    if len(_verified) >= VERIFIED_MAX:
-        _verified.clear()
-    lifetime = (caller.expires_at - utc_now()).total_seconds()
-    _verified[digest] = (caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime), generation)
-
-
-def _verify(header: str) -> Caller:
+def _verify(header: str, generation: int) -> _Verified:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != TOKEN_TYPE.lower() or not token:  # RFC 9110, section 11.1: in any case
-        raise AuthenticationRequired("Send an access token: `Authorization: Bearer …`.")
+        raise AuthenticationRequired(MISSING_TOKEN)
     try:
-        return _caller_of(decode_token(token.strip()))
+        caller = _caller_of(decode_token(token.strip()))
     except (JWTExtendedException, PyJWTError, ValueError, RecursionError):
         raise InvalidToken from None
+    if caller is None:
+        raise InvalidToken
+    lifetime = (caller.expires_at - utc_now()).total_seconds()
+    return _Verified(caller, time.monotonic() + min(VERIFIED_SECONDS, lifetime), generation)
 
 
-def demand(caller: Caller, *scopes: str) -> None:
-    """Let only callers with all of `scopes` pass.
+def require_scopes(caller: Caller, *scopes: str) -> None:
+    """Raise an error unless the caller has all of `scopes`.
 
     Raises:
         InsufficientScope: the caller's token lacks one.
@@ -133,23 +155,24 @@ def demand(caller: Caller, *scopes: str) -> None:
 
 
 def revoke(caller: Caller) -> None:
-    """Stop trusting the caller's token."""
+    """Revoke the caller's token."""
     until = caller.expires_at + timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
     with db.autocommit() as connection:
         accounts.revoke_token(connection, caller.token_id, until)
     revocations.known().announce()
 
 
-def _caller_of(claims: dict[str, Any]) -> Caller:
+def _caller_of(claims: dict[str, Any]) -> Caller | None:
+    """Return the caller that verified claims name; None if a claim is missing, malformed or not valid now."""
     merchant = claims.get("merchant_id")
     merchant_id = parse_id(merchant) if isinstance(merchant, str) else None
     complete = all(claims.get(name) for name in _REQUIRED_CLAIMS) and isinstance(claims["scope"], str)
     if not complete or claims.get("type") != "access" or (merchant is not None and merchant_id is None):
-        raise InvalidToken
+        return None
     now = utc_now()
     issued_at, expires_at = (datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp"))
     if expires_at <= now or issued_at > now + ISSUED_AHEAD:
-        raise InvalidToken
+        return None
     return Caller(
         subject=claims["sub"],
         merchant_id=merchant_id,
@@ -167,8 +190,8 @@ def _verification_key(header: dict[str, Any], _claims: dict[str, Any]) -> Any:
     return key.public
 
 
-def install(app: Flask) -> None:
-    """Configure token handling for `app`."""
+def install(app: Flask) -> JWTManager:
+    """Configure flask-jwt-extended for `app`."""
     config = settings()
     app.config.update(
         JWT_ALGORITHM=ALGORITHM,
@@ -180,9 +203,15 @@ def install(app: Flask) -> None:
         JWT_DECODE_AUDIENCE=config.jwt_audience,
         JWT_ENCODE_NBF=False,
         JWT_DECODE_LEEWAY=HOST_CLOCK_LEEWAY_SECONDS,
-        JWT_ACCESS_TOKEN_EXPIRES=timedelta(seconds=config.access_token_seconds),
     )
-    revocations.known()  # a folder in which it cannot work is told at the start, not by the first request
+    revocations.known()  # fails now, not in the first request, if its folder cannot be used
     manager = JWTManager(app)
-    manager.encode_key_loader(lambda _identity: g.signing_key.private)
+    manager.user_identity_loader(lambda grant: grant.identity.subject)
+    manager.additional_claims_loader(lambda grant: grant.claims())
+    manager.additional_headers_loader(lambda grant: {"kid": grant.key.key_id})
+    manager.encode_key_loader(lambda grant: grant.key.private)
     manager.decode_key_loader(_verification_key)
+    manager.token_in_blocklist_loader(lambda _header, claims: revocations.known().include(claims["jti"], claims["sub"]))
+    manager.token_verification_loader(lambda _header, claims: _caller_of(claims) is not None)
+    manager.user_lookup_loader(lambda _header, claims: _caller_of(claims))
+    return manager

@@ -1,17 +1,20 @@
-"""How every error is answered: one handler, `application/problem+json` (RFC 9457), nothing of the inside."""
+"""Error responses: `application/problem+json` (RFC 9457), without internal details."""
 
 import json
 from typing import Any, TypedDict
 
-from flask import Flask, Response
+from flask import Flask, Response, request
+from flask_jwt_extended import JWTManager
 from loguru import logger
 from psycopg.errors import ForeignKeyViolation
+from sqlalchemy.exc import IntegrityError
 from werkzeug.exceptions import HTTPException
 
-from gateway.api.http.application import current_request
+from gateway.api.access.tokens import MISSING_TOKEN
 from gateway.api.http.middleware import request_id
 from gateway.db import UNAVAILABLE
 from gateway.errors import (
+    AuthenticationRequired,
     BodyTooLarge,
     DatabaseUnavailable,
     FieldError,
@@ -26,7 +29,7 @@ from gateway.reasons import reason_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
-"""When a caller should come again after a 503."""
+"""When a client should repeat a request that was answered with status 503."""
 BEARER_CHALLENGE = 'Bearer realm="payment-gateway"'
 INVALID_TOKEN_CHALLENGE = 'Bearer error="invalid_token"'  # noqa: S105  # not a secret
 
@@ -44,10 +47,10 @@ class Problem(TypedDict, total=False):
 
 
 class OAuthError(PermanentError):
-    """The token request failed; answered in RFC 6749's own shape (section 5.2)."""
+    """The token request failed. The response has the form of RFC 6749, section 5.2."""
 
     def as_body(self) -> dict[str, Any]:
-        """The JSON body."""
+        """Return the JSON body."""
         return {"error": self.code, "error_description": self.detail}
 
 
@@ -60,7 +63,7 @@ _OF_STATUS: dict[int, type[GatewayError]] = {
 
 
 def type_uri(code: str) -> str:
-    """The URI that names a problem type."""
+    """Return the URI of a problem type."""
     return f"urn:payment-gateway:problem:{code}"
 
 
@@ -80,7 +83,7 @@ def document(error: GatewayError, id: str) -> Problem:
 
 
 def as_gateway_error(exc: Exception) -> GatewayError:
-    """What a caller is told about `exc`; whatever was not foreseen becomes an internal error without a detail."""
+    """Return the error that a client sees for `exc`: an internal error without details if it is unexpected."""
     if isinstance(exc, GatewayError):
         return exc
     if isinstance(exc, HTTPException):
@@ -89,40 +92,20 @@ def as_gateway_error(exc: Exception) -> GatewayError:
         if kind is not None:
             return kind(headers=headers)
         if (exc.code or 500) < 500:
-            return PermanentError("The request is not valid HTTP for this server.", headers=headers)
-    if _misses_its_merchant(exc):
-        return InvalidToken("The merchant of this access token does not exist any more.")
+            return PermanentError("This server does not accept the request.", headers=headers)
     if isinstance(exc, UNAVAILABLE):
-        return DatabaseUnavailable("The database cannot be reached at the moment; send the request again shortly.")
-    return GatewayError("Something went wrong on our side; quote the request id when you ask about it.")
+        return DatabaseUnavailable("The database is unavailable. Repeat the request shortly.")
+    return GatewayError("An internal error occurred. Include the request id when you report it.")
 
 
-def _misses_its_merchant(exc: Exception) -> bool:
-    """Whether a row of the caller could not be written because its merchant was deleted from the database.
-
-    Tokens are trusted without a query, and only the foreign key knows; merchants come from tokens and nowhere else.
-    """
-    violation = getattr(exc, "orig", None)
-    return isinstance(violation, ForeignKeyViolation) and str(violation.diag.constraint_name).endswith("_merchant_id")
-
-
-def _note(exc: Exception, error: GatewayError) -> None:
-    if isinstance(error, DatabaseUnavailable) and exc is not error:
-        logger.warning("Database unavailable: {}", reason_of(exc))
-    elif error.status == 500:
-        logger.opt(exception=exc).error("Internal error")
-
-
-def answer(exc: Exception) -> Response:
-    """The one error handler."""
+def respond(exc: Exception) -> Response:
+    """Return the response for an error: the handler of every expected error."""
     error = as_gateway_error(exc)
-    _note(exc, error)
+    _log(exc, error)
     if isinstance(error, OAuthError):
         response = Response(json.dumps(error.as_body()), error.status, mimetype="application/json")
     else:
-        response = Response(
-            json.dumps(document(error, request_id(current_request()))), error.status, mimetype=MEDIA_TYPE
-        )
+        response = Response(json.dumps(document(error, request_id(request))), error.status, mimetype=MEDIA_TYPE)
     response.headers.update(error.headers)
     if error.status == 401:
         challenge = INVALID_TOKEN_CHALLENGE if isinstance(error, InvalidToken) else BEARER_CHALLENGE
@@ -133,6 +116,39 @@ def answer(exc: Exception) -> Response:
     return response
 
 
-def install(app: Flask) -> None:
-    """Answer every error of `app` with a problem document."""
-    app.register_error_handler(Exception, answer)
+def _log(exc: Exception, error: GatewayError) -> None:
+    if isinstance(error, DatabaseUnavailable) and exc is not error:
+        logger.warning("Database unavailable: {}", reason_of(exc))
+    elif error.status == 500 and exc is error:  # Flask logs unexpected exceptions itself
+        logger.opt(exception=exc).error("Internal error")
+
+
+def _respond_to_violation(exc: IntegrityError) -> Response:
+    """Return the response for a row that could not be stored because the caller's merchant was deleted.
+
+    Tokens are trusted without a query, so only the foreign key shows that. Any other violation is unexpected.
+    """
+    violation = exc.orig
+    if isinstance(violation, ForeignKeyViolation) and str(violation.diag.constraint_name).endswith("_merchant_id"):
+        return respond(InvalidToken("The merchant of this access token does not exist any more."))
+    raise exc
+
+
+def install(app: Flask, jwt: JWTManager) -> None:
+    """Register the error handlers of `app` and of its token library.
+
+    There is none for `Exception`: Flask handles an unexpected exception itself, logs it and signals it
+    (`got_request_exception`, which error trackers use), and then calls the handler of `HTTPException` with status 500.
+    """
+    for kind in (GatewayError, HTTPException, *UNAVAILABLE):
+        app.register_error_handler(kind, respond)
+    app.register_error_handler(IntegrityError, _respond_to_violation)
+    jwt.unauthorized_loader(lambda _reason: respond(AuthenticationRequired(MISSING_TOKEN)))
+    jwt.invalid_token_loader(lambda _reason: respond(InvalidToken()))
+    for loader in (
+        jwt.expired_token_loader,
+        jwt.revoked_token_loader,
+        jwt.token_verification_failed_loader,
+        jwt.user_lookup_error_loader,
+    ):
+        loader(lambda _header, _claims: respond(InvalidToken()))

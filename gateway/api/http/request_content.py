@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
-from gateway.api.http.application import BODY_MAX_BYTES, Request, current_request
+from flask import Request, request
+
 from gateway.api.http.validation import NoQuery, parse_parameters, refuse_many_parameters
 from gateway.errors import BodyTooLarge, UnsupportedMediaType
 
+BODY_MAX_BYTES = 64 * 1024
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
@@ -37,7 +39,7 @@ def body_of_type(asked: Request, media_type: str) -> bytes:
     has_type = asked.environ.get("CONTENT_TYPE") == media_type or asked.mimetype == media_type
     if not has_type or asked.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType(f"Send the body as {media_type}.")
-    body = asked.body
+    body = asked.get_data()
     if len(body) > BODY_MAX_BYTES:
         raise BodyTooLarge(f"A body may have {BODY_MAX_BYTES} bytes at most.")
     return body
@@ -51,6 +53,6 @@ def form_parameters() -> list[tuple[str, str]]:
         UnicodeDecodeError: it is not UTF-8.
         ValidationFailed: it has too many fields.
     """
-    body = body_of_type(current_request(), FORM)
+    body = body_of_type(request, FORM)
     refuse_many_parameters(body)
     return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")

@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Any, get_type_hints
 from uuid import UUID
 
-from flask import Flask
+from flask import Flask, Request, Response, request
 from pydantic import BaseModel
 
 from gateway.api.access import rate_limits, sign_in, tokens
 from gateway.api.access.tokens import Caller
 from gateway.api.http import middleware
-from gateway.api.http.application import Answer, Request, current_request
 from gateway.api.http.request_content import JSON, body_of_type, parameters_of, refuse_parameters
 from gateway.api.http.uploads import Upload
 from gateway.api.http.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
@@ -84,13 +83,12 @@ class Call:
             InvalidIdempotencyKey: it is not 1 to 255 printable ASCII characters.
             CardNumberRejected: it holds a card number.
         """
-        asked = self.request
-        key = asked.headers.get(IDEMPOTENCY_HEADER)
+        key = self.request.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
             return None
         if len(key) <= KEY_MAX_LENGTH:  # a longer one is rejected below without the regular expression
             refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
-        return IdempotencyKey.of(key, asked.method, asked.path, asked.body)
+        return IdempotencyKey.of(key, self.request.method, self.request.path, self.request.get_data())
 
 
 View = Callable[..., Reply]
@@ -133,44 +131,39 @@ class Endpoint:
         """Whether this is where credentials are tried, so that the limit is the address's."""
         return self.path.startswith(("/auth/", "/oauth/"))
 
-    def serve(self, **path: str) -> Answer:
-        """Answer the current request."""
-        asked = current_request()
+    def serve(self, **path: str) -> Response:
+        """Return the response to the current request: Flask's view function."""
         if self.signs_in:
-            sign_in.admit(asked)
-        caller = None if self.public else tokens.authenticate(asked.environ.get("HTTP_AUTHORIZATION", ""))
+            sign_in.admit(request)
+        caller = None if self.public else tokens.authenticate(request.headers.get("Authorization", ""))
         if caller is not None and not self.signs_in:
             rate_limits.admit_caller(caller.subject, caller.merchant_id)
         if caller is not None and self.scope is not None:
-            tokens.demand(caller, self.scope)
+            tokens.require_scopes(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            refuse_parameters(asked)
+            refuse_parameters(request)
         elif self.query is not None:
-            arguments["query"] = parse_parameters(self.query, parameters_of(asked))
+            arguments["query"] = parse_parameters(self.query, parameters_of(request))
         if self.body is not None:
-            absent = not self.needs_body and not asked.body
-            body = self.body() if absent else parse_json(self.body, body_of_type(asked, JSON))
+            absent = not self.needs_body and not request.get_data()
+            body = self.body() if absent else parse_json(self.body, body_of_type(request, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
         if self.upload is None:
-            return self._respond(self.view(Call(asked, caller), **arguments))
+            return self._respond(self.view(Call(request, caller), **arguments))
         with self.upload.received() as file:
-            return self._respond(self.view(Call(asked, caller), upload=file, **arguments))
+            return self._respond(self.view(Call(request, caller), upload=file, **arguments))
 
-    def _respond(self, reply: Reply) -> Answer:
+    def _respond(self, reply: Reply) -> Response:
         headers = list(reply.headers.items())
         if not self.public:
             headers.append(("Cache-Control", "no-store"))
         if reply.body is None:
-            return Answer([], reply.status, headers)
-        headers.append(("Content-Type", self.media_type))
-        if not isinstance(reply.body, str | bytes | Mapping):
-            middleware.stream_answer()
-            return Answer(reply.body, reply.status, headers)
-        text = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
-        content = text.encode() if isinstance(text, str) else text
-        headers.append(("Content-Length", str(len(content))))
-        return Answer([content], reply.status, headers)
+            response = Response(status=reply.status, headers=headers)
+            del response.headers["Content-Type"]  # Flask's default
+            return response
+        body = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
+        return Response(body, reply.status, headers, content_type=self.media_type)
 
 
 class Routes:

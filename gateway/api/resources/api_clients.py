@@ -81,7 +81,7 @@ class ApiClientPage(AnswerModel):
 @routes.post("/v1/api-clients", scope=SCOPE, answers={201: ApiClientWithSecret}, errors=(TooManyApiClients,))
 def create_api_client(call: Call, body: ApiClientRequest) -> Reply:
     """Make an API client. Its secret is in this answer only; its scopes are among the caller's."""
-    tokens.demand(call.caller, *body.scopes)
+    tokens.require_scopes(call.caller, *body.scopes)
     with db.begin() as connection:
         made = api_clients.create(connection, call.merchant_id, name=body.name, scopes=body.scopes, actor=call.actor)
     return Reply(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
@@ -113,7 +113,7 @@ def rotate_api_client(call: Call, id: Any) -> Reply:
     The one before works for 24 hours more, an older one no longer. The caller holds all scopes of the client.
     """
     with db.begin() as connection:
-        tokens.demand(call.caller, *api_clients.find(connection, call.merchant_id, id)["scopes"])
+        tokens.require_scopes(call.caller, *api_clients.find(connection, call.merchant_id, id)["scopes"])
         return Reply(api_clients.rotate(connection, call.merchant_id, id, call.actor))
 
 

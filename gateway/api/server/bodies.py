@@ -7,7 +7,7 @@ from functools import lru_cache
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.server import limits
 from gateway.api.server.heads import Environ
 from gateway.api.server.waits import Waits

@@ -13,7 +13,7 @@ def answer(error: GatewayError, method: str, offered_request_id: str, began: flo
     """Return the problem document of `error`; `began` is the start of the request (time.perf_counter)."""
     id = middleware.chosen_request_id(offered_request_id)
     with log_context(request_id=id):
-        middleware.note(method, middleware.UNMATCHED, error.status, time.perf_counter() - began)
+        middleware.record(method, middleware.UNMATCHED, error.status, time.perf_counter() - began)
     body = json.dumps(problems.document(error, id)).encode()
     headers = [
         ("Content-Type", problems.MEDIA_TYPE),
@@ -21,7 +21,7 @@ def answer(error: GatewayError, method: str, offered_request_id: str, began: flo
         ("Cache-Control", "no-store"),
         ("Connection", "close"),  # the rest of the request is not read
         *error.headers.items(),
-        *middleware.added_headers(id),
+        *middleware.common_headers(id),
     ]
     refusal = WsgiAnswer()
     refusal.start(f"{error.status} ", headers)

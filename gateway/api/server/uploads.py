@@ -31,7 +31,7 @@ class UploadGate:
             try:
                 caller = tokens.authenticate(environ.get("HTTP_AUTHORIZATION", ""))
                 if endpoint.scope is not None:
-                    tokens.demand(caller, endpoint.scope)
+                    tokens.require_scopes(caller, endpoint.scope)
             except GatewayError:
                 return False
         return True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess, api_process
 from tests.helpers.factories import count

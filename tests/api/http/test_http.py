@@ -207,12 +207,3 @@ def test_a_card_number_in_a_registration_or_a_token_request_is_refused(anonymous
     expect_problem(anonymous.post("/auth/register", body), 422, "card_number_rejected")
     answer = anonymous.call("POST", "/oauth/token", data={"client_id": "4242424242424242"})
     expect_problem(answer, 422, "card_number_rejected")
-
-
-@pytest.mark.parametrize(
-    "hook", ["before_request", "teardown_request", "teardown_appcontext", "url_value_preprocessor"]
-)
-def test_a_hook_that_no_request_would_run_is_refused(hook: str) -> None:
-    app = create_app()
-    with pytest.raises(NotImplementedError, match="would never be called"):
-        getattr(app, hook)(lambda: None)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 
-from gateway.api.http.application import BODY_MAX_BYTES
 from gateway.api.http.bounded_json import DEPTH_MAX, MEMBERS_MAX, VALUES_MAX
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.http.routes import Endpoint
 from gateway.api.http.validation import ERRORS_MAX, PARAMETERS_MAX, RequestModel, parse_json
 from gateway.api.resources.statements import STATEMENT_MAX_BYTES
@@ -19,7 +19,6 @@ from gateway.domain.reconciliation.statement_files import LINE_MAX_LENGTH
 from gateway.errors import CardNumberRejected, FieldError, GatewayError, MalformedJson, ValidationFailed
 from gateway.security.card_numbers import holds_card_number, mask_card_numbers
 from tests.api.conftest import Caller, expect_problem, field_errors
-from tests.helpers.costs import expect_bounded, memory_bytes
 from tests.helpers.hostile_input import (
     CSV,
     CSV_HEADER,
@@ -33,6 +32,7 @@ from tests.helpers.hostile_input import (
     repeated,
     token,
 )
+from tests.helpers.parsing_costs import expect_bounded, memory_bytes
 
 CSV_BYTES = 256 * 1024
 

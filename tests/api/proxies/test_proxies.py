@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.api.http.application import BODY_MAX_BYTES
+from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.resources.statements import STATEMENT_MAX_BYTES
 from tests.api.conftest import Caller
 from tests.api.process import ApiProcess

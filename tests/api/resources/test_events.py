@@ -13,7 +13,7 @@ from gateway.models.webhooks import LEASE_SECONDS
 from gateway.states import EventType
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.helpers.factories import accept_payment, count, execute, route_payments
-from tests.helpers.webhook_receivers import complete_payments, make_endpoint
+from tests.helpers.webhooks import complete_payments, make_endpoint
 
 URL = "https://example.com/webhooks"
 

@@ -16,7 +16,7 @@ from gateway.domain.webhooks.endpoints import ENDPOINTS_MAX, GONE
 from gateway.states import EventType
 from tests.api.conftest import Answer, Caller, expect_problem, field_errors
 from tests.helpers.factories import count, execute
-from tests.helpers.webhook_receivers import complete_payments
+from tests.helpers.webhooks import complete_payments
 
 URL = "https://example.com/webhooks"
 

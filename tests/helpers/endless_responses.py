@@ -1,6 +1,6 @@
-"""Receivers with endless responses, each of which is costly to read in a different way.
+"""Functions that send endless responses, each costly to read in a different way.
 
-Each takes a connection whose request was read, and sends until the peer disconnects.
+Each gets a connection whose request was read, and sends until the peer disconnects.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 BLOCK_BYTES = 65_536
 BETWEEN_PIECES_SECONDS = 0.001
-"""Long enough that each piece is received separately."""
+"""Long enough for the peer to receive each piece separately."""
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -31,7 +31,7 @@ def byte_by_byte(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     for byte in itertools.cycle(b"a: b\r\n"):
         connection.sendall(bytes([byte]))
-        time.sleep(BETWEEN_PIECES_SECONDS)  # makes it a slow receiver
+        time.sleep(BETWEEN_PIECES_SECONDS)  # the response is slow on purpose
 
 
 ENDLESS_BEFORE_STATUS = {
@@ -41,18 +41,18 @@ ENDLESS_BEFORE_STATUS = {
     "long headers": _endless(b"", b"HTTP/1.1 103 E\r\n" + (b"a: " + b"x" * 8_000 + b"\r\n") * 8 + b"\r\n"),
     "byte by byte": byte_by_byte,
 }
-"""Receivers that never send a final status."""
+"""They never send a final status."""
 
 ENDLESS_AFTER_STATUS = {
     "chunks": _endless(CHUNKED, b"1\r\na\r\n"),
     "chunk extensions": _endless(CHUNKED, b"1" + b";a=b" * 1_000 + b"\r\na\r\n"),
     "unsolicited answers": _endless(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 100 \r\n\r\n"),
 }
-"""Receivers that send status 200 first."""
+"""They first send status 200."""
 
 ENDLESS_REFUSED = {
     "headers": _endless(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
     "trailers": _endless(CHUNKED + b"0\r\n", b"a: b\r\n"),
     "one header": _endless(b"HTTP/1.1 200 OK\r\na: ", b"x"),
 }
-"""Receivers that aiohttp itself rejects."""
+"""aiohttp itself rejects them."""

@@ -1,4 +1,4 @@
-"""Merchants for tests of webhooks: their endpoints, real receivers of them, and events to be sent there."""
+"""Webhook endpoints of merchants, real receivers for them, and events to deliver."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.helpers.factories import execute, route_payments
 
 @dataclass(frozen=True)
 class Call:
-    """One request that a receiver got."""
+    """A request that a receiver got."""
 
     path: str
     headers: dict[str, str]
@@ -41,7 +41,7 @@ class Call:
 
 @dataclass
 class Receiver:
-    """A merchant's receiver: what it got, on which connections, and the status and body that it answers with."""
+    """A merchant's receiver: the response that it sends, the requests that it got, and their connections."""
 
     url: str = ""
     status: int = 200
@@ -52,13 +52,13 @@ class Receiver:
     before_answer: Callable[[], object] = lambda: None
 
     def ids(self) -> list[str]:
-        """The `webhook-id` of every call."""
+        """Return the `webhook-id` of every call."""
         return [call.id for call in self.calls]
 
 
 @contextmanager
 def receiver(status: int = 200, certificate: Path | None = None, **options: Any) -> Iterator[Receiver]:
-    """A receiver that keeps connections open, as most do; with a certificate it speaks TLS."""
+    """Run a receiver that keeps connections open, as most do; with a certificate it uses TLS."""
     made = Receiver(status=status, **options)
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,14 +78,14 @@ def receiver(status: int = 200, certificate: Path | None = None, **options: Any)
             self.wfile.write(made.answer)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
 
         def handle_error(self, *_: Any) -> None:
-            """Say nothing: a caller that refuses the certificate is no news."""
+            """Log nothing, because callers are expected to refuse the certificate."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         if certificate is not None:
@@ -104,7 +104,7 @@ def receiver(status: int = 200, certificate: Path | None = None, **options: Any)
 
 @contextmanager
 def loopback_allowed() -> Iterator[None]:
-    """The gateway's settings of a development stack: webhooks may go to this host."""
+    """Allow webhooks to this host within the block, as in a development stack."""
     os.environ["WEBHOOK_ALLOW_LOOPBACK"] = "true"
     settings.cache_clear()
     try:
@@ -115,7 +115,7 @@ def loopback_allowed() -> Iterator[None]:
 
 
 def make_endpoint(merchant_id: UUID, url: str, *types: EventType, consecutive_failures: int = 0) -> tuple[UUID, str]:
-    """An endpoint for events of `types`, by default all, and its secret."""
+    """Create an endpoint for events of `types`, by default all; return its id and its secret."""
     with begin() as connection:
         made = webhook_endpoints.create(connection, merchant_id, url, types or tuple(EventType), "test")
         connection.execute(
@@ -126,30 +126,30 @@ def make_endpoint(merchant_id: UUID, url: str, *types: EventType, consecutive_fa
 
 
 def complete_payments(merchant_id: UUID, number: int = 1) -> list[UUID]:
-    """Payments that were settled, each with the events `transaction.completed` and `settlement.completed`."""
+    """Create settled payments, each with the events `transaction.completed` and `settlement.completed`."""
     ids = route_payments(merchant_id, *["tok_approve"] * number)
     settle(ids, "task-1")
     return ids
 
 
 def deliveries(endpoint_id: UUID) -> Sequence[Any]:
-    """The rows of an endpoint's deliveries, oldest first."""
+    """Return the rows of an endpoint's deliveries, oldest first."""
     with begin() as connection:
         query = text("SELECT * FROM webhook_deliveries WHERE endpoint_id = :id ORDER BY id")
         return connection.execute(query, {"id": endpoint_id}).all()
 
 
 def statuses(endpoint_id: UUID) -> list[str]:
-    """The status of each delivery to an endpoint, oldest first."""
+    """Return the status of each delivery to an endpoint, oldest first."""
     return [row.status for row in deliveries(endpoint_id)]
 
 
 def attempted(endpoint_id: UUID, attempts: int) -> Callable[[], bool]:
-    """Whether every delivery to an endpoint has had so many attempts, for `eventually`."""
+    """Return a function for `eventually`: whether every delivery to an endpoint has had this number of attempts."""
     return lambda: all(row.attempts == attempts for row in deliveries(endpoint_id))
 
 
 def make_due(endpoint_id: UUID) -> None:
-    """As if the time of an endpoint's next attempts had come."""
+    """Make the pending deliveries to an endpoint due now."""
     due = "UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id = :id AND status = 'pending'"
     execute(due, id=endpoint_id)
