@@ -1,1 +1,1 @@
-"""Flows: claim (commit), call a third party, record (commit). No connection is held during the call."""
+"""Flows: claim (commit), call a third party, record (commit). No database connection is held during the call."""

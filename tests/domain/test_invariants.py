@@ -16,7 +16,7 @@ from gateway.domain.invariants.checks import (
     Report,
 )
 from gateway.flows.invariants import check, horizon_seconds
-from gateway.ids import new_id
+from gateway.ids import new_id, smallest_id
 from tests.helpers.factories import count, execute, make_merchant
 from tests.helpers.lifecycles import one_of_each, without
 
@@ -303,4 +303,4 @@ def test_a_recent_check_looks_back_to_the_last_one_but_not_without_end() -> None
     assert (third.checked_at - third.since).total_seconds() == WINDOW_MAX_SECONDS
     assert third.missed.total_seconds() > 80_000
     assert check(full=True).since is None
-    assert invariant_checks._smallest_id(EVERYTHING).int == 0
+    assert smallest_id(EVERYTHING).int == 0

@@ -155,7 +155,7 @@ def test_a_result_that_comes_late_does_not_overwrite_a_newer_one() -> None:
     execute(REPAIR, id=id)
     check()
     with begin() as connection:
-        assert invariant_checks.record(connection, late, patience_seconds=0) == []
+        assert invariant_checks.record(connection, late, grace_seconds=0) == []
     assert (alerts(), count("invariant_checks", "violations > 0")) == ([], 0)
 
 

@@ -16,6 +16,7 @@ from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse, fi
 from gateway.domain.shared.outbox import Topic
 from gateway.errors import IdempotencyInProgress, InvalidState
 from gateway.ids import new_id, time_of
+from gateway.models import all_tables
 from gateway.models.transactions import Transaction
 from gateway.states import EventType, TransactionStatus
 
@@ -67,7 +68,8 @@ _REQUESTED = tuple(field.name for field in fields(NewTransaction))
 _STORED = ("id", "merchant_id", *_REQUESTED, "request_id", "created_at")
 """The columns that an accepted transaction sets."""
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-_TYPES = {column.name: column.type.compile(_DIALECT) for column in Transaction.__table__.columns}
+_COLUMNS = all_tables().tables[Transaction.__tablename__].columns  # with the types of foreign keys
+_TYPES = {name: _COLUMNS[name].type.compile(_DIALECT) for name in _STORED}
 
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
 # at all. A repeat waits for the first request's commit on the record's unique key, then inserts nothing. Lists with the
