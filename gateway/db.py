@@ -22,7 +22,6 @@ from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, Op
 from gateway import database_sessions
 from gateway.clock import database_clock
 from gateway.config import settings
-from gateway.context import Within
 
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
 """What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later.
@@ -85,9 +84,14 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"PostgreSQL did not answer within {limit:g} s") from exc
 
 
-def patience(seconds: float) -> Within[float | None]:
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
     """Within the block, wait so long for an answer of PostgreSQL before the connection is given up."""
-    return Within(_patience, seconds)
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @cache

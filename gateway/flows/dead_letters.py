@@ -1,20 +1,29 @@
-"""Store dead messages, and take the steps of jobs that resolve dead letters."""
+"""Dead letters: store the messages that the broker dead-lettered, and run the jobs that resolve many of them."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
 from gateway import db
 from gateway.domain.dead_letters import bulk_jobs, intake
+from gateway.domain.dead_letters.bulk_jobs import STEP_SECONDS as JOB_STEP_SECONDS
 from gateway.domain.dead_letters.intake import DeadMessage, Stored
+from gateway.domain.shared.failures import EXPIRED
+from gateway.telemetry import DEAD_LETTERS, REQUEUED
+
+__all__ = ["EXPIRED", "JOB_STEP_SECONDS", "DeadMessage", "Stored", "run_job_step", "store"]
 
 
 def store(messages: Sequence[DeadMessage]) -> Stored:
-    """Store dead messages as dead letters, or requeue what they name, in one commit."""
+    """Store dead messages in one commit, and count them."""
     with db.begin() as connection:
-        return intake.store(connection, messages)
+        stored = intake.store(connection, messages)
+    for queue, reason in stored.dead:
+        DEAD_LETTERS.labels(queue, reason).inc()
+    REQUEUED.labels("monitor").inc(len(stored.requeued))
+    return stored
 
 
-def take_step(job_id: UUID) -> bool:
-    """Take the next step of a job if it is due; return whether there may be more to do."""
+def run_job_step(job_id: UUID) -> bool:
+    """Run the next step of a job if it is due; return whether there may be more steps."""
     with db.begin() as connection:
         return bulk_jobs.take_step(connection, job_id)

@@ -10,16 +10,16 @@ from gateway.domain.payments.attempt_results import Recorded
 from gateway.domain.payments.kinds import REFUNDS as REFUND_KIND
 from gateway.domain.payments.unfinished_attempts import Unfinished
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
+from gateway.flows.provider_calls import LateCallback, ProcessedList, Recording, execute
 from gateway.states import RefundStatus
 from gateway.telemetry import REFUNDS
 
 
-def refund(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
-    """Carry out each refund of `ids` that may be attempted, and record the outcomes; see `carry_out` for `follow`."""
+def refund(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
+    """Send each refund of `ids` that may be attempted, and record the outcomes; see `execute` for `late_callback`."""
     with db.autocommit() as connection:
         claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
-    return carry_out(claimed, _RECORDING, follow)
+    return execute(claimed, _RECORDING, late_callback)
 
 
 def find_unfinished(ids: Sequence[UUID]) -> Unfinished:

@@ -16,6 +16,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gateway import USER_AGENT
+
 ANSWER_MAX_BYTES = 256 * 1024
 """Maximum bytes of one response: informational responses, head and body. Code that reads bodies has lower limits."""
 
@@ -87,6 +89,7 @@ class BoundedAdapter(HTTPAdapter):
 def session() -> requests.Session:
     """Return an HTTP client with bounded responses."""
     made = requests.Session()
+    made.headers["User-Agent"] = USER_AGENT
     for scheme in ("http://", "https://"):
         made.mount(scheme, BoundedAdapter())
     return made

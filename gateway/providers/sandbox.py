@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
+from gateway import USER_AGENT
 from gateway.outcomes import Approved, Charge, Declined, Instruction, Outcome, Refund, Unavailable, Unknown
 from gateway.providers import poison
 from gateway.providers.bounded_http import BoundedAdapter
@@ -55,7 +56,7 @@ IDLE_MAX_SECONDS = 60
 """A connection that was idle for longer is not used again: the acquirer might be closing it at this moment, and a
 request lost in that way is in doubt for nothing."""
 
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "payment-gateway"}
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
 _NOT_DONE = {"charge": "not_charged", "refund": "not_refunded"}
 _NOT_PROCESSED = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 

@@ -23,7 +23,7 @@ SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    """The services of docker-compose.yml, with its merges done."""
+    """Return the services of docker-compose.yml with merged keys."""
     found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return found
 

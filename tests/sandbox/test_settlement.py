@@ -17,7 +17,7 @@ from gateway.config import settings
 from gateway.db import autocommit, begin
 from gateway.domain.payments import settling as settlements
 from gateway.flows import routing
-from gateway.flows.provider_calls import Handled
+from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
 from gateway.providers import poison, registry
 from tests.helpers.factories import (
@@ -88,7 +88,7 @@ def test_a_charge_that_stays_unknown_is_asked_after_before_it_is_tried_again(
 ) -> None:
     acquirer.control(mode, calls="all")
     [id] = route_payments(make_merchant(), "tok_approve")
-    assert settle([id], "task-1") == Handled(retry=[id])
+    assert settle([id], "task-1") == ProcessedList(retry=[id])
     assert [outcome for outcome, _ in outcomes(id)] == ["unknown"]
     assert count("settlements") == 0
     acquirer.control("normal")

@@ -19,7 +19,7 @@ from gateway.errors import (
     UnknownPaymentMethod,
     ValidationFailed,
 )
-from gateway.security.card_numbers import has_enough_digits, holds_card_number
+from gateway.security.card_numbers import contains_card_number, has_enough_digits
 
 ERRORS_MAX = 100
 """Errors listed in one answer."""
@@ -147,12 +147,12 @@ def refuse(errors: list[FieldError]) -> NoReturn:
 
 
 def refuse_card_number(text: str, place: Place, *, issued_only: bool = False) -> None:
-    """Refuse a request whose string at `place` holds a card number; see `holds_card_number` for `issued_only`.
+    """Refuse a request whose string at `place` holds a card number; see `contains_card_number` for `issued_only`.
 
     Raises:
         CardNumberRejected: it does.
     """
-    if holds_card_number(text, issued_only=issued_only):
+    if contains_card_number(text, issued_only=issued_only):
         error = FieldError(pointer=pointer_to(place), code=CardNumberRejected.code, detail=CardNumberRejected.title())
         raise CardNumberRejected(errors=[error])
 
@@ -171,7 +171,7 @@ def refuse_many_parameters(parameters: bytes) -> None:
 def _guard(parsed: Any) -> None:
     """Reject a document with a string that contains a card number or cannot be stored; compute positions only then."""
     for text in _texts(parsed):
-        if holds_card_number(text) or not _is_storable(text):
+        if contains_card_number(text) or not _is_storable(text):
             break
     else:
         return

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from gateway import __version__
 from gateway.api.access.sign_in import DEVICE_COOKIE, DEVICE_HEADER, ISSUING_PATHS, LOGIN_PATH
 from gateway.api.http.request_content import FORM, JSON
 from gateway.api.http.routes import IDEMPOTENCY_HEADER, Endpoint
@@ -28,7 +29,6 @@ from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.domain.shared.idempotency import KEY_MAX_LENGTH
 from gateway.security.device_tokens import DEVICE_TOKEN_DAYS
 
-API_VERSION = "1.0.0"
 DESCRIPTION = """Accepts payments over HTTP and settles each of them exactly once.
 
 - Amounts are integers in the currency's minor unit; ids are UUIDv7; times are RFC 3339 in UTC.
@@ -87,7 +87,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths[path][endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Payment gateway", "version": API_VERSION, "description": DESCRIPTION},
+        "info": {"title": "Payment gateway", "version": __version__, "description": DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in shown)],
         "paths": paths,

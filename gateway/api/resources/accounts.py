@@ -1,6 +1,5 @@
 """People and programs sign in: registration, login, logout, and the keys that verify tokens."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -14,35 +13,24 @@ from gateway.api.http.schemas import AnswerModel, Time
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.merchants import accounts
+from gateway.domain.merchants.emails import EMAIL_MAX_LENGTH, normalize_email
 from gateway.errors import EmailTaken, InvalidCredentials
 from gateway.security.passwords import PASSWORD_MAX_LENGTH, PASSWORD_MIN_LENGTH, TooManyLogins, hash_password
 from gateway.security.signing_keys import JWKS_CACHE_SECONDS, key_ring
 
-EMAIL_MAX_LENGTH = 254
 BUSINESS_NAME_MAX_LENGTH = 255
-
-# HTML's definition of an email address, with a domain of at least two labels and the lengths of RFC 5321
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_EMAIL = re.compile(rf"[a-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@(?:{_LABEL}\.)+{_LABEL}")
 
 routes = Routes("Authentication")
 
 
-def normalised_email(email: str) -> str:
-    """`email` in lower case.
-
-    Raises:
-        PydanticCustomError: it is not an email address.
-    """
-    lowered = email.lower()
-    if not (email.isascii() and _EMAIL.fullmatch(lowered)):  # the Kelvin sign's lower case is an ASCII letter
-        raise PydanticCustomError("invalid_email", "This should be an email address such as ada@example.com.")
-    return lowered
+def _email(email: str) -> str:
+    try:
+        return normalize_email(email)
+    except ValueError as exc:
+        raise PydanticCustomError("invalid_email", "{reason}", {"reason": str(exc)}) from None
 
 
-Email = Annotated[
-    str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"]), AfterValidator(normalised_email)
-]
+Email = Annotated[str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"]), AfterValidator(_email)]
 NewPassword = Annotated[str, Field(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH)]
 
 

@@ -137,7 +137,7 @@ def test_a_wrong_login_says_the_same_whatever_is_wrong(anonymous: Caller, email:
     answer = anonymous.post("/auth/login", {"email": email, "password": password})
 
     problem = expect_problem(answer, 401, "invalid_credentials")
-    assert problem["detail"] == "Email or password is wrong"
+    assert problem["detail"] == "The email or the password is incorrect"
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 

@@ -201,7 +201,7 @@ def test_a_deleted_client_is_gone_at_once_with_its_secrets_and_tokens(app: Flask
     assert not works(app, client.facts["client_id"], client.facts["client_secret"])
     assert not works(app, client.facts["client_id"], new_secret)
     gone = [merchant.get(path), merchant.call("DELETE", path), merchant.post(f"{path}/rotate")]
-    assert [expect_problem(one, 404, "not_found")["detail"] for one in gone] == ["There is nothing here"] * 3
+    assert [expect_problem(one, 404, "not_found")["detail"] for one in gone] == ["The resource does not exist"] * 3
     assert [one["name"] for one in merchant.get(PATH).json["data"]] == ["default"]
 
 
@@ -227,7 +227,7 @@ def test_the_clients_of_others_are_not_there(merchant: Caller, other_merchant: C
 
     for path in (f"{PATH}/{made['id']}", f"{PATH}/{new_id()}", f"{PATH}/x"):
         for answer in (merchant.get(path), merchant.call("DELETE", path), merchant.post(f"{path}/rotate")):
-            assert expect_problem(answer, 404, "not_found")["detail"] == "There is nothing here"
+            assert expect_problem(answer, 404, "not_found")["detail"] == "The resource does not exist"
     assert works(merchant.app, made["client_id"], made["client_secret"])
     assert [one["name"] for one in merchant.get(PATH).json["data"]] == ["default"]
 

@@ -113,7 +113,7 @@ def test_the_message_of_a_canceled_transaction_is_dropped(merchant: Caller, alon
 
     assert (routed.routed, routed.nonexistent) == (message[1:], [])
     settled = settle([canceled], "task-1")
-    assert not any((settled.completed, settled.retry, settled.busy, settled.alone, settled.dead))
+    assert not any((settled.completed, settled.retry, settled.busy, settled.interrupted, settled.dead))
     assert status_of(canceled) == "canceled"
     assert count("charge_attempts", f"transaction_id = '{canceled}'") == 0
 

@@ -12,7 +12,7 @@ from gateway.db import begin
 from gateway.domain.dead_letters import bulk_jobs, intake
 from gateway.domain.dead_letters.intake import DeadMessage
 from gateway.flows import upkeep
-from gateway.flows.dead_letters import take_step
+from gateway.flows.dead_letters import run_job_step
 from gateway.ids import new_id, rfc3339, utc_now
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.api.resources.test_dead_letters import SETTLE, dead_payment, listed
@@ -37,7 +37,7 @@ def be_due() -> None:
 def work_off(job: dict[str, Any]) -> int:
     """Take steps, each at once, until nothing is left; how many there were."""
     steps = 1
-    while take_step(UUID(job["id"])):
+    while run_job_step(UUID(job["id"])):
         be_due()
         steps += 1
     return steps
@@ -74,7 +74,7 @@ def test_a_job_replays_every_open_dead_letter_once(operator: Caller, merchant: C
     assert count("audit_log", "action = 'dead_letter.replayed'") == 5
     assert count("audit_log", "action = 'dead_letter_job.created'") == 1
     assert count("dead_letters", "note = 'provider is back' AND resolved_by LIKE 'user:%'") == 4
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
     assert count("outbox") == before + 1 + 4
 
 
@@ -127,7 +127,7 @@ def test_a_dry_run_only_counts(operator: Caller, merchant: Caller) -> None:
     job = order(operator, dry_run=True)
 
     assert (job["count"], job["status"], job["dry_run"], job["skipped"]) == (1, "completed", True, 0)
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
     assert (count("dead_letters", "status = 'open'"), count("outbox", "topic LIKE 'dead_letter%'")) == (1, 0)
     assert count("audit_log", "action LIKE 'dead_letter%'") == 0
 
@@ -139,7 +139,7 @@ def test_a_job_for_nothing_is_done_at_once(operator: Caller) -> None:
 def test_a_payment_that_dies_again_is_not_replayed_by_the_same_job(operator: Caller, merchant: Caller) -> None:
     payment = dead_payment(merchant)
     job = order(operator, max_per_second=1)
-    assert take_step(UUID(job["id"])) is True
+    assert run_job_step(UUID(job["id"])) is True
     message = DeadMessage(f"again-{payment}", SETTLE, "rejected", None, "[]", {}, utc_now(), (UUID(payment),))
     execute("UPDATE transactions SET status = 'processing', attempt_limit = 4 WHERE id = :id", id=payment)
     with begin() as connection:
@@ -147,7 +147,7 @@ def test_a_payment_that_dies_again_is_not_replayed_by_the_same_job(operator: Cal
     assert count("dead_letters", "status = 'open'") == 1
 
     be_due()
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
 
     done = read(operator, job)
     assert (done["status"], done["done"]) == ("completed", 1)
@@ -185,13 +185,13 @@ def test_a_canceled_job_stops_where_it_is(operator: Caller, merchant: Caller) ->
     for _ in range(2):
         dead_payment(merchant)
     job = order(operator, max_per_second=1)
-    take_step(UUID(job["id"]))
+    run_job_step(UUID(job["id"]))
 
     answer = operator.post(f"{BULK}/{job['id']}/cancel")
 
     assert (answer.status_code, answer.json["status"], answer.json["done"]) == (200, "canceled", 1)
     be_due()
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
     assert count("dead_letters", "status = 'open'") == 1
     assert count("audit_log", "action = 'dead_letter_job.canceled'") == 1
     expect_problem(operator.post(f"{BULK}/{job['id']}/cancel"), 409, "invalid_state")
@@ -204,7 +204,7 @@ def test_a_step_that_is_not_due_does_nothing_so_that_duplicates_keep_to_the_rate
         dead_payment(merchant)
     job = order(operator, max_per_second=1)
 
-    assert [take_step(UUID(job["id"])) for _ in range(5)] == [True] * 5
+    assert [run_job_step(UUID(job["id"])) for _ in range(5)] == [True] * 5
 
     assert read(operator, job)["done"] == 1
 
@@ -214,7 +214,7 @@ def test_workers_that_take_steps_at_once_resolve_each_letter_once(operator: Call
         dead_payment(merchant)
     job = order(operator, max_per_second=3)
     with ThreadPoolExecutor(4) as workers:
-        list(workers.map(take_step, [UUID(job["id"])] * 4))
+        list(workers.map(run_job_step, [UUID(job["id"])] * 4))
     assert read(operator, job)["done"] == 3
     be_due()
 
@@ -228,7 +228,7 @@ def test_a_job_that_lost_its_message_is_enqueued_again_and_goes_on(operator: Cal
     for _ in range(2):
         dead_payment(merchant)
     job = order(operator, max_per_second=1)
-    take_step(UUID(job["id"]))
+    run_job_step(UUID(job["id"]))
     execute("DELETE FROM outbox")
     assert upkeep.requeue_operator_work() == 0
     execute("UPDATE dead_letter_jobs SET next_step_at = now() - interval '61 seconds'")
