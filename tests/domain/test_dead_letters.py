@@ -1,4 +1,4 @@
-"""What becomes of dead messages, and what an operator can do with them."""
+"""Dead messages of payments: stored, requeued, replayed and discarded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -87,7 +87,7 @@ def test_a_merchant_reads_why_a_payment_is_dead_until_it_is_replayed() -> None:
     assert event.snapshot["failure"] == why
 
 
-def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merchant() -> None:
+def test_an_internal_error_of_a_dead_payment_is_hidden_from_its_merchant() -> None:
     id = exhausted_payment()
     execute("UPDATE charge_attempts SET code = 'adapter_error', message = 'KeyError: secret'")
     execute("UPDATE transactions SET last_error = 'TypeError: inside'")
@@ -98,7 +98,7 @@ def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merc
     assert "inside" not in str(why)
 
 
-def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_before_it_charges() -> None:
+def test_a_payment_with_an_unknown_outcome_is_in_doubt_and_a_replay_queries_it_before_a_charge() -> None:
     id = exhausted_payment()
     execute("UPDATE charge_attempts SET outcome = 'unknown' WHERE number = 4")
     assert store(dead_message(id)).dead == [("settlement.requested", "in_doubt")]
@@ -117,13 +117,13 @@ def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
     assert (count("dead_letters"), count("alerts")) == (1, 1)
 
 
-def test_a_list_of_dead_ids_becomes_a_dead_letter_each_and_one_alert() -> None:
+def test_each_id_of_a_dead_list_becomes_a_dead_letter_and_all_raise_one_alert() -> None:
     ids = [exhausted_payment() for _ in range(3)]
     assert len(store(dead_message(*ids)).dead) == 3
     assert (count("dead_letters"), count("alerts")) == (3, 1)
 
 
-def test_work_that_died_untried_is_enqueued_again_instead() -> None:
+def test_work_that_died_without_an_attempt_is_requeued() -> None:
     merchant_id = make_merchant()
     pending = accept_payment(merchant_id)
     [routed] = route_payments(merchant_id, "tok_approve")
@@ -135,7 +135,7 @@ def test_work_that_died_untried_is_enqueued_again_instead() -> None:
     assert count("alerts", "severity = 'warning'") == 1
 
 
-def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
+def test_work_that_was_requeued_too_often_is_dead() -> None:
     id = accept_payment(make_merchant())
     for number in range(REQUEUE_LIMIT):
         assert store(dead_message(id, key=f"task-{number}")).requeued == [id]
@@ -143,7 +143,7 @@ def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
     assert status_of(id) == "dead_lettered"
 
 
-def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
+def test_expired_work_is_always_requeued() -> None:
     id = accept_payment(make_merchant())
     for number in range(REQUEUE_LIMIT + 5):
         assert store(dead_message(id, key=f"task-{number}", reason="expired")).requeued == [id]
@@ -151,7 +151,7 @@ def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
     assert count("alerts") == 1, "one alert a minute says it"
 
 
-def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() -> None:
+def test_many_dead_letters_raise_a_limited_number_of_alerts_and_one_more() -> None:
     for number in range(ALERTS_MAX + 5):
         store(dead_message(key=f"garbage-{number}"))
     assert count("dead_letters") == ALERTS_MAX + 5
@@ -159,7 +159,7 @@ def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() ->
     assert count("alerts", "severity = 'critical'") == 1
 
 
-def test_a_payment_in_the_hands_of_a_live_worker_is_left_to_it() -> None:
+def test_a_dead_message_does_not_change_a_payment_that_a_worker_processes() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
         settling.claim(connection, [id], "task-1", lease_seconds=30)
@@ -180,7 +180,7 @@ def test_a_message_that_names_no_transaction_is_recorded() -> None:
     assert count("dead_letters", "exception = 'No transaction has this id.'") == 1
 
 
-def test_a_replay_gives_fresh_attempts_and_settles_once() -> None:
+def test_a_replay_gives_new_attempts_and_settles_once() -> None:
     id, letter_id = open_letter()
     execute("UPDATE transactions SET payment_method = 'tok_approve'")  # the provider has recovered
     execute("DELETE FROM outbox")
@@ -203,7 +203,7 @@ def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
     assert (count("dead_letters"), count("charge_attempts"), status_of(id)) == (2, 8, "dead_lettered")
 
 
-def test_a_dead_message_delivered_again_after_its_replay_says_nothing_about_the_replay() -> None:
+def test_a_dead_message_that_is_redelivered_after_the_replay_changes_nothing() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
         resolution.replay(connection, letter_id, "operator@example.com")
@@ -228,7 +228,7 @@ def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
     assert (status_of(id), count("outbox", "topic = 'transaction.created'")) == ("pending", 1)
 
 
-def test_a_discard_fails_the_transaction_for_good() -> None:
+def test_a_discarded_transaction_fails() -> None:
     id, letter_id = open_letter()
     with begin() as connection:
         letter = resolution.discard(connection, letter_id, "operator@example.com", "customer paid in cash")
@@ -299,7 +299,7 @@ def test_dead_letters_are_listed_newest_first_and_filtered() -> None:
     assert [letter["transaction_id"] for letter in [*page, *rest]] == [str(id) for id in reversed(ids)]
 
 
-def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
+def test_the_sweep_finds_stuck_transactions_and_no_others() -> None:
     merchant_id = make_merchant()
     fresh, waiting = accept_payment(merchant_id), accept_payment(merchant_id)
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=waiting)

@@ -1,4 +1,4 @@
-"""Each invariant holds for payments in every state, and is broken by one row that is broken on purpose."""
+"""Each invariant holds for payments in every state, and each broken row is found."""
 
 from dataclasses import dataclass
 
@@ -61,17 +61,17 @@ POST_ANYWAY = """
     CROSS JOIN (VALUES ('provider_clearing', 'debit'), ('merchant_payable', 'credit')) AS e (account, direction)
     WHERE id = :id
 """
-NAME_NOTHING = """
+RECORD_OF_UNKNOWN = """
     INSERT INTO idempotency_records (merchant_id, key, request_hash, transaction_id, status, body)
     SELECT merchant_id, 'key/2', sha256(''), :new, 201, '' FROM transactions WHERE id = :id
 """
 LOSE = "WITH lost AS (DELETE FROM outbox WHERE subject_id = :id) "
-STAND_STILL = "UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id = :id"
+MAKE_STUCK = "UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id = :id"
 OF_COMPLETED = "(SELECT id FROM settlements WHERE transaction_id = :id)"
 
 BREAKAGES = (
-    Breakage("its outbox row is lost", "pending", LOSE + STAND_STILL, ("unfinished_are_scheduled",)),
-    Breakage("it stands still", "retried", STAND_STILL, ("unfinished_are_scheduled",)),
+    Breakage("its outbox row is lost", "pending", LOSE + MAKE_STUCK, ("unfinished_are_scheduled",)),
+    Breakage("it is stuck", "retried", MAKE_STUCK, ("unfinished_are_scheduled",)),
     Breakage(
         "its lease is over", "leased", "UPDATE charge_attempts SET lease_until = now() - interval '1 s' WHERE"
         " transaction_id = :id", ("unfinished_are_scheduled",)
@@ -88,7 +88,7 @@ BREAKAGES = (
         "it is dead-lettered and scheduled", "dead_lettered", "UPDATE transactions SET status = 'processing',"
         " failure_category = NULL WHERE id = :id", ("open_dead_letters_are_of_dead_lettered",)
     ),
-    Breakage("an accepted one is gone", "completed", NAME_NOTHING, ("idempotency_records_name_transactions",)),
+    Breakage("an accepted one is gone", "completed", RECORD_OF_UNKNOWN, ("idempotency_records_name_transactions",)),
     Breakage(
         "an entry is too large", "completed", "UPDATE ledger_entries SET amount = amount + 1 WHERE account = 'fees'"
         " AND transaction_id = :id",
@@ -153,11 +153,11 @@ BREAKAGES = (
         ("attempts_stay_within_their_limit",)
     ),
     Breakage(
-        "a refund's outbox row is lost", "pending_refund", LOSE + STAND_STILL.replace("transactions", "refunds"),
+        "a refund's outbox row is lost", "pending_refund", LOSE + MAKE_STUCK.replace("transactions", "refunds"),
         ("pending_refunds_are_scheduled",)
     ),
     Breakage(
-        "a refund stands still", "retried_refund", STAND_STILL.replace("transactions", "refunds"),
+        "a refund is stuck", "retried_refund", MAKE_STUCK.replace("transactions", "refunds"),
         ("pending_refunds_are_scheduled",)
     ),
     Breakage(
@@ -173,7 +173,7 @@ BREAKAGES = (
         " failure_category = NULL WHERE id = :id", ("open_dead_letters_are_of_dead_lettered_refunds",)
     ),
     Breakage(
-        "an accepted refund is gone", "completed", NAME_NOTHING.replace("body)", "body, location)").replace(
+        "an accepted refund is gone", "completed", RECORD_OF_UNKNOWN.replace("body)", "body, location)").replace(
             "merchant_id, 'key/2', sha256(''), :new, 201, ''",
             "merchant_id, 'key/2', sha256(''), id, 201, '', '/v1/refunds/' || :new"),
         ("idempotency_records_name_refunds",)
@@ -231,7 +231,7 @@ ALWAYS_COMPLETE = {
     "dead_lettered_refunds_have_one_open_dead_letter",
     "open_dead_letters_are_of_dead_lettered_refunds",
 }
-"""These read all unfinished and dead-lettered transactions, so they need not remember any."""
+"""Invariants that read all unfinished and dead-lettered transactions, so they need no earlier findings."""
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["recent", "full"])
@@ -242,7 +242,7 @@ def test_every_invariant_holds_for_payments_in_every_state(full: bool) -> None:
     assert len(report.results) == len(INVARIANTS) == count("invariant_checks", "violations = 0")
 
 
-def test_every_invariant_has_a_row_that_breaks_it() -> None:
+def test_every_invariant_is_broken_by_a_row_of_these_tests() -> None:
     assert {name for breakage in BREAKAGES for name in breakage.breaks} == {row.name for row in INVARIANTS}
 
 
@@ -256,19 +256,19 @@ def test_a_broken_row_is_found_and_watched_until_it_is_repaired(breakage: Breaka
         found = broken(check())
         assert found == dict.fromkeys(breakage.breaks, 2 if "other" in used else 1)
         assert broken(check(full=True)) == found
-        execute("UPDATE invariant_checks SET checked_at = now() + interval '1 hour'")  # nothing is recent any more
+        execute("UPDATE invariant_checks SET checked_at = now() + interval '1 hour'")  # no row is recent
         assert broken(recent()) == found
         execute("UPDATE invariant_checks SET sample = '[]'")
         assert broken(recent()).keys() == found.keys() & ALWAYS_COMPLETE
 
 
 def recent() -> Report:
-    """A recent check whose result is not recorded."""
+    """Return the report of a recent check, which is not recorded."""
     with begin() as connection:
         return invariant_checks.evaluate(connection, full=False, horizon_seconds=horizon_seconds(), limit_seconds=10)
 
 
-def test_a_check_reads_one_snapshot_of_its_own() -> None:
+def test_a_check_needs_a_transaction_without_earlier_statements() -> None:
     with begin() as connection:
         connection.execute(text("SELECT 1"))
         with pytest.raises(InternalError, match="SET TRANSACTION"):
@@ -279,7 +279,7 @@ def test_a_check_reads_one_snapshot_of_its_own() -> None:
     assert shown == "repeatable read"
 
 
-def test_only_a_bounded_number_of_broken_rows_is_kept_and_all_are_counted() -> None:
+def test_a_limited_number_of_offending_rows_is_stored_and_all_are_counted() -> None:
     execute("""
         INSERT INTO idempotency_records (merchant_id, key, request_hash, transaction_id, status, body)
         SELECT :id, 'key-' || i, sha256(''), gen_random_uuid(), 201, '' FROM generate_series(1, 600) i
@@ -289,7 +289,7 @@ def test_only_a_bounded_number_of_broken_rows_is_kept_and_all_are_counted() -> N
     assert count("invariant_checks", f"jsonb_array_length(sample) = {REMEMBERED_MAX}") == 1
 
 
-def test_a_recent_check_looks_back_to_the_last_one_but_not_without_end() -> None:
+def test_a_recent_check_begins_at_the_last_one_with_a_maximum_period() -> None:
     first = check()
     assert first.since is not None
     assert (first.checked_at - first.since).total_seconds() == WINDOW_MAX_SECONDS
