@@ -12,7 +12,7 @@ from devstack.bootstrap import ROOT
 from gateway.config import GROUPS, Settings
 from gateway.config.renamed import RENAMED
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = ROOT / "docs/configuration.md"
 EXAMPLE = ROOT / ".env.example"
 LINE_LENGTH = 120
 

@@ -39,7 +39,6 @@ _FAULTS_PORT_OFFSET = 20
 _WORKERS = 2
 """Processes of pytest-xdist for the tests that do not drive a stack."""
 _UNIT_MARK = "mark.unit"
-_IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
@@ -115,8 +114,10 @@ def unit(arguments: Sequence[str] = ()) -> int:
     modules = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
     env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *(arguments or [*_IN_PARALLEL, *marked])]
-    info(f"pytest -m unit, {len(marked)} modules")
+    chosen = [name for name in arguments if (ROOT / name.partition("::")[0]).exists()]
+    parallel = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *parallel, *arguments, *([] if chosen else marked)]
+    info(f"pytest -m unit, {len(chosen or marked)} modules")
     return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
 
 

@@ -27,7 +27,10 @@ _COLUMNS = (
 
 @click.group("dead-letters")
 def command() -> None:
-    """Show, replay and discard payments and refunds that used up their attempts."""
+    """Show, replay and discard dead letters.
+
+    A dead letter is a payment or refund that has used up its attempts, or a message that cannot be processed.
+    """
 
 
 @command.command("list")
@@ -86,7 +89,10 @@ def list_dead_letters(
 @json_option
 @reports_errors
 def show(*, id: UUID, as_json: bool) -> None:
-    """Show the dead letter with this ID: its message, its headers and the last error."""
+    """Show the dead letter with this ID.
+
+    The output has its message, its headers and the last error.
+    """
     with db.begin() as connection:
         print_object(resolution.find(connection, id), as_json=as_json)
 
@@ -96,10 +102,10 @@ def show(*, id: UUID, as_json: bool) -> None:
 @json_option
 @reports_errors
 def replay(*, id: UUID, as_json: bool) -> None:
-    """Replay the payment or refund of the dead letter with this ID.
+    """Replay the dead letter with this ID.
 
-    It is enqueued again with a new set of attempts. The money moves at most once, however many attempts were made
-    before.
+    Its payment or refund is enqueued again with a new set of attempts. The money moves at most once, however many
+    attempts were made before.
     """
     with db.begin() as connection:
         print_object(resolution.replay(connection, id, actor()), as_json=as_json)
@@ -111,9 +117,10 @@ def replay(*, id: UUID, as_json: bool) -> None:
 @json_option
 @reports_errors
 def discard(*, id: UUID, note: str | None, as_json: bool) -> None:
-    """Discard the payment or refund of the dead letter with this ID: its status becomes `failed`, which is final.
+    """Discard the dead letter with this ID.
 
-    A payment or refund that the provider has approved in the meantime cannot be discarded. Replay it instead.
+    The status of its payment or refund becomes `failed`, which is final. A payment or refund that the provider has
+    approved in the meantime cannot be discarded. Replay it instead.
     """
     with db.begin() as connection:
         print_object(resolution.discard(connection, id, actor(), note), as_json=as_json)

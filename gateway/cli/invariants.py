@@ -25,10 +25,11 @@ BROKEN = 1
 @json_option
 @reports_errors
 def command(*, recent: bool, as_json: bool) -> None:
-    """Check that no payment is lost or settled twice, and that the ledger balances.
+    """Check the invariants of payments and the ledger.
 
-    The command reads one snapshot of the database and can run at any time; a million payments take about 20 s. A
-    violation is shown in /metrics, checked every minute until it is repaired, and causes an alert once an hour.
+    No payment is lost or settled twice, and the ledger balances. The command reads one snapshot of the database and can
+    run at any time; a million payments take about 20 s. A violation is shown in /metrics, checked every minute until it
+    is repaired, and causes an alert once an hour.
 
     Exit status: 0 if every invariant holds, 1 if one is broken, 75 if the check failed because of the database.
     """

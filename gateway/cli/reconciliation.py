@@ -59,10 +59,10 @@ class _Time(click.ParamType[datetime]):
 @json_option
 @reports_errors
 def command(*, period_from: datetime | None, period_to: datetime | None, limit: int, as_json: bool) -> None:
-    """Compare transactions with settlements and the ledger, as beat does every night.
+    """Compare transactions, settlements and the ledger.
 
-    Times are in UTC unless they have an offset, such as 2026-11-01 or 2026-11-01T12:00:00+01:00. Discrepancies are
-    stored, and one alert reports them.
+    Beat does the same every night. Times are in UTC unless they have an offset, such as 2026-11-01 or
+    2026-11-01T12:00:00+01:00. Discrepancies are stored, and one alert reports them.
 
     Exit status: 0 if everything agrees, 1 if there are discrepancies, 2 if the reconciliation was not carried out
     (another one is running, it took longer than RECONCILIATION_TIMEOUT_SECONDS, or the command was called

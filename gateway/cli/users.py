@@ -23,9 +23,10 @@ def command() -> None:
 @click.option("--if-missing", is_flag=True, help="Succeed without a change if this operator already exists.")
 @reports_errors
 def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> None:
-    """Create an operator. Operators can show, replay and discard dead letters.
+    """Create an operator.
 
-    The operator logs in at POST /auth/login. The password has 12 to 128 characters.
+    Operators can show, replay and discard dead letters. The operator logs in at POST /auth/login. The password has 12
+    to 128 characters.
     """
     address = _address(email, "--email")
     with db.begin() as connection:
@@ -49,7 +50,7 @@ def create_operator(*, email: str, password_stdin: bool, if_missing: bool) -> No
 @click.argument("email")
 @reports_errors
 def unlock(*, email: str) -> None:
-    """Reset the count of wrong passwords for the account of the user with this EMAIL.
+    """Reset the count of wrong passwords of the user with this EMAIL.
 
     Log-ins from unknown devices then work again until further wrong passwords reach a limit. Wrong passwords from
     other devices never limit known devices. An address that sent wrong passwords for many accounts stays limited.

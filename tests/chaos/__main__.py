@@ -158,7 +158,7 @@ def report(run: Run, verdict: checks.Verdict, seed: int) -> None:
         ("requests that hung (10 s)", hanging),
         ("drained in", f"{verdict.drain_seconds:.0f} s"),
     ]
-    print_line("\n" + "\n".join(f"  {name:<42}{value}" for name, value in rows))
+    print_line("\n" + "\n".join(f"  {name:<48}{value}" for name, value in rows))
     print_line("\n  faults by kind: " + ", ".join(f"{name} {number}" for name, number in sorted(kinds.items())))
     if slowest[1] > RESUME_LIMIT_SECONDS:
         verdict.failures.append(f"settling resumed only {slowest[1]:.1f} s after: {slowest[0]}")

@@ -1,9 +1,6 @@
 """The commands for operators, run as an operator runs them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
@@ -137,7 +134,7 @@ def test_dead_letters_are_listed_as_a_table_and_as_json(cli: FlaskCliRunner) -> 
         (["--queue", "settlement.requested"], 1),
         (["--queue", "refund.requested"], 0),
         (["--reason", "expired"], 0),
-        (["--merchant-id", str(new_id())], 0),
+        (["--merchant-id", "00000000-0000-7000-8000-000000000001"], 0),
         (["--before", "00000000-0000-7000-8000-000000000000"], 0),
     ],
 )
@@ -198,20 +195,3 @@ def test_every_command_and_option_has_a_description(cli: FlaskCliRunner, path: t
     assert result.exit_code == 0
     assert found.help
     assert all(parameter.help for parameter in found.params if isinstance(parameter, click.Option))
-
-
-def test_without_the_database_a_command_fails_temporarily() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "gateway.app", "dead-letters", "list"],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert done.returncode == 75
-    assert done.stderr.startswith("Error: The database is unavailable")
-    assert "Traceback" not in done.stderr
-    assert "hunter2" not in done.stderr

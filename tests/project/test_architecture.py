@@ -9,8 +9,8 @@ import pytest
 
 from gateway.models import all_tables
 from gateway.states import (
-    REFUND_MOVES,
-    TRANSACTION_MOVES,
+    REFUND_TRANSITIONS,
+    TRANSACTION_TRANSITIONS,
     AttemptOutcome,
     DeadLetterStatus,
     DeliveryStatus,
@@ -45,7 +45,7 @@ def between_states(title: str) -> set[tuple[str, str]]:
     return {(start, end) for start, end in transitions(title) if "[*]" not in {start, end}}
 
 
-@pytest.mark.parametrize(("title", "moves"), [("Transaction", TRANSACTION_MOVES), ("Refund", REFUND_MOVES)])
+@pytest.mark.parametrize(("title", "moves"), [("Transaction", TRANSACTION_TRANSITIONS), ("Refund", REFUND_TRANSITIONS)])
 def test_the_diagram_shows_exactly_the_allowed_moves(title: str, moves: Mapping[str, frozenset[str]]) -> None:
     assert between_states(title) == {(str(start), str(end)) for start, ends in moves.items() for end in ends}
 

@@ -13,7 +13,7 @@ from gateway.api.http import field_codes
 from gateway.api.http.validation import _CODES
 from gateway.app import PARTS
 from gateway.errors import GatewayError
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers.simulated import TEST_TOKENS
 
 pytestmark = pytest.mark.unit
 
@@ -88,7 +88,7 @@ def test_the_postman_collection_has_every_call_of_the_document() -> None:
 def test_the_page_about_testing_lists_every_test_token() -> None:
     listed = set(re.findall(r"`(tok_\w+)`", (ROOT / "docs" / "testing.md").read_text()))
 
-    assert listed == SANDBOX_TOKENS
+    assert listed == TEST_TOKENS
 
 
 def test_the_page_about_idempotency_lists_every_call_that_takes_a_key() -> None:

@@ -1,4 +1,4 @@
-"""Run code in processes of their own, because a process reads its keys once."""
+"""Run code in separate processes, because a process reads its keys once."""
 
 import os
 import subprocess

@@ -107,15 +107,15 @@ class Names:
     """Answers of a resolver, and the names that were looked up."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[list[str]]] = {}
-        self.asked: list[str] = []
+        self.addresses: dict[str, list[list[str]]] = {}
+        self.lookups: list[str] = []
 
     def getaddrinfo(self, host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        self.asked.append(host)
-        answers = self.answers.get(host)
-        if answers is None:
+        self.lookups.append(host)
+        responses = self.addresses.get(host)
+        if responses is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        found = responses.pop(0) if len(responses) > 1 else responses[0]
         return [
             (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in found
@@ -142,10 +142,10 @@ def call(url: str, *, allow_loopback: bool = False, times: int = 1) -> list[int]
         statuses = []
         async with session:
             for _ in range(times):
-                async with session.post(url, data=b"{}", allow_redirects=False) as answer:
-                    statuses.append(answer.status)
+                async with session.post(url, data=b"{}", allow_redirects=False) as response:
+                    statuses.append(response.status)
                     with suppress(aiohttp.ClientError, OSError):
-                        await answer.read()
+                        await response.read()
         return statuses
 
     return asyncio.run(post())
@@ -153,19 +153,19 @@ def call(url: str, *, allow_loopback: bool = False, times: int = 1) -> list[int]
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_a_name_that_resolves_to_an_address_that_is_not_public_is_not_called(names: Names, address: str) -> None:
-    names.answers["rebound.example"] = [["93.184.216.34", address]]
+    names.addresses["rebound.example"] = [["93.184.216.34", address]]
     with pytest.raises(aiohttp.ClientError) as failure:
         call("http://rebound.example:9/")
     assert isinstance(failure.value.__cause__, ForbiddenAddress)
-    assert names.asked == ["rebound.example"]
+    assert names.lookups == ["rebound.example"]
 
 
 def test_the_address_that_was_checked_is_called_with_the_name_as_host(names: Names) -> None:
     with receiver() as there:
         port = port_of(there)
-        names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
+        names.addresses["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         assert call(f"http://shop.example:{port}/hooks", allow_loopback=True) == [200]
-        assert names.asked == ["shop.example"], "a second lookup could give another address"
+        assert names.lookups == ["shop.example"], "a second lookup could give another address"
         [got] = there.calls
     assert got.headers["host"] == f"shop.example:{port}"
     assert got.headers["user-agent"] == "test"
@@ -174,7 +174,7 @@ def test_the_address_that_was_checked_is_called_with_the_name_as_host(names: Nam
 def test_a_name_that_changes_its_address_later_is_checked_again(names: Names) -> None:
     with receiver() as there:
         port = port_of(there)
-        names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
+        names.addresses["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         url = f"http://shop.example:{port}/hooks"
         assert call(url, allow_loopback=True) == [200]
         with pytest.raises(aiohttp.ClientError) as failure:
@@ -229,7 +229,7 @@ def test_a_certificate_must_match_the_name_although_an_address_is_called(
     certificate = certificate_for("shop.example", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     for name in ("shop.example", "other.example"):
-        names.answers[name] = [["127.0.0.1"]]
+        names.addresses[name] = [["127.0.0.1"]]
     with receiver(certificate=certificate) as there:
         assert call(f"https://shop.example:{port_of(there)}/", allow_loopback=True) == [200]
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
@@ -246,7 +246,7 @@ def test_each_call_on_one_connection_may_receive_a_whole_response(
 ) -> None:
     certificate = certificate_for("shop.example", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    names.answers["shop.example"] = [["127.0.0.1"]]
+    names.addresses["shop.example"] = [["127.0.0.1"]]
     calls = 30
     answer = b"x" * 10_000
     assert calls * len(answer) > 4 * RECEIVED_MAX_BYTES

@@ -1,10 +1,12 @@
-"""Reasons of failures, as text."""
+"""Reasons of failures as text."""
 
 import pytest
 from amqp.exceptions import MessageNacked, NotFound
 from kombu.exceptions import OperationalError
 
 from gateway.reasons import REASON_MAX_LENGTH, doing, reason_of
+
+pytestmark = pytest.mark.unit
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK, rows
+from gateway.db import ASYNC_COMMIT, LISTED, rows
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -41,7 +41,7 @@ class Routed:
 # One statement reads and changes. The status is compared with a column, not with a literal. With a literal, the planner
 # may read all pending transactions by an index on the status, for every list.
 _ROUTE = text(f"""
-    WITH {LISTED}, async_commit AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
+    WITH {LISTED}, async_commit AS MATERIALIZED ({ASYNC_COMMIT}), choice AS MATERIALIZED (
         SELECT *, '{TransactionStatus.PENDING}' AS open_status
         FROM json_to_recordset(CAST(:routes AS json)) AS c (provider text, reason text, currencies text[])
     ), moved AS (

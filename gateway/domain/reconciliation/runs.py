@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.domain.reconciliation import sql
 from gateway.domain.shared import alerts
 from gateway.errors import Conflict, ValidationFailed
@@ -222,7 +222,7 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
             "random_page_cost": "1.1",
             "enable_hashjoin": "off",
         }  # the planner underestimates merge joins of ordered tables
-    plan_freely(connection)
+    allow_seq_scans(connection)
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 

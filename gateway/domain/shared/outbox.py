@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from gateway.db import WITHOUT_WAITING_FOR_THE_DISK, rows
+from gateway.db import ASYNC_COMMIT, rows
 from gateway.models.transactions import OutboxMessage
 
 CHANNEL = "outbox"
@@ -53,7 +53,7 @@ class OutboxBatch:
 MERCHANTS_MAX = 1_000
 """Maximum number of merchants in one batch; the next batch continues after the last of them."""
 
-_PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
+_PREPARE = text(ASYNC_COMMIT)
 # An array is computed once. A subquery after IN may become the inner side of a nested loop, of which every iteration
 # skips the rows that the previous one has locked, and takes the next rows instead.
 _TAKE = text("""

@@ -72,7 +72,7 @@ def test_a_failed_refund_says_why(merchant: Caller) -> None:
     assert (refund["status"], refund["completed_at"]) == ("failed", None)
     assert refund["failure"] == {
         "code": "refund_refused",
-        "message": "The provider refused to give the money back.",
+        "message": "The provider refused the refund.",
         "category": "declined",
         "retryable": False,
     }

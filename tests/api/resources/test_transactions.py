@@ -8,7 +8,7 @@ import pytest
 from gateway.api.resources.transactions import Transaction
 from gateway.ids import new_id
 from gateway.money import AMOUNT_MAX
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers.simulated import TEST_TOKENS
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.helpers.factories import count, execute
 
@@ -83,7 +83,7 @@ def test_a_currency_with_any_minor_unit_is_taken(merchant: Caller, currency: str
     assert merchant.pay(currency=currency).status_code == 201
 
 
-@pytest.mark.parametrize("token", sorted(SANDBOX_TOKENS))
+@pytest.mark.parametrize("token", sorted(TEST_TOKENS))
 def test_every_sandbox_token_is_taken(merchant: Caller, token: str) -> None:
     assert merchant.pay(payment_method=token).json["payment_method"] == token
 
