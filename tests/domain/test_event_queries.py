@@ -85,7 +85,7 @@ def test_the_description_is_omitted_after_the_metadata() -> None:
 
 def test_every_type_of_event_has_an_object() -> None:
     kinds = {str(type).partition(".")[0] for type in EventType}
-    assert kinds == event_queries._OBJECTS.keys()
+    assert kinds == event_queries.OBJECTS.keys()
 
 
 def test_many_deliveries_cost_no_more_statements_than_one() -> None:

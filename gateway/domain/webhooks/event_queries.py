@@ -28,7 +28,7 @@ from gateway.states import EventType
 _Columns = Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]]
 _Represent = Callable[[Row[*tuple[Any, ...]]], dict[str, Any]]
 
-_OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {
+OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {
     "transaction": (Transaction.id, transaction_queries.COLUMNS, transaction_queries.of_row),
     "refund": (Refund.id, refund_queries.COLUMNS, refund_queries.of_row),
     "settlement": (Settlement.id, settlement_queries.COLUMNS, settlement_queries.of_row),
@@ -57,7 +57,7 @@ def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UU
         by_kind.setdefault(event.type.partition(".")[0], []).append(event)
     shown: dict[UUID, dict[str, Any]] = {}
     for kind, same in by_kind.items():
-        id, columns, represent = _OBJECTS[kind]
+        id, columns, represent = OBJECTS[kind]
         wanted = literal(list({event.object_id for event in same}), ARRAY(Uuid))
         rows = {row.id: row for row in connection.execute(select(*columns).where(id == any_(wanted)))}
         shown |= {event.id: _as_it_was(event, represent(rows[event.object_id])) for event in same}
