@@ -134,7 +134,7 @@ def test_a_run_during_payments_finds_nothing() -> None:
 def test_only_one_reconciliation_runs_at_a_time() -> None:
     with begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-        with pytest.raises(ReconciliationRunning, match="under way"):
+        with pytest.raises(ReconciliationRunning, match="is running"):
             reconcile()
     assert count("reconciliation_runs") == 0
     assert reconcile().status == "completed"
@@ -152,7 +152,7 @@ def test_a_run_whose_process_is_killed_stores_nothing_and_the_next_one_closes_it
     assert (count("discrepancies"), count("alerts"), count("outbox", "topic = 'alert.raised'")) == (0, 0, 0)
     assert count("reconciliation_runs", "status <> 'running'") == 0
     assert reconcile().discrepancies == {"amount_mismatch": 1}
-    assert count("reconciliation_runs", "status = 'failed' AND error = 'Its process ended before it did.'") == 1
+    assert count("reconciliation_runs", "status = 'failed' AND error = 'Its process ended before the run.'") == 1
 
 
 def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:

@@ -45,7 +45,8 @@ routes = Routes("Transactions")
 def _known_payment_method(payment_method: str) -> str:
     if not registry.accepts(payment_method):
         raise PydanticCustomError(
-            UnknownPaymentMethod.code, "No provider knows this payment method; in the sandbox, tok_approve works."
+            UnknownPaymentMethod.code,
+            "No provider accepts this payment method. With the simulated provider, use tok_approve.",
         )
     return payment_method
 
