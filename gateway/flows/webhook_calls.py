@@ -35,7 +35,7 @@ class Attempt:
 
 
 def session() -> aiohttp.ClientSession:
-    """Return the HTTP client for `call`; see `outbound.session`."""
+    """Return the HTTP client for `call`; see `public_http.session`."""
     return public_http.session(
         allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
     )

@@ -1,4 +1,4 @@
-"""Carrying out lists of refunds, on real PostgreSQL with the sandbox provider."""
+"""Carrying out lists of refunds, on real PostgreSQL with the simulated provider."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4

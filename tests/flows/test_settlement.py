@@ -1,4 +1,4 @@
-"""Settling lists of transactions, on real PostgreSQL with the sandbox provider."""
+"""Settling lists of transactions, on real PostgreSQL with the simulated provider."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

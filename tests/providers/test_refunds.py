@@ -13,7 +13,6 @@ from tests.sandbox.process import AcquirerProcess
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
 
 EXPECTED = {
     "tok_approve": ["Approved"],

@@ -15,7 +15,6 @@ from tests.sandbox.process import Configure
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
 
 URL = "http://127.0.0.1:9"
 

@@ -9,7 +9,6 @@ from gateway.providers.simulated import REFUND_TOKENS, TEST_TOKENS, SimulatedPro
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
 
 TRANSACTION_ID = UUID("0199a0de-0000-7000-8000-000000000001")
 DOCUMENTED = {

@@ -13,7 +13,6 @@ from gateway.security.card_numbers import MASK, contains_card_number, mask_card_
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
 
 SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 CARDS = [

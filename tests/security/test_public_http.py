@@ -22,7 +22,6 @@ from tests.helpers.webhooks import Receiver, receiver
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
 
 PUBLIC = ("93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822")
 NOT_PUBLIC = (

@@ -6,8 +6,6 @@ from gateway.money import AMOUNT_MAX, fee_of, is_payable, minor_unit_exponents
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.mark.parametrize(
     ("currency", "exponent"),

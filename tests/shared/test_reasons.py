@@ -8,8 +8,6 @@ from gateway.reasons import REASON_MAX_LENGTH, doing, reason_of
 
 pytestmark = pytest.mark.unit
 
-pytestmark = pytest.mark.unit
-
 
 def caused_by(cause: Exception) -> OperationalError:
     """Return kombu's error for a broker error without a text."""
