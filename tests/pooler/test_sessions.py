@@ -19,11 +19,11 @@ from gateway.domain.shared import outbox
 from gateway.flows.kept_connection import KeptConnection
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
+from tests.helpers.engines import engine_on
 from tests.helpers.waiting import eventually
 from tests.pooler.conftest import POOL_SIZE, environment
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer
 from tests.pooler.running import flask, run
-from tests.shared.test_db import engine_on
 
 BARRIER_SECONDS = 10
 SETTINGS = {
