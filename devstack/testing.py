@@ -36,8 +36,8 @@ _STOP_LIMIT_SECONDS = 240
 _POLL_SECONDS = 0.2
 _STACK_TESTS, _FAULT_TESTS = "tests/end_to_end", "tests/end_to_end/faults"
 _FAULTS_PORT_OFFSET = 20
-_WORKERS = 2
-"""Processes of pytest-xdist for the tests that do not drive a stack."""
+_WORKERS = 3
+"""Processes of pytest-xdist for the tests that do not drive a stack. They spend most of their time waiting."""
 _UNIT_MARK = "mark.unit"
 _OWNED = "made-by-make-test"
 SETTINGS = {

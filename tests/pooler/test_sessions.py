@@ -19,11 +19,11 @@ from gateway.domain.shared import outbox
 from gateway.flows.kept_connection import KeptConnection
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
+from tests.helpers.engines import engine_on
 from tests.helpers.waiting import eventually
 from tests.pooler.conftest import POOL_SIZE, environment
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer
 from tests.pooler.running import flask, run
-from tests.shared.test_db import engine_on
 
 BARRIER_SECONDS = 10
 SETTINGS = {
@@ -87,8 +87,8 @@ def test_every_session_of_the_pool_has_the_settings_of_a_direct_session() -> Non
 @pytest.mark.usefixtures("pooled")
 def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_session() -> None:
     def change(connection: Connection) -> None:
-        db.plan_freely(connection)
-        connection.execute(text(db.WITHOUT_WAITING_FOR_THE_DISK))
+        db.allow_seq_scans(connection)
+        connection.execute(text(db.ASYNC_COMMIT))
         connection.execute(text("SET LOCAL statement_timeout = '1ms'"))
 
     def change_and_fail(connection: Connection) -> None:
