@@ -225,7 +225,7 @@ def hammer(url: str, token: str, until: float, responses: Counter[int], lock: th
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Sequence[ApiProcess]]:
-    """Two hosts of two API processes each."""
+    """Run two hosts, each with two API processes."""
     environment = {"RATE_LIMIT_PER_SECOND": str(LIMIT), "LOG_LEVEL": "WARNING"}
     with (
         api_process(tmp_path / "one.log", 2, **environment) as one,
