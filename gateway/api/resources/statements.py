@@ -104,7 +104,7 @@ def upload_statement(call: Call, query: StatementUpload, upload: IO[bytes]) -> R
             since=query.since,
             until=query.until,
         ) as file,
-        db.patience(limit + db.PATIENCE_MARGIN_SECONDS),
+        db.answer_timeout(limit + db.ANSWER_MARGIN_SECONDS),
         db.begin() as connection,
     ):
         stored, is_new = statements.store(connection, statement, file, call.actor, timeout_seconds=limit)

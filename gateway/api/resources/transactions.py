@@ -1,12 +1,10 @@
 """Transactions over HTTP: post one, read one, list them, cancel one."""
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
-from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway import db
 from gateway.api.access import merchant_limits
@@ -18,15 +16,13 @@ from gateway.api.http.schemas import AnswerModel, Id, Time
 from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
-from gateway.domain.payments.transactions import Acceptance, NewTransaction
-from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
-from gateway.errors import DatabaseUnavailable, IdempotencyInProgress, InvalidState, UnknownPaymentMethod
-from gateway.flows.group_commit import Gathering
-from gateway.flows.kept_connection import KeptConnection
+from gateway.domain.payments.transactions import NewTransaction
+from gateway.domain.shared.idempotency import StoredResponse
+from gateway.errors import InvalidState, UnknownPaymentMethod
+from gateway.flows import acceptance
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
-from gateway.telemetry import TRANSACTIONS_CREATED, labelled
 
 PAYMENT_METHOD_MAX_LENGTH = 255
 REFERENCE_MAX_LENGTH = 255
@@ -35,9 +31,6 @@ CUSTOMER_ID_MAX_LENGTH = 64
 METADATA_MAX_KEYS = 50
 METADATA_KEY_MAX_LENGTH = 40
 METADATA_VALUE_MAX_LENGTH = 500
-STORED_TOGETHER_MAX = 50
-STORING_TRIES = 2
-"""The second attempt is for a payment whose time was wrong; see `transactions.repeat`."""
 
 routes = Routes("Transactions")
 
@@ -135,17 +128,6 @@ class TransactionQuery(Page):
         return TransactionFilter(**self.model_dump(exclude={"limit", "cursor"}))
 
 
-_kept = KeptConnection()
-
-
-def _store(acceptances: Sequence[Acceptance]) -> list[bool]:
-    with _kept.autocommit() as connection:
-        return transactions.store(connection, acceptances)
-
-
-_storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyInProgress, IntegrityError, DataError))
-
-
 @routes.post(
     "/v1/transactions",
     scope="transactions:write",
@@ -156,17 +138,8 @@ _storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyIn
 def create_transaction(call: Call, body: TransactionRequest) -> Reply:
     """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
     merchant_limits.admit_payment(call.merchant_id)
-    for _ in range(STORING_TRIES):
-        acceptance = Acceptance.of(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
-        if _storing.do(acceptance):
-            labelled(TRANSACTIONS_CREATED, body.currency).inc()
-            return idempotency.reply(IdempotentResponse(acceptance.response, replayed=False))
-        with db.autocommit() as connection:
-            first = transactions.repeat(connection, acceptance)
-        if first is not None:
-            return idempotency.reply(IdempotentResponse(first, replayed=True))
-        db.measure_time()
-    raise DatabaseUnavailable("The database's time cannot be determined.")
+    accepted = acceptance.accept(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
+    return idempotency.reply(accepted)
 
 
 @routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})

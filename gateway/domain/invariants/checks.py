@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.domain.invariants.payment_sql import PAYMENT_INVARIANTS, Invariant
 from gateway.domain.invariants.refund_sql import REFUND_INVARIANTS
 from gateway.domain.shared import alerts
@@ -106,7 +106,7 @@ def evaluate(connection: Connection, *, full: bool, horizon_seconds: int, limit_
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     for name, value in _LIMITS.items():
         _set(connection, name, value)
-    plan_freely(connection)
+    allow_seq_scans(connection)
     checked_at: datetime = connection.execute(select(func.now())).scalar_one()
     earlier = connection.execute(select(_C.checked_at, _C.sample).where(_C.name.in_(_NAMES))).all()
     since, missed = (EVERYTHING, timedelta()) if full else _window(checked_at, [row.checked_at for row in earlier])

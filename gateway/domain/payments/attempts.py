@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, ONE_EXPECTED, rows
+from gateway.db import LISTED, ONE_EXPECTED
 from gateway.outcomes import Approved, Instruction, Outcome
 from gateway.states import AttemptOutcome
 
@@ -185,7 +185,7 @@ def claim(
             "room": room.free,
             "note_seconds": room.note_seconds,
         }
-    wanted = {row.id: row for row in rows(connection, statement, values)}
+    wanted = {row.id: row for row in connection.execute(statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
     for row in wanted.values():
         if row.claimed:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, rows
+from gateway.db import LISTED
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ def unfinished_refunds(connection: Connection, ids: Sequence[UUID]) -> Unfinishe
 
 def _unfinished(connection: Connection, statement: TextClause, ids: Sequence[UUID]) -> Unfinished:
     found = Unfinished()
-    for row in rows(connection, statement, {"ids": list(ids)}):
+    for row in connection.execute(statement, {"ids": list(ids)}):
         if row.seconds_left > 0:
             found.leased.append(row.id)
             found.lease_seconds = max(found.lease_seconds, row.seconds_left)

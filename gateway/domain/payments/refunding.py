@@ -10,7 +10,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import rows
 from gateway.domain.payments import attempts
 from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
 from gateway.domain.shared import outbox
@@ -114,7 +113,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
     Only a refund that is still `pending` moves; one that another worker finished first keeps its state and is left
     out of the answer.
     """
-    return [Recorded(*row) for row in rows(connection, _RECORD, attempts.results(outcomes))]
+    return [Recorded(*row) for row in connection.execute(_RECORD, attempts.results(outcomes))]
 
 
 _REVIVE = text("""

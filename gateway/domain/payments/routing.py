@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK, rows
+from gateway.db import ASYNC_COMMIT, LISTED
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -41,7 +41,7 @@ class Routed:
 # One statement: what it finds and what it moves. The status is compared with a column, not with a literal: given that,
 # the planner may read all pending transactions, by an index on the status, for every list.
 _ROUTE = text(f"""
-    WITH {LISTED}, hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
+    WITH {LISTED}, hasty AS MATERIALIZED ({ASYNC_COMMIT}), choice AS MATERIALIZED (
         SELECT *, '{TransactionStatus.PENDING}' AS open_status
         FROM json_to_recordset(CAST(:routes AS json)) AS c (provider text, reason text, currencies text[])
     ), moved AS (
@@ -65,7 +65,7 @@ def route(connection: Connection, ids: Sequence[UUID], routes: tuple[Route, ...]
     Raises:
         NoProvider: `routes` lacks a currency; the others are routed.
     """
-    found = rows(connection, _ROUTE, {"ids": list(ids), "routes": _as_json(routes)})
+    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": _as_json(routes)}).all()
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
     if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.domain.reconciliation import sql
 from gateway.domain.shared import alerts
 from gateway.errors import Conflict, ValidationFailed
@@ -219,7 +219,7 @@ def _set_limits(connection: Connection, timeout_seconds: int) -> None:
     }
     if connection.scalar(sql.IDS_ARE_IN_ORDER, {"correlation": CORRELATION_MIN}):
         values |= {"random_page_cost": "1.1", "enable_hashjoin": "off"}  # it underrates merge joins of tables in order
-    plan_freely(connection)
+    allow_seq_scans(connection)
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 
