@@ -79,7 +79,7 @@ imports = (
     "tasks.upkeep",
     "tasks.alerts",
     "tasks.reconciliation",
-    "tasks.dead_letter_jobs",
+    "tasks.dead_letters",
     "tasks.queue_watch",
     "tasks.monitor",
 )
@@ -109,7 +109,7 @@ task_soft_time_limit = _settings.claim_lease_seconds + 10  # HTTP and database t
 task_time_limit = task_soft_time_limit + 20
 
 # --- Workers
-worker_consumer = "tasks.consumer:Consumer"
+worker_consumer = "tasks.workarounds:Consumer"
 worker_prefetch_multiplier = 1
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_send_task_events = True

@@ -106,10 +106,10 @@ def servers(layout: Layout, caller: dict[str, str]) -> Iterator[Servers]:
 
 
 def _prepare_postgresql(on: Servers) -> None:
-    """Set up PostgreSQL for a benchmark, which asks for a restart.
+    """Configure PostgreSQL for a benchmark and restart it.
 
-    It notes when each row was committed, which no row can tell by itself, and has room for the pages in use; a
-    newcomer's stack keeps the 128 MB that PostgreSQL ships with.
+    It records the commit time of each row, for the latencies, and its buffers hold all pages in use; other stacks keep
+    PostgreSQL's default of 128 MB.
     """
     on.administer("ALTER SYSTEM SET track_commit_timestamp = on")
     on.administer(f"ALTER SYSTEM SET shared_buffers = '{SHARED_BUFFERS}'")

@@ -12,7 +12,7 @@ from devstack.bootstrap import ROOT
 from gateway.config import GROUPS, Settings
 from gateway.config.renamed import RENAMED
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = ROOT / "docs/configuration.md"
 EXAMPLE = ROOT / ".env.example"
 LINE_LENGTH = 120
 
@@ -37,6 +37,8 @@ FLOWER_VARIABLES = {
     ),
 }
 """Variables that Flower reads, each with an example."""
+
+_NAMES = {"BROKER_URL", *(name.upper() for name in Settings.model_fields)}
 
 _PAGE = """<!-- Written by `make docs` from gateway/config/groups.py. Do not edit. -->
 # Configuration
@@ -179,7 +181,7 @@ def _shown_default(variable: Variable) -> str:
 def _linked(text: str) -> str:
     """Turn names of pages into links, and names of variables into code."""
     text = re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", text)
-    return re.sub(r"(?<![`\w])([A-Z]{2,}(?:_[A-Z]+)+)(?![`\w])", r"`\1`", text)
+    return re.sub(r"(?<!`)\b[A-Z][A-Z_]+\b(?!`)", lambda word: f"`{word[0]}`" if word[0] in _NAMES else word[0], text)
 
 
 def _assignment(variable: Variable) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from devstack.postman_calls import MERCHANT, OPERATOR, Step
-from gateway import app
+from gateway import __version__, app
 from gateway.api.http.request_content import FORM, JSON
 from gateway.api.openapi.document import document
 from gateway.api.openapi.examples import ID
@@ -43,7 +43,12 @@ def collection() -> dict[str, Any]:
         "Log out": logout,
     }
     return {
-        "info": {"name": "Payment gateway", "description": DESCRIPTION, "schema": SCHEMA},
+        "info": {
+            "name": "Payment gateway",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "schema": SCHEMA,
+        },
         "auth": _bearer("access_token"),
         "variable": [{"key": key, "value": value} for key, value in VARIABLES.items()],
         "item": [

@@ -40,7 +40,6 @@ _FILES = (
     "stack.json",
     "env",
     "made-by-make-test",
-    "servers.lock",
     "acquirer.sqlite",
     "acquirer.sqlite-wal",
     "acquirer.sqlite-shm",

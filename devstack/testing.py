@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +31,14 @@ from devstack.terminal import DevstackError, info, print_line
 _SUITE_LIMIT_SECONDS = 40 * 60
 _UNIT_LIMIT_SECONDS = 5 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
+_STOP_LIMIT_SECONDS = 240
+"""Time in which the supervisor of the second stack stops it in order."""
 _POLL_SECONDS = 0.2
-_STACK_TESTS = "tests/end_to_end"
+_STACK_TESTS, _FAULT_TESTS = "tests/end_to_end", "tests/end_to_end/faults"
+_FAULTS_PORT_OFFSET = 20
 _WORKERS = 3
-"""Processes of pytest-xdist beside the one that drives the stack: each waits for servers a good part of its time."""
+"""Processes of pytest-xdist for the tests that do not drive a stack. They spend most of their time waiting."""
 _UNIT_MARK = "mark.unit"
-_IN_PARALLEL = ("-n", "2", "--dist", "loadfile")
 _OWNED = "made-by-make-test"
 SETTINGS = {
     "GATEWAY_TEST_TOKENS": "1",
@@ -68,24 +70,40 @@ CHAOS_DEFAULTS = {"SEED": "", "PAYMENTS": "2000", "FAULTS": "20"}
 
 @dataclass(frozen=True)
 class Run:
-    """A Python command that uses the stack, and the name of its database and virtual host."""
+    """A Python command. `name` is that of its log, and of its database and virtual host."""
 
     arguments: list[str]
     name: str = "tests"
+    env: Mapping[str, str] | None = None
+    """Its environment instead of that of the stack."""
+    stop_limit_seconds: float = _INTERRUPT_LIMIT_SECONDS
 
 
 def test(arguments: list[str]) -> int:
     """Run pytest with these arguments beside a fresh stack; return its exit status.
 
-    Without arguments, run the whole suite: first the unit tests, then at the same time the tests that drive the stack,
-    one after the other, and all others, in several processes with a database and a virtual host each.
+    Without arguments, run the whole suite: first the unit tests; then at the same time the tests that drive the stack,
+    one after the other, those that inject faults, on a second stack, and all others, in several processes with a
+    database and a virtual host each.
     """
-    own, pytest = layout(TEST_DIR, TEST_PORT_BASE), ["-m", "pytest"]
+    own = layout(TEST_DIR, TEST_PORT_BASE)
     if arguments:
-        return _beside_fresh_stack(own, SETTINGS, {}, Run([*pytest, *arguments]))
+        return _beside_fresh_stack(own, SETTINGS, {}, Run(["-m", "pytest", *arguments]))
     others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", "-n", str(_WORKERS), "--dist", "loadfile"]
-    runs = Run([*pytest, *others]), Run([*pytest, _STACK_TESTS], "end_to_end")
-    return unit() or _beside_fresh_stack(own, SETTINGS, {}, *runs)
+    runs = [
+        Run(["-m", "pytest", *others]),
+        Run(["-m", "pytest", _STACK_TESTS, f"--ignore={_FAULT_TESTS}"], "end_to_end"),
+        Run(["-m", "devstack", "test", _FAULT_TESTS], "faults", _second_stack(own), _STOP_LIMIT_SECONDS),
+    ]
+    failed = unit()
+    return _beside_fresh_stack(own, SETTINGS, {}, *runs) or failed
+
+
+def _second_stack(own: Layout) -> dict[str, str]:
+    """Return the environment of a supervisor whose stack has another folder, other ports and always its own servers."""
+    folder, base = own.home.with_name(f"{own.home.name}-faults"), own.ports.api + _FAULTS_PORT_OFFSET
+    caller = {name: value for name, value in environment(dotenv=False).items() if not name.startswith("TEST_")}
+    return caller | {"DEV_DIR": str(folder), "DEV_PORT_BASE": str(base)}
 
 
 def unit(arguments: Sequence[str] = ()) -> int:
@@ -96,8 +114,10 @@ def unit(arguments: Sequence[str] = ()) -> int:
     modules = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
     env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *(arguments or [*_IN_PARALLEL, *marked])]
-    info(f"pytest -m unit, {len(marked)} modules")
+    chosen = [name for name in arguments if (ROOT / name.partition("::")[0]).exists()]
+    parallel = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *parallel, *arguments, *([] if chosen else marked)]
+    info(f"pytest -m unit, {len(chosen or marked)} modules")
     return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
 
 
@@ -150,26 +170,27 @@ def _refuse_data_of_others(own: Layout) -> None:
 def _run(stack: Stack, runs: Sequence[Run]) -> int:
     """Run all commands to their ends. The first writes to the terminal; the output of the others follows at the end."""
     env = {**stack.env, "GATEWAY_STACK": str(stack.layout.stack_file)}
-    started: list[tuple[subprocess.Popen[bytes], Path | None]] = []
+    started: list[tuple[Run, subprocess.Popen[bytes], Path | None]] = []
     deadline = time.monotonic() + _SUITE_LIMIT_SECONDS
     try:
         for run in runs:
             info(" ".join(["python", *run.arguments]))
             log = stack.layout.logs / f"{run.name}.log" if started else None
-            process = _started([sys.executable, *run.arguments], env | {"GATEWAY_TEST_NAME": run.name}, log)
-            started.append((process, log))
+            own = {**(run.env or env), "GATEWAY_TEST_NAME": run.name}
+            process = _started([sys.executable, *run.arguments], own, log)
+            started.append((run, process, log))
             stack.helpers.add(process.pid)
-        while any(process.poll() is None for process, _ in started):
+        while any(process.poll() is None for _, process, _ in started):
             if time.monotonic() > deadline:
                 raise DevstackError(f"the tests did not end within {_SUITE_LIMIT_SECONDS} s")
             stack.watch(restart=True)
             waiting.pause(_POLL_SECONDS)
     finally:
-        for process, log in started:
-            _end(process)
+        for run, process, log in started:
+            _end(process, run.stop_limit_seconds)
             if log is not None:
                 print_line(log.read_text(errors="replace"))
-    return next((process.returncode for process, _ in started if process.returncode), 0)
+    return next((process.returncode for _, process, _ in started if process.returncode), 0)
 
 
 def _started(command: list[str], env: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
@@ -179,12 +200,12 @@ def _started(command: list[str], env: dict[str, str], log: Path | None) -> subpr
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], limit_seconds: float) -> None:
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGINT)  # pytest then reports what was running
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_INTERRUPT_LIMIT_SECONDS)
+        process.wait(limit_seconds)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

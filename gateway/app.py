@@ -35,7 +35,7 @@ from gateway.api.service import docs, health
 from gateway.cli import commands
 from gateway.config import settings
 from gateway.flows import clocks
-from gateway.security import device_tokens, encryption, signing_keys
+from gateway.security import client_secrets, device_tokens, encryption, signing_keys
 from gateway.telemetry import configure_logging
 
 PARTS = (
@@ -69,6 +69,7 @@ def create_app() -> flask.Flask:
     settings()
     configure_logging()
     signing_keys.make_ready()
+    client_secrets.make_ready()
     encryption.make_ready()
     device_tokens.make_ready()
     clocks.watch()

@@ -1,8 +1,8 @@
-"""The errors of the gateway: each carries the HTTP status and the stable code that a caller sees.
+"""The errors of the gateway, each with an HTTP status and a stable code.
 
-`TransientError` says "the same call may succeed later"; `PermanentError` says "it never will as it is".
-The first line of a class's docstring is its title in problem documents (RFC 9457); `remedy` says what whoever gets it
-can do about it. docs/errors.md is made from both (`make docs`).
+After a `TransientError` the same call may succeed later; after a `PermanentError` it cannot succeed unchanged.
+The first line of a class's docstring is its title in problem documents (RFC 9457); `remedy` says what the caller can
+do. docs/errors.md is written from both (`make docs`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import ClassVar, TypedDict
 
 
 class FieldError(TypedDict):
-    """One invalid field: a JSON pointer (RFC 6901), a stable code, and what to do about it."""
+    """One invalid field: a JSON pointer (RFC 6901), a stable code, and the reason."""
 
     pointer: str
     code: str
@@ -18,12 +18,12 @@ class FieldError(TypedDict):
 
 
 class GatewayError(Exception):
-    """The request could not be carried out."""
+    """The request could not be processed."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     remedy: ClassVar[str] = (
-        "Send the same request again, with the same Idempotency-Key. If it stays, tell us the request id."
+        "Send the same request again with the same Idempotency-Key. If the error persists, report the request id."
     )
 
     def __init__(
@@ -36,33 +36,31 @@ class GatewayError(Exception):
 
     @classmethod
     def title(cls) -> str:
-        """The problem type in a few words, the same for every occurrence."""
+        """Return a short name of the problem, the same for every occurrence."""
         return (cls.__doc__ or cls.code).strip().splitlines()[0].rstrip(".")
 
 
 class TransientError(GatewayError):
-    """The gateway cannot serve this right now."""
+    """The gateway is temporarily unable to process the request."""
 
     status = 503
     code = "temporarily_unavailable"
-    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key."
+    remedy = "Send the same request again after `Retry-After` seconds with the same Idempotency-Key."
 
 
 class PermanentError(GatewayError):
-    """The request can never succeed as it is."""
+    """The request cannot succeed unchanged."""
 
     status = 400
     code = "bad_request"
-    remedy = "Compare the request with its description in /openapi.json; it cannot succeed as it is."
+    remedy = "Compare the request with its description in /openapi.json."
 
 
 class MalformedJson(PermanentError):
     """The body is not valid JSON."""
 
     code = "malformed_json"
-    remedy = (
-        "Send one JSON text in UTF-8: at most ten levels deep, no name twice in an object, no NaN, no trailing comma."
-    )
+    remedy = "Send one JSON text in UTF-8: at most ten levels deep, without duplicate names, NaN or trailing commas."
 
 
 class MalformedRequest(PermanentError):
@@ -70,16 +68,16 @@ class MalformedRequest(PermanentError):
 
     code = "malformed_request"
     remedy = (
-        "Send at most one Host, Authorization, Content-Type and Idempotency-Key header, only UTF-8, and as many bytes "
-        "of the body as Content-Length says."
+        "Send at most one Host, Authorization, Content-Type and Idempotency-Key header, text in UTF-8, and a body of "
+        "the length that Content-Length states."
     )
 
 
 class InvalidCursor(PermanentError):
-    """The cursor is not one that this endpoint returned."""
+    """The cursor was not returned by this endpoint."""
 
     code = "invalid_cursor"
-    remedy = "Pass on `next_cursor` of the page before as it is, to the same list; leave `cursor` out to begin anew."
+    remedy = "Send the `next_cursor` of the previous page of the same list unchanged; omit `cursor` for the first page."
 
 
 class InvalidIdempotencyKey(PermanentError):
@@ -90,43 +88,41 @@ class InvalidIdempotencyKey(PermanentError):
 
 
 class AuthenticationRequired(PermanentError):
-    """No valid access token came with the request."""
+    """The request has no valid access token."""
 
     status = 401
     code = "authentication_required"
-    remedy = "Get an access token from /oauth/token or /auth/login, and send `Authorization: Bearer …`."
+    remedy = "Get an access token from /oauth/token or /auth/login and send it as `Authorization: Bearer …`."
 
 
 class InvalidToken(AuthenticationRequired):
-    """The access token is malformed, expired, revoked or not meant for this API."""
+    """The access token is malformed, expired, revoked or not intended for this API."""
 
     code = "invalid_token"
-    remedy = "Get a new access token, and repeat the request with it."
+    remedy = "Get a new access token and send the request again with it."
 
 
 class InvalidCredentials(AuthenticationRequired):
-    """Email or password is wrong."""
+    """The email or the password is incorrect."""
 
     code = "invalid_credentials"
-    remedy = "Check both. Which of them is wrong is not told."
+    remedy = "Check both. For security, the response does not say which one is incorrect."
 
 
 class InsufficientScope(PermanentError):
-    """The access token lacks the scope that this call needs."""
+    """The access token lacks a required scope."""
 
     status = 403
     code = "insufficient_scope"
-    remedy = (
-        "Ask /oauth/token for a token with the scope that `WWW-Authenticate` names, from a client that may have it."
-    )
+    remedy = "Get a token with the scope that `WWW-Authenticate` names, from a client that has this scope."
 
 
 class NotFound(PermanentError):
-    """There is nothing here."""
+    """The resource does not exist."""
 
     status = 404
     code = "not_found"
-    remedy = "Check path and id. What belongs to another merchant is not there for you."
+    remedy = "Check the path and the id. Objects of other merchants are reported as nonexistent."
 
 
 class MethodNotAllowed(PermanentError):
@@ -138,11 +134,11 @@ class MethodNotAllowed(PermanentError):
 
 
 class RequestTimeout(TransientError):
-    """The request did not arrive in time."""
+    """The request was not received in time."""
 
     status = 408
     code = "request_timeout"
-    remedy = "Repeat the request with the same Idempotency-Key, and send its body without pauses: it was not processed."
+    remedy = "It was not processed. Send it again with the same Idempotency-Key, and its body without pauses."
 
 
 class Conflict(PermanentError):
@@ -150,56 +146,56 @@ class Conflict(PermanentError):
 
     status = 409
     code = "conflict"
-    remedy = "Read the object again, and decide anew."
+    remedy = "Read the object again and check its state."
 
 
 class EmailTaken(Conflict):
-    """A user with this email exists already."""
+    """A user with this email already exists."""
 
     code = "email_taken"
-    remedy = "Log in with it, or register another one."
+    remedy = "Log in with this email, or register with another one."
 
 
 class TooManyApiClients(Conflict):
-    """The merchant has as many API clients as it may have."""
+    """The merchant has the maximum number of API clients."""
 
     code = "too_many_api_clients"
-    remedy = "Delete a client that is not used any more, or let several programs share one."
+    remedy = "Delete an unused client, or share one among several programs."
 
 
 class InvalidState(Conflict):
     """The object's status does not allow this."""
 
     code = "invalid_state"
-    remedy = "Read the object again: its `status` tells what is possible now."
+    remedy = "Read the object again. Its `status` determines what is possible."
 
 
 class TooManyEndpoints(Conflict):
-    """The merchant has as many webhook endpoints as there may be."""
+    """The merchant has the maximum number of webhook endpoints."""
 
     code = "too_many_endpoints"
-    remedy = "Delete an endpoint that is not used any more, or let one receiver take more types of events."
+    remedy = "Delete an unused endpoint, or subscribe one endpoint to more types of events."
 
 
 class TooManyJobs(Conflict):
     """Too many jobs of this kind are unfinished."""
 
     code = "too_many_jobs"
-    remedy = "Wait until one of them has ended, or cancel one."
+    remedy = "Wait until one of them has finished, or cancel one."
 
 
 class AlreadyResolved(Conflict):
-    """Somebody has resolved this before."""
+    """The object is already resolved."""
 
     code = "already_resolved"
-    remedy = "Nothing is left to do; `resolved_by` tells who did it."
+    remedy = "Nothing remains to be done; `resolved_by` names the user who resolved it."
 
 
 class IdempotencyInProgress(Conflict):
     """A request with this Idempotency-Key is still being processed."""
 
     code = "idempotency_in_progress"
-    remedy = "Send the same request again after `Retry-After` seconds; it gets the first one's answer."
+    remedy = "Send the same request again after `Retry-After` seconds; it gets the response of the first one."
 
 
 class BodyTooLarge(PermanentError):
@@ -211,63 +207,63 @@ class BodyTooLarge(PermanentError):
 
 
 class UnsupportedMediaType(PermanentError):
-    """The request body has a media type that this call does not take."""
+    """The request body has an unsupported media type."""
 
     status = 415
     code = "unsupported_media_type"
-    remedy = "Send what the call takes (mostly `application/json`), with that Content-Type and uncompressed."
+    remedy = "Send a body that the call accepts, usually `application/json`, uncompressed and with its Content-Type."
 
 
 class ValidationFailed(PermanentError):
-    """The request is well-formed but its content is not valid."""
+    """The request is well-formed, but its content is invalid."""
 
     status = 422
     code = "validation_failed"
-    remedy = "Correct what `errors` lists; each entry has a JSON pointer, a code and a text."
+    remedy = "Correct the fields that `errors` lists; each entry has a JSON pointer, a code and a description."
 
 
 class UnknownField(ValidationFailed):
-    """The request has a field or parameter that this call does not know."""
+    """The request has an unknown field or parameter."""
 
     code = "unknown_field"
-    remedy = "Remove it, or correct its name."
+    remedy = "Remove the field or parameter, or correct its name."
 
 
 class CardNumberRejected(ValidationFailed):
-    """The request holds what looks like a card number; send a provider's token instead."""
+    """The request contains a card number; send a provider's token instead."""
 
     code = "card_number_rejected"
-    remedy = "Have the provider's form or library turn the card into a token, and send that. Nothing was stored."
+    remedy = "Nothing was stored. Get a token for the card with the provider's form or library, and send the token."
 
 
 class UnknownPaymentMethod(ValidationFailed):
-    """No provider knows this payment method."""
+    """No provider accepts this payment method."""
 
     code = "unknown_payment_method"
-    remedy = "Send a token of a provider that this gateway uses; docs/testing.md lists those of the sandbox."
+    remedy = "Send a token of a provider that this gateway uses; docs/testing.md lists the test tokens."
 
 
 class AmountExceedsRefundable(ValidationFailed):
-    """More than is left of the transaction cannot be refunded."""
+    """The amount exceeds the refundable amount of the transaction."""
 
     code = "amount_exceeds_refundable"
-    remedy = "Read the transaction: `amount` less `amount_refunded` is left, less refunds that are under way."
+    remedy = "Read the transaction: `amount` minus `amount_refunded` minus pending refunds is refundable."
 
 
 class IdempotencyKeyReused(ValidationFailed):
-    """This Idempotency-Key was used before with a different request."""
+    """The Idempotency-Key was already used with a different request."""
 
     code = "idempotency_key_reused"
-    remedy = "Use a new key for another request. To repeat the first one, send exactly its body."
+    remedy = "Use a new key for a new request. To repeat the first request, send exactly the same body."
 
 
 class RateLimited(TransientError):
-    """Too many requests came in too short a time."""
+    """The caller sent too many requests in a short time."""
 
     status = 429
     code = "rate_limited"
     remedy = (
-        "Send the same request again after `Retry-After` seconds; send fewer requests. Wrong passwords from other "
+        "Send the same request again after `Retry-After` seconds, and send fewer requests. Wrong passwords from other "
         "devices do not limit a device that has logged in before, if it sends its `X-Device-Token`."
     )
 
@@ -276,25 +272,25 @@ class Overloaded(TransientError):
     """The server has more requests than it can process."""
 
     code = "overloaded"
-    remedy = "Repeat the request after `Retry-After` seconds, with the same Idempotency-Key: it was not processed."
+    remedy = "It was not processed. Send it again after `Retry-After` seconds with the same Idempotency-Key."
 
 
 class DatabaseUnavailable(TransientError):
-    """The database cannot be reached."""
+    """The database is unavailable."""
 
     code = "database_unavailable"
-    remedy = "Send the same request again after `Retry-After` seconds, with the same Idempotency-Key."
+    remedy = "Send the same request again after `Retry-After` seconds with the same Idempotency-Key."
 
 
 class MalformedMessage(PermanentError):
-    """A task message has arguments that no publisher of ours would send."""
+    """A task message has malformed arguments."""
 
     code = "malformed_message"
-    remedy = "Find the publisher by the dead letter's headers; a discard removes it from the open ones."
+    remedy = "Identify the publisher by the headers of the dead letter, then discard the dead letter."
 
 
 class RetriesExhausted(PermanentError):
-    """A payment used up its attempts; an operator decides about it."""
+    """A payment has used up its attempts and waits for an operator."""
 
     code = "retries_exhausted"
-    remedy = "`flask dead-letters show ID`, then replay or discard it."
+    remedy = "Inspect it with `flask dead-letters show ID`, then replay or discard it."

@@ -1,4 +1,4 @@
-"""Ids and times, which are created in Python so that a response is known before its statement is sent.
+"""Create ids and times in Python, so that a response is known before its statement is sent.
 
 Both use the database's time: rows are in order regardless of the host that created them and of its clock.
 """
@@ -55,18 +55,18 @@ def _now_ns() -> int:
 
 
 def time_of(id: UUID) -> datetime:
-    """When a UUIDv7 was made, in whole milliseconds."""
+    """Return the time at which a UUIDv7 was created, in whole milliseconds."""
     return _EPOCH + timedelta(milliseconds=id.int >> 80)
 
 
 def smallest_id(at: datetime, offset: timedelta = timedelta()) -> UUID:
-    """The smallest UUIDv7 of the millisecond `offset` after `at` (RFC 9562: 48 bits of milliseconds come first)."""
+    """Return the smallest UUIDv7 of the time `at` plus `offset` (RFC 9562: it begins with 48 bits of milliseconds)."""
     milliseconds = (at - _EPOCH + offset) // timedelta(milliseconds=1)
     return UUID(int=min(max(milliseconds, 0), _MILLISECONDS_MAX) << 80)
 
 
 def parse_id(text: str) -> UUID | None:
-    """The id that `text` writes in its one canonical form, or None: lower case with hyphens."""
+    """Return the id of `text` if it is in canonical form, lower case with hyphens, else None."""
     try:
         parsed = UUID(text)
     except ValueError:
@@ -75,7 +75,7 @@ def parse_id(text: str) -> UUID | None:
 
 
 def parse_ids(ids: object, limit: int) -> list[UUID] | None:
-    """The ids of a list of 1 to `limit` canonical ids, each once and in order; None when it is anything else."""
+    """Return the distinct ids of a list of 1 to `limit` canonical ids in order; None for anything else."""
     if not isinstance(ids, list) or not 1 <= len(ids) <= limit:
         return None
     parsed = [parse_id(id) if isinstance(id, str) else None for id in ids]
@@ -93,5 +93,5 @@ def utc_now() -> datetime:
 
 
 def rfc3339(at: datetime) -> str:
-    """`at` as RFC 3339 in UTC, with microseconds and a final Z."""
+    """Return `at` in RFC 3339 format in UTC, with microseconds and a final Z."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -13,7 +13,7 @@ _TEST_CODES = frozenset({"XXX", "XTS"})
 
 @cache
 def minor_unit_exponents() -> dict[str, int]:
-    """Each payable ISO 4217 code with the number of digits of its minor unit (JPY 0, USD 2, KWD 3).
+    """Return each payable ISO 4217 code with the number of digits of its minor unit (JPY 0, USD 2, KWD 3).
 
     Funds codes, test codes and codes without a minor unit (gold, SDR) are not payable.
     """
@@ -28,12 +28,12 @@ def minor_unit_exponents() -> dict[str, int]:
 
 
 def is_payable(currency: str) -> bool:
-    """Whether `currency`, in upper case, is a code that a payment can be made in."""
+    """Return whether payments can be made in `currency`, a code in upper case."""
     return currency in minor_unit_exponents()
 
 
 def fee_of(amount: int, basis_points: int) -> int:
-    """The fee on `amount`, both in minor units: rounded half up, never more than the amount.
+    """Return the fee on `amount` in minor units, rounded half up and at most the amount.
 
     >>> fee_of(12550, 290)
     364

@@ -1,19 +1,19 @@
-"""What the gateway asks of a provider, and the four things that can come of it (architecture.md, rule 4).
+"""The instructions to a provider, and their four outcomes (docs/architecture.md).
 
-`Approved` and `Declined` are final. `Unavailable` was never processed and is safe to try again. After `Unknown`
-the provider may have done it: its status is queried with the same key before anything else happens.
+`Approved` and `Declined` are final. `Unavailable` means not processed, so another attempt is safe. After `Unknown` the
+provider may have processed the instruction; its status is queried with the same key before anything else happens.
 """
 
 from dataclasses import dataclass
 from uuid import UUID
 
 ADAPTER_ERROR = "adapter_error"
-"""The code of an attempt whose adapter raised: its message is of our own inside, and not for merchants."""
+"""The code of an attempt whose adapter raised an exception. Its message is internal and not for merchants."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One charge as a provider sees it; `idempotency_key` is the same for every attempt at it."""
+    """A charge at a provider. All attempts have the same `idempotency_key`."""
 
     transaction_id: UUID
     amount: int
@@ -23,20 +23,20 @@ class Charge:
 
     @property
     def id(self) -> UUID:
-        """What the attempts at it are counted by."""
+        """The id by which attempts are counted."""
         return self.transaction_id
 
     @property
     def idempotency_key(self) -> str:
-        """Derived from the transaction alone, so that no repetition can charge twice."""
+        """The key is derived from the transaction, so that a repetition cannot charge twice."""
         return str(self.transaction_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """Money back from one charge, as a provider sees it. `charge_reference` is its own name for the charge.
+    """A refund at a provider. `charge_reference` is the provider's reference of the charge.
 
-    `payment_method` is the charge's; nobody but a sandbox needs it.
+    `payment_method` is that of the charge; only test providers use it.
     """
 
     id: UUID
@@ -48,7 +48,7 @@ class Refund:
 
     @property
     def idempotency_key(self) -> str:
-        """Derived from the refund alone, so that no repetition can refund twice."""
+        """The key is derived from the refund, so that a repetition cannot refund twice."""
         return str(self.id)
 
 
@@ -57,14 +57,14 @@ Instruction = Charge | Refund
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """The provider did it; `reference` is its own name for the charge or the refund."""
+    """The provider processed the instruction. `reference` is the provider's reference of the charge or refund."""
 
     reference: str
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The provider refused for good; another attempt would be refused too."""
+    """The provider declined the instruction for good."""
 
     code: str
     message: str
@@ -72,7 +72,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The provider did not process the instruction: refused, unreachable, or an error before processing."""
+    """The provider did not process the instruction: it was unreachable or failed before processing."""
 
     code: str
     message: str
@@ -80,7 +80,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Sent, but no usable answer came: the provider may or may not have done it."""
+    """The instruction was sent, but there was no usable response. The provider may have processed it."""
 
     code: str
     message: str

@@ -1,13 +1,14 @@
-"""The allowed moves of each lifecycle, as data.
+"""The states of each object and the allowed transitions.
 
-Every UPDATE of a status names the status that it expects; tests/domain/test_states.py holds them against the moves.
+Every UPDATE of a status names the expected status; tests/domain/test_states.py compares the statements with the
+transitions.
 """
 
 from enum import StrEnum
 
 
 class TransactionStatus(StrEnum):
-    """Where a transaction stands (api.md, Transactions)."""
+    """The status of a transaction (docs/architecture.md)."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -21,7 +22,7 @@ class TransactionStatus(StrEnum):
 
 _S = TransactionStatus
 
-TRANSACTION_MOVES: dict[TransactionStatus, frozenset[TransactionStatus]] = {
+TRANSACTION_TRANSITIONS: dict[TransactionStatus, frozenset[TransactionStatus]] = {
     _S.PENDING: frozenset({_S.PROCESSING, _S.CANCELED, _S.DEAD_LETTERED}),
     _S.PROCESSING: frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD_LETTERED}),
     _S.DEAD_LETTERED: frozenset({_S.PENDING, _S.PROCESSING, _S.FAILED}),
@@ -33,14 +34,14 @@ TRANSACTION_MOVES: dict[TransactionStatus, frozenset[TransactionStatus]] = {
 }
 
 UNFINISHED = frozenset({_S.PENDING, _S.PROCESSING})
-"""A worker still owes these an outcome."""
+"""Transactions without an outcome, which workers process."""
 
 SETTLED = frozenset({_S.COMPLETED, _S.PARTIALLY_REFUNDED, _S.REFUNDED})
-"""Money has moved: each has exactly one settlement and its ledger entries."""
+"""Transactions whose money has moved. Each has exactly one settlement with its ledger entries."""
 
 
 class DeadLetterStatus(StrEnum):
-    """What an operator made of a dead letter."""
+    """The status of a dead letter."""
 
     OPEN = "open"
     REPLAYED = "replayed"
@@ -48,7 +49,7 @@ class DeadLetterStatus(StrEnum):
 
 
 class JobStatus(StrEnum):
-    """Where a job on many dead letters stands."""
+    """The status of a bulk job on dead letters."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -56,7 +57,7 @@ class JobStatus(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """Where a reconciliation stands; one that was asked for waits as `pending`."""
+    """The status of a reconciliation; a requested one is `pending` until it starts."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -65,14 +66,14 @@ class RunStatus(StrEnum):
 
 
 class DiscrepancyStatus(StrEnum):
-    """Whether an operator has dealt with a discrepancy."""
+    """The status of a discrepancy."""
 
     OPEN = "open"
     RESOLVED = "resolved"
 
 
 class RefundStatus(StrEnum):
-    """Where a refund stands (api.md, Transactions)."""
+    """The status of a refund (docs/architecture.md)."""
 
     PENDING = "pending"
     COMPLETED = "completed"
@@ -82,7 +83,7 @@ class RefundStatus(StrEnum):
 
 _F = RefundStatus
 
-REFUND_MOVES: dict[RefundStatus, frozenset[RefundStatus]] = {
+REFUND_TRANSITIONS: dict[RefundStatus, frozenset[RefundStatus]] = {
     _F.PENDING: frozenset({_F.COMPLETED, _F.FAILED, _F.DEAD_LETTERED}),
     _F.DEAD_LETTERED: frozenset({_F.PENDING, _F.FAILED}),
     _F.COMPLETED: frozenset(),
@@ -91,7 +92,7 @@ REFUND_MOVES: dict[RefundStatus, frozenset[RefundStatus]] = {
 
 
 class EventType(StrEnum):
-    """What merchants are told of (api.md, Webhooks to merchants)."""
+    """The types of events that are sent to merchants (docs/webhooks.md)."""
 
     TRANSACTION_COMPLETED = "transaction.completed"
     TRANSACTION_FAILED = "transaction.failed"
@@ -103,14 +104,14 @@ class EventType(StrEnum):
 
 
 class EndpointStatus(StrEnum):
-    """Whether events are sent to a webhook endpoint."""
+    """The status of a webhook endpoint; a disabled one gets no events."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
 
 
 class DeliveryStatus(StrEnum):
-    """What became of sending one event to one endpoint; canceled: the endpoint was disabled or deleted meanwhile."""
+    """The status of the delivery of an event; `canceled` if the endpoint was disabled or deleted."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -119,7 +120,7 @@ class DeliveryStatus(StrEnum):
 
 
 class AttemptOutcome(StrEnum):
-    """What a provider call came to; an attempt without an outcome is under way or its worker died."""
+    """The outcome of an attempt. An attempt without an outcome is in progress, or its worker died."""
 
     APPROVED = "approved"
     DECLINED = "declined"

@@ -10,7 +10,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
@@ -23,7 +24,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.config import old_names_in_use, settings
-from gateway.context import Within
 from gateway.security.redaction import redact
 
 if TYPE_CHECKING:
@@ -183,9 +183,14 @@ def configure_logging() -> None:
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default={})  # noqa: B039  # nobody changes it
 
 
-def log_context(**fields: str | None) -> Within[Mapping[str, str]]:
+@contextmanager
+def log_context(**fields: str | None) -> Iterator[None]:
     """Add the given ids (see `CONTEXT_FIELDS`) to every line logged within the block."""
-    return Within(_context, {**_context.get(), **{name: value for name, value in fields.items() if value}})
+    token = _context.set({**_context.get(), **{name: value for name, value in fields.items() if value}})
+    try:
+        yield
+    finally:
+        _context.reset(token)
 
 
 def log_frequent(name: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Delivering alerts, on the `operations` queue."""
+"""Deliver alerts, on the `operations` queue."""
 
 from loguru import logger
 
@@ -7,7 +7,7 @@ from gateway.flows import alerts
 from gateway.flows.alerts import AlertNotDelivered
 from gateway.telemetry import log_context
 from tasks import app
-from tasks.base import TRANSIENT, GatewayTask, parse_ids
+from tasks.base import GatewayTask, parse_ids
 
 _GROUPS = -(-settings().message_max_ids // alerts.CALLS_AT_ONCE)
 _SOFT_LIMIT_SECONDS = _GROUPS * settings().alert_timeout_seconds + 3 * settings().database_timeout_seconds
@@ -16,22 +16,19 @@ TIME_LIMIT_MARGIN_SECONDS = 20
 
 @app.task(
     name="operations.deliver_alerts",
-    base=GatewayTask,
     bind=True,
-    autoretry_for=TRANSIENT,
-    max_retries=3,
     soft_time_limit=_SOFT_LIMIT_SECONDS,
     time_limit=_SOFT_LIMIT_SECONDS + TIME_LIMIT_MARGIN_SECONDS,
 )
 def deliver_alerts(self: GatewayTask, ids: object) -> None:
-    """Deliver alerts; those that were not taken travel on alone, after a delay, a bounded number of times."""
+    """Deliver alerts; retry those that were not delivered, after a delay and at most `max_retries` times."""
     parsed = parse_ids(ids)
     with log_context(task_id=self.request.id):
-        again = alerts.deliver(parsed)
-        if not again:
+        undelivered = alerts.deliver(parsed)
+        if not undelivered:
             return
         if self.request.retries >= self.max_retries:
-            logger.warning("{} alerts wait for the sweep to enqueue them again", len(again))
+            logger.warning("{} alerts wait for the sweep to enqueue them again", len(undelivered))
             return
-        error = AlertNotDelivered(f"{len(again)} alerts were not taken")
-        raise self.retry(args=([str(id) for id in again],), exc=error)
+        error = AlertNotDelivered(f"{len(undelivered)} alerts were not delivered")
+        raise self.retry(args=([str(id) for id in undelivered],), exc=error)

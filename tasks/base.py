@@ -1,35 +1,35 @@
-"""What every task of the gateway shares: retries in whole seconds, lists of ids, and splitting them."""
+"""The base class of all tasks: retries after whole seconds, lists of ids, and republishing some of them."""
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID, uuid4
 
 from amqp.exceptions import AMQPError, MessageNacked
 from celery import Task
 from celery.canvas import Signature
-from kombu import Exchange
+from kombu import Exchange, Producer
 from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 from loguru import logger
 
 from celeryconfig import BULK_QUEUE_NAMES, BULK_SUFFIX
-from gateway import db
 from gateway import ids as ids_module
 from gateway.config import settings
 from gateway.config.groups import MESSAGE_IDS_LIMIT
-from gateway.domain.payments import settling
-from gateway.domain.payments.transactions import MAX_RETRIES
-from gateway.errors import MalformedMessage, TransientError
+from gateway.errors import MalformedMessage, RetriesExhausted, TransientError
+from gateway.flows import DATABASE_UNAVAILABLE, wait_for_database
 
 BROKER_UNAVAILABLE = (OperationalError, AMQPError, OSError)
 """What publishing raises when the broker is away, refuses a message or cannot route it."""
 
-TRANSIENT = (TransientError, *db.UNAVAILABLE, *BROKER_UNAVAILABLE)
-"""What fails a list as a whole for a passing reason: `autoretry_for` of every task.
+TRANSIENT = (TransientError, *DATABASE_UNAVAILABLE, *BROKER_UNAVAILABLE)
+"""The errors that fail a list as a whole for a passing reason.
 
-A broker that does not take the next message is one too, and no fault of the payment: its attempts are not used up.
+They include a broker that does not take the next message: the payment is not at fault and keeps its attempts.
 """
 
 DELAYS = Exchange(level_name(MAX_LEVEL), type="topic")
@@ -50,9 +50,10 @@ def refused_by_queue(error: BaseException) -> bool:
 
 
 def retry_delay(retries: int) -> int:
-    """Seconds until the next try: doubling, up to a cap, with half of it at random.
+    """Return the seconds until the next retry: exponential backoff with a cap, of which half is random.
 
-    Whole and at least 1: RabbitMQ's delay queues count in seconds, and below one the retry itself would fail.
+    The delay is a whole number of at least 1: RabbitMQ's delay queues count in seconds, and with less the retry itself
+    would fail. Celery's own jitter can yield 0.
     """
     config = settings()
     delay: int = min(config.retry_backoff_max_seconds, config.retry_backoff_seconds << min(retries, 16))
@@ -60,7 +61,7 @@ def retry_delay(retries: int) -> int:
 
 
 def parse_ids(ids: object) -> list[UUID]:
-    """The ids of a message, each once.
+    """Return the ids of a message, each once.
 
     Raises:
         MalformedMessage: it is not a list of 1 to `MESSAGE_IDS_LIMIT` UUIDs in their canonical form.
@@ -71,24 +72,35 @@ def parse_ids(ids: object) -> list[UUID]:
     return parsed
 
 
-def publish_onward(onward: Signature, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
-    """Republish `ids` in a separate message, derived from the message of which `onward` is the signature."""
+_producer: ContextVar[Producer | None] = ContextVar("producer", default=None)
+
+
+@contextmanager
+def publishing_with(producer: Producer) -> Iterator[None]:
+    """Publish all tasks within the block with `producer`: `chain.apply_async` does not pass this option on."""
+    token = _producer.set(producer)
+    try:
+        yield
+    finally:
+        _producer.reset(token)
+
+
+def republish(template: Signature, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
+    """Publish `ids` in a message of their own, with a new task id; see `GatewayTask.template`."""
     options: dict[str, Any] = {"countdown": countdown} if countdown else {}
-    step = onward.clone(args=([str(id) for id in ids],))
-    step.apply_async(retries=retries, task_id=str(uuid4()), **options)
+    signature = template.clone(args=([str(id) for id in ids],))
+    signature.apply_async(retries=retries, task_id=str(uuid4()), **options)
 
 
 class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
-    """A task that never loses its message: unroutable ones raise, retries wait whole seconds."""
+    """A task that never loses its message: publishing an unroutable message raises, and failures are retried."""
 
     abstract = True
-    mandatory = True
-    max_retries = MAX_RETRIES
+    autoretry_for = TRANSIENT
+    max_retries = 3
     default_retry_delay = WORKER_LOST_DELAY_SECONDS
-    subject = "transaction_id"
-    """What the ids of its messages are, for the log."""
-    give_up = staticmethod(settling.exhaust)
-    """Allows no further attempt at such ids; see there."""
+    throws = (RetriesExhausted,)
+    mandatory = True
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         """Publish like Celery, but retry for a while if the broker refuses the message.
@@ -100,7 +112,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         Only RabbitMQ measures a `countdown`. Celery also writes the ETA into the message, by the clock of this host; a
         worker whose clock is behind would hold the message until then.
         """
-        kwargs = self._delayed_by_broker(kwargs)
+        kwargs = {"producer": _producer.get()} | self._delayed_by_broker(kwargs)
         deadline = time.monotonic() + ELECTION_SECONDS
         while True:
             try:
@@ -115,13 +127,13 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
             time.sleep(REFUSED_PAUSE_SECONDS)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Celery's retry, with our own delays. The database gets a while to come back first.
+        """Retry like Celery, with `retry_delay`, after the database had some time to come back.
 
-        A worker that waits takes no further messages, so an outage does not burn the retries of a whole queue.
+        A worker that waits takes no further messages, so an outage does not use up the retries of a whole queue.
         """
-        if isinstance(kwargs.get("exc"), db.UNAVAILABLE):
-            db.wait_until_available(settings().claim_lease_seconds / 2)
-        kwargs |= {"queue": self.onward_queue, "countdown": retry_delay(self.request.retries)}
+        if isinstance(kwargs.get("exc"), DATABASE_UNAVAILABLE):
+            wait_for_database(settings().claim_lease_seconds / 2)
+        kwargs |= {"queue": self.republish_queue, "countdown": retry_delay(self.request.retries)}
         return super().retry(*args, **kwargs)
 
     def _delayed_by_broker(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -130,40 +142,36 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         if not countdown:
             return options
         kept = {name: value for name, value in options.items() if name not in {"countdown", "queue"}}
-        routing_key = calculate_routing_key(int(countdown), options.get("queue") or self.onward_queue)
+        routing_key = calculate_routing_key(int(countdown), options.get("queue") or self.republish_queue)
         return kept | {"exchange": DELAYS, "routing_key": routing_key, "declare": []}
 
     @property
     def queue_name(self) -> str:
-        """The queue that this task's messages travel on."""
+        """The queue of this task's messages."""
         queue: str = self.app.amqp.router.route({}, self.name)["queue"].name
         return queue
 
     @property
-    def came_in_bulk(self) -> bool:
+    def is_bulk_message(self) -> bool:
         """Whether the current message came from a bulk queue. The delay queues prepend to its routing key."""
         return str((self.request.delivery_info or {}).get("routing_key")).endswith(BULK_SUFFIX)
 
     @property
-    def onward_queue(self) -> str:
+    def republish_queue(self) -> str:
         """The queue for republished ids, which must not delay first attempts: the bulk queue, if there is one."""
         bulk = f"{self.queue_name.removesuffix(BULK_SUFFIX)}{BULK_SUFFIX}"
         return bulk if bulk in BULK_QUEUE_NAMES else self.queue_name
 
-    def send_on(self, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
-        """Have `ids` travel on in a message of their own, with the rest of the chain, under a task id of their own."""
-        publish_onward(self.onward(), ids, retries=retries, countdown=countdown)
+    def template(self) -> Signature:
+        """Return a signature from which `republish` makes messages like the current one, even after the task."""
+        return self.signature_from_request(args=(), queue=self.republish_queue)
 
-    def onward(self) -> Signature:
-        """Return the signature with which `publish_onward` republishes ids of this message, even after the task."""
-        return self.signature_from_request(args=(), queue=self.onward_queue)
+    def republish(self, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
+        """Publish `ids` of the current message in a message of their own, with the rest of its chain."""
+        republish(self.template(), ids, retries=retries, countdown=countdown)
 
-    def take_apart(self, ids: Sequence[UUID], why: str) -> None:
-        """Have each of `ids` travel alone, so that the one that harms the others is found."""
-        logger.warning("a list of {} is taken apart: {}", len(ids), why)
+    def split(self, ids: Sequence[UUID], reason: str) -> None:
+        """Publish each of `ids` in a message of its own, so that the one that harms the others is found."""
+        logger.warning("a list of {} is split: {}", len(ids), reason)
         for id in ids:
-            self.send_on([id], retries=self.request.retries)
-
-    def end_chain(self) -> None:
-        """Nothing is left for the next task."""
-        self.request.chain = None
+            self.republish([id], retries=self.request.retries)

@@ -1,7 +1,8 @@
-"""The monitor: takes dead letters off the dead-letter queues and stores them (pipeline.md, Dead letters).
+"""The monitor: takes dead letters from the dead-letter queues and stores them (docs/pipeline.md).
 
-It runs inside the worker of the `operations` queue and reads the raw messages: a task consumer would run the dead task
-again. It must survive any bytes. A message is acknowledged once it is committed; while the database is away it waits.
+It runs inside the worker of the `operations` queue and reads the raw messages, because a task consumer would run the
+dead task again. It must survive any bytes. A message is acknowledged after its commit; while the database is
+unavailable it waits.
 """
 
 import hashlib
@@ -16,21 +17,17 @@ from kombu import Consumer
 from kombu.message import Message
 
 import celeryconfig
-from gateway import db
-from gateway.domain.dead_letters import intake
-from gateway.domain.dead_letters.intake import DeadMessage
-from gateway.domain.shared.failures import EXPIRED
+from gateway.flows import DATABASE_UNAVAILABLE, dead_letters
+from gateway.flows.dead_letters import EXPIRED, DeadMessage
 from gateway.ids import parse_ids, utc_now
 from gateway.reasons import reason_of
-from gateway.telemetry import DEAD_LETTERS, REQUEUED
 from tasks import app
-from tasks.queue_watch import take_probe
 
 logger = get_logger(__name__)
 
 BATCH_MAX = 100
 BATCH_SECONDS = 0.05
-"""Dead letters that arrive together are stored, and alerted, together."""
+"""Dead letters that arrive within this time are stored together, with one alert."""
 DATABASE_PAUSE_SECONDS = 2.0
 PAYLOAD_MAX_CHARACTERS = 20_000
 IDS_MAX = 1_000
@@ -42,7 +39,7 @@ REFUND_QUEUE = "refund.requested"
 
 
 def parse(message: Message) -> DeadMessage:
-    """What can be told of a dead message, whatever it holds."""
+    """Return what can be read of a dead message, which may contain anything."""
     raw_headers: object = message.headers
     headers: dict[str, Any] = raw_headers if isinstance(raw_headers, dict) else {}
     raw: object = message.body
@@ -66,7 +63,7 @@ def parse(message: Message) -> DeadMessage:
 
 
 def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
-    """Queue, reason and time of the death that brought the message here: the newest that is not a mere delay.
+    """Return queue, reason and time of the newest death, except deaths in a delay queue.
 
     A bulk queue is reported under the name of its main queue: both share the dead-letter queue.
     """
@@ -82,6 +79,7 @@ def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetim
 
 
 def _plain(headers: dict[str, Any]) -> dict[str, Any]:
+    """Return headers that can be stored as JSON in PostgreSQL."""
     shown = json.dumps(headers, default=str).replace("\\u0000", "\\ufffd")
     if len(shown) > PAYLOAD_MAX_CHARACTERS:
         return {"truncated": shown[:PAYLOAD_MAX_CHARACTERS]}
@@ -90,7 +88,7 @@ def _plain(headers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ids(body: str) -> tuple[UUID, ...]:
-    """The ids in a Celery message body `[[ids], {}, {}]`; none when it holds anything else."""
+    """Return the ids in a Celery message body `[[ids], {}, {}]`; none if it contains anything else."""
     try:
         ids = json.loads(body)[0][0]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -113,8 +111,8 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
         return "operations" in parent.app.amqp.queues.consume_from
 
     def get_consumers(self, channel: Any) -> list[Consumer]:
-        """One consumer of all dead-letter queues and of what could not be routed."""
-        self._batch.clear()  # a new connection: the broker delivers the unacknowledged again
+        """Return one consumer of all dead-letter queues and of unroutable messages."""
+        self._batch.clear()  # a new connection: the broker delivers unacknowledged messages again
         queues = [queue(channel) for queue in (*celeryconfig.DEAD_LETTER_QUEUES, celeryconfig.UNROUTED_QUEUE)]
         return [
             Consumer(
@@ -139,7 +137,7 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
         batch = [message for message in batch if message.channel is not None and message.channel.connection is not None]
         try:
             store_dead([parse(message) for message in batch])
-        except db.UNAVAILABLE as exc:
+        except DATABASE_UNAVAILABLE as exc:
             logger.warning("%d dead letters wait for the database: %s", len(batch), reason_of(exc))
             self._batch = batch + self._batch
             self._parent.timer.call_after(DATABASE_PAUSE_SECONDS, self._store)
@@ -151,20 +149,17 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
 
 
 def store_dead(messages: list[DeadMessage]) -> None:
-    """Store a batch in one commit, and count it."""
-    # An expired message of another queue is no loss: beat sends its jobs again, the sweep delivers overdue alerts.
-    # Nor is a probe: the relay sends the next one.
+    """Store a batch of dead messages, except those whose loss has no consequence.
+
+    Beat sends expired jobs again, the sweep delivers overdue alerts, and the relay sends the next probe.
+    """
     money = PAYMENT_QUEUES | {REFUND_QUEUE}
     kept = [
         message
         for message in messages
-        if (message.reason != EXPIRED or message.queue in money) and message.task != take_probe.name
+        if (message.reason != EXPIRED or message.queue in money) and message.task != celeryconfig.PROBE_TASK
     ]
-    with db.begin() as connection:
-        stored = intake.store(connection, kept)
-    for queue, reason in stored.dead:
-        DEAD_LETTERS.labels(queue, reason).inc()
-    REQUEUED.labels("monitor").inc(len(stored.requeued))
+    stored = dead_letters.store(kept)
     logger.info(
         "dead letters: %d stored, %d enqueued again, %d settled otherwise",
         len(stored.dead), len(stored.requeued), len(stored.ignored),

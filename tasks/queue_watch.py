@@ -1,4 +1,4 @@
-"""Monitor the work queues end to end: whether each takes a message, and whether that message is consumed.
+"""Check the work queues end to end: whether each takes a message, and whether that message is consumed.
 
 The relay runs the watch in a separate thread with a separate connection, so that it continues while the relay waits for
 a broker that does not answer. A probe is an ordinary task: its message is published with a confirm, and the worker of
@@ -17,14 +17,13 @@ from kombu import Connection, Producer
 from loguru import logger
 
 import celeryconfig
-from gateway import db
-from gateway.domain.operations.queue_states import Observation
-from gateway.flows import queue_states
+from gateway.flows import DATABASE_UNAVAILABLE, queue_states
+from gateway.flows.queue_states import Observation
 from gateway.reasons import doing, reason_of
 from tasks import app
 from tasks.base import BROKER_UNAVAILABLE, GatewayTask
 
-LOOK_SECONDS = 10.0
+CHECK_SECONDS = 10.0
 """The pause between two checks of the queues."""
 PROBE_TIMEOUT_SECONDS = 2
 AVOID_SECONDS = 15.0
@@ -48,7 +47,7 @@ def _queue_of(task: GatewayTask) -> str:
 @signals.task_prerun.connect
 def _note_taken(task: Any = None, **_: Any) -> None:
     if isinstance(task, GatewayTask) and task.name != take_probe.name:
-        queue_states.note_taken(task.onward_queue if task.came_in_bulk else _queue_of(task))
+        queue_states.note_taken(task.republish_queue if task.is_bulk_message else _queue_of(task))
 
 
 class AvoidedQueues:
@@ -82,22 +81,22 @@ class QueueWatch:
 
     def run(self, stop: threading.Event) -> None:
         """Check the queues until `stop` is set, regardless of errors."""
-        while not stop.wait(LOOK_SECONDS):
+        while not stop.wait(CHECK_SECONDS):
             try:
-                self.look()
-            except db.UNAVAILABLE as exc:
+                self.check()
+            except DATABASE_UNAVAILABLE as exc:
                 logger.warning("the state of the queues cannot be stored: {}", reason_of(exc))
             except Exception:  # noqa: BLE001  # the watch must continue: it detects outages
                 logger.exception("the queues could not be checked")
         self.close()
 
-    def look(self) -> list[Observation]:
+    def check(self) -> list[Observation]:
         """Check every queue once, and record the observations."""
         found: list[Observation] = []
         unreachable: str | None = None
         for name in celeryconfig.WORK_QUEUE_NAMES:
-            unreachable = unreachable or self._reason_unreachable()  # asked once: each try may take seconds
-            found.append(Observation(name, unreachable) if unreachable else self._look_at(name))
+            unreachable = unreachable or self._reason_unreachable()  # only once: each try may take seconds
+            found.append(Observation(name, unreachable) if unreachable else self._check_queue(name))
         some_work = any(observation.reason is None for observation in found)
         for observation in found:
             if observation.reason is None:
@@ -108,7 +107,7 @@ class QueueWatch:
         return found
 
     def _reason_unreachable(self) -> str | None:
-        """Connect where there is no connection; return why that fails."""
+        """Connect if there is no connection; return the reason if that fails."""
         try:
             self._connected()
         except BROKER_UNAVAILABLE as exc:
@@ -116,7 +115,7 @@ class QueueWatch:
             return f"the broker cannot be reached: {reason_of(exc)}"
         return None
 
-    def _look_at(self, name: str) -> Observation:
+    def _check_queue(self, name: str) -> Observation:
         try:
             return Observation(name, None, self._probe(self._connected(), name))
         except BROKER_UNAVAILABLE as exc:
@@ -129,10 +128,10 @@ class QueueWatch:
         Waiting messages serve as a probe, unless the queue has just refused a message: it may be full.
         """
         channel: Any = producer.channel
-        with doing(f"asking for the length of {name}, for at most {PROBE_TIMEOUT_SECONDS} s"):
+        with doing(f"waiting for the length of {name} for at most {PROBE_TIMEOUT_SECONDS} s"):
             queue = channel.queue_declare(name, passive=True)
         if queue.message_count == 0 or name in self._avoided.names():
-            with doing(f"waiting for {name} to confirm a message, for at most {PROBE_TIMEOUT_SECONDS} s"):
+            with doing(f"waiting for {name} to confirm a message for at most {PROBE_TIMEOUT_SECONDS} s"):
                 app.send_task(
                     take_probe.name, [name], queue=name, producer=producer, retry=False, mandatory=True,
                     confirm_timeout=PROBE_TIMEOUT_SECONDS, ignore_result=True,

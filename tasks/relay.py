@@ -1,7 +1,7 @@
-"""The relay: publishes what the outbox holds, `python -m tasks.relay`.
+"""The relay: publishes the messages of the outbox, `python -m tasks.relay`.
 
-PostgreSQL notifies it of new rows; a notification that is lost costs OUTBOX_POLL_SECONDS. It takes rows, publishes them
-with confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
+PostgreSQL notifies it of new rows; a lost notification costs OUTBOX_POLL_SECONDS. It takes rows, publishes them with
+confirms, and commits their deletion: a crash in between publishes them again, and the claims drop the duplicate.
 Several relays share the work (SKIP LOCKED). A single row is published immediately, a backlog in lists of
 MESSAGE_MAX_IDS. In a backlog merchants take turns, and rows of a merchant beyond one list go to the bulk queues
 (docs/fairness.md). Every WEBHOOKS_DUE_SECONDS the relay enqueues the webhooks that are due.
@@ -15,7 +15,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
 from typing import Any
@@ -24,39 +23,36 @@ from uuid import UUID
 from celery.canvas import Signature
 from kombu import Connection, Producer
 from loguru import logger
-from sqlalchemy import Connection as DatabaseConnection
 
 from celeryconfig import BULK_SUFFIX
-from gateway import db
 from gateway.config import settings
-from gateway.domain.shared import outbox
-from gateway.domain.shared.outbox import OutboxBatch, OutboxRow, Topic
-from gateway.flows import alerts as delivery
-from gateway.flows import clocks, upkeep
-from gateway.flows import webhooks as webhook_flow
+from gateway.flows import DATABASE_UNAVAILABLE, clocks, outbox, upkeep
+from gateway.flows import alerts as alert_delivery
+from gateway.flows import webhooks as webhook_delivery
+from gateway.flows.outbox import OutboxRow, Topic, Turns
 from gateway.reasons import doing, reason_of
 from gateway.telemetry import PUBLISHED, configure_logging
-from tasks import alerts, app, dead_letter_jobs, reconciliation, refunds, transactions, webhooks
-from tasks.base import BROKER_UNAVAILABLE, GatewayTask, refused_by_queue
+from tasks import alerts, app, dead_letters, reconciliation, refunds, transactions, webhooks
+from tasks.base import BROKER_UNAVAILABLE, GatewayTask, publishing_with, refused_by_queue
 from tasks.queue_watch import AVOID_SECONDS, AvoidedQueues, QueueWatch
 
-MOST_AT_ONCE = 20 * settings().message_max_ids
+BATCH_MAX = 20 * settings().message_max_ids
 CONFIRM_TIMEOUT_SECONDS = 5
 SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
-OUTAGE_LOOK_SECONDS = 10.0
+OUTAGE_ALERT_SECONDS = 10.0
 WEBHOOKS_DUE_SECONDS = 5.0
 FED_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
-"""Messages that wait for a worker; with more, its processes are all busy."""
-LOOK_SECONDS = 0.25
-"""How often the broker is asked whether the workers are busy; for each lone payment, it is a sixth of the relay."""
+"""With more messages than this waiting for a worker, all its processes are busy."""
+LENGTH_CHECK_SECONDS = 0.25
+"""The interval at which the lengths of queues are checked; for each lone payment it would be a sixth of the relay."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
-GATHER_PER_ROW_SECONDS = 0.005
-GATHER_MAX_SECONDS = 0.2
-"""The pause in which the next list gathers: the longer, the more came at once. A lone payment's follower never waits;
-above 200 payments a second, where lists pay, the pause grows to its maximum."""
+PAUSE_PER_ROW_SECONDS = 0.005
+PAUSE_MAX_SECONDS = 0.2
+"""The pause in which the rows of the next batch collect grows with the last batch. After a lone payment there is none;
+above 200 payments a second, where lists save much, it reaches its maximum."""
 
 BULK_WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: partial(transactions.accepted, bulk=True),
@@ -72,22 +68,23 @@ WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.ALERT_RAISED: alerts.deliver_alerts.s,
     Topic.WEBHOOK_DUE: webhooks.deliver.s,
     Topic.RECONCILIATION_REQUESTED: reconciliation.reconcile_as_requested.s,
-    Topic.DEAD_LETTER_JOB_DUE: dead_letter_jobs.take_step.s,
+    Topic.DEAD_LETTER_JOB_DUE: dead_letters.run_job_step.s,
 }
-"""The task that does each topic's work on a list of subjects."""
+"""The work of each topic on a list of ids."""
 
+TASK_OF: dict[str, GatewayTask] = {
+    Topic.TRANSACTION_CREATED: transactions.route,
+    Topic.SETTLEMENT_REQUESTED: transactions.settle,
+    Topic.REFUND_REQUESTED: refunds.refund,
+    Topic.ALERT_RAISED: alerts.deliver_alerts,
+    Topic.WEBHOOK_DUE: webhooks.deliver,
+    Topic.RECONCILIATION_REQUESTED: reconciliation.reconcile_as_requested,
+    Topic.DEAD_LETTER_JOB_DUE: dead_letters.run_job_step,
+}
+"""The first task of each topic's work."""
 
 Lane = tuple[str, bool, UUID | None]
 """A topic, whether its work is bulk, and the merchant of the bulk."""
-
-
-@dataclass(slots=True)
-class Turns:
-    """The position of the relay in its turns among the merchants."""
-
-    backlog: bool = True
-    """Whether the last batch left rows behind, so that the next one takes turns. Initially there may be a backlog."""
-    next_turn: UUID = outbox.FIRST_TURN
 
 
 def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
@@ -107,11 +104,10 @@ def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
 @cache
 def queue_of(topic: str) -> str:
     """Return the queue for the messages of a topic."""
-    task: GatewayTask = WORK_OF[topic]([]).type
-    return task.queue_name
+    return TASK_OF[topic].queue_name
 
 
-def _publish(producer: Producer, rows: Sequence[OutboxRow], avoided: AvoidedQueues) -> None:
+def _publish(producer: Producer, avoided: AvoidedQueues, rows: Sequence[OutboxRow]) -> None:
     """Publish the lists of a batch, bulk lists last; they use the main queue while the bulk queue is avoided."""
     size, avoided_names = settings().message_max_ids, avoided.names()
     lanes = _lanes(rows, size)
@@ -123,9 +119,8 @@ def _publish(producer: Producer, rows: Sequence[OutboxRow], avoided: AvoidedQueu
         waiting = iter(lanes[topic, is_bulk, merchant_id])
         while subjects := list(islice(waiting, size)):
             try:
-                work(subjects).apply_async(
-                    producer=producer, retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True
-                )
+                with publishing_with(producer):
+                    work(subjects).apply_async(retry=False, confirm_timeout=CONFIRM_TIMEOUT_SECONDS, mandatory=True)
             except BROKER_UNAVAILABLE as exc:
                 exc.add_note(f"publishing to {queue}, whose confirm is waited for {CONFIRM_TIMEOUT_SECONDS} s")
                 if refused_by_queue(exc):
@@ -146,42 +141,22 @@ def relay_once(
     repeated publishing of the rows before its own.
 
     Raises:
-        BROKER_UNAVAILABLE, gateway.db.UNAVAILABLE: all rows are still in the outbox, although some may be published.
+        BROKER_UNAVAILABLE, DATABASE_UNAVAILABLE: all rows are still in the outbox, although some may be published.
     """
-    turns, avoided = turns or Turns(), AvoidedQueues() if avoided is None else avoided
-    refusal: Exception | None = None
-    if db.is_pooled():
-        await_notification()  # a waiting transaction would occupy one of the pooler's few sessions
-    try:
-        with db.begin() as connection:
-            outbox.prepare(connection)
-            if not db.is_pooled():
-                await_notification()
-            taken = _take(connection, turns, avoided.names())
-            try:
-                _publish(producer, taken.rows, avoided)
-            except BROKER_UNAVAILABLE as exc:
-                refusal = exc
-                raise
-    except db.UNAVAILABLE:
-        if refusal is not None:  # PostgreSQL ended the idle session while the broker did not answer
-            raise refusal from refusal.__cause__
-        raise
-    turns.backlog, turns.next_turn = taken.more, taken.next_turn
-    return len(taken.rows)
-
-
-def _take(connection: DatabaseConnection, turns: Turns, avoided_queues: set[str]) -> OutboxBatch:
-    """Take a batch: the oldest rows, or with a backlog in turns. There are no turns while a queue is avoided."""
-    without = [topic for topic in Topic if queue_of(topic) in avoided_queues] if avoided_queues else []
-    if turns.backlog and not without:
-        return outbox.take_in_turns(connection, MOST_AT_ONCE, turns.next_turn)
-    return outbox.take(connection, MOST_AT_ONCE, without)
+    avoided = AvoidedQueues() if avoided is None else avoided
+    avoided_names = avoided.names()
+    return outbox.publish_batch(
+        partial(_publish, producer, avoided),
+        BATCH_MAX,
+        turns or Turns(),
+        without=[topic for topic in Topic if queue_of(topic) in avoided_names] if avoided_names else [],
+        await_notification=await_notification,
+    )
 
 
 def _pause_after(published: int) -> float:
-    """Seconds until the next batch."""
-    return min(GATHER_MAX_SECONDS, max(0, published - 1) * GATHER_PER_ROW_SECONDS)
+    """Return the seconds until the next batch."""
+    return min(PAUSE_MAX_SECONDS, max(0, published - 1) * PAUSE_PER_ROW_SECONDS)
 
 
 def _workers_are_busy(producer: Producer, avoided: AvoidedQueues) -> bool:
@@ -190,15 +165,16 @@ def _workers_are_busy(producer: Producer, avoided: AvoidedQueues) -> bool:
 
 
 def _length(channel: Any, name: str) -> int:
-    with doing(f"asking for the length of {name}, for at most {SOCKET_TIMEOUT_SECONDS} s"):
+    with doing(f"waiting for the length of {name} for at most {SOCKET_TIMEOUT_SECONDS} s"):
         length: int = channel.queue_declare(name, passive=True).message_count
     return length
 
 
 def _hold(producer: Producer, avoided: AvoidedQueues, stop: threading.Event) -> None:
-    """While the workers have enough to do, let the outbox gather: a backlog is better served by longer lists.
+    """Wait while the workers are busy, so that rows collect in the outbox and travel in longer lists.
 
-    The calls of one list run concurrently, so a queue full of lone payments would be worked off at a provider's pace.
+    The calls of one list run concurrently. A queue full of lone payments would be processed one provider call after
+    the other.
     """
     until = time.monotonic() + HOLD_SECONDS
     while time.monotonic() < until and not stop.is_set() and _workers_are_busy(producer, avoided):
@@ -206,7 +182,7 @@ def _hold(producer: Producer, avoided: AvoidedQueues, stop: threading.Event) -> 
 
 
 def broker_connection(timeout_seconds: int = SOCKET_TIMEOUT_SECONDS) -> Connection:
-    """A connection that cannot hang: confirms, and socket timeouts beside them."""
+    """Return a connection that cannot hang: with publisher confirms and socket timeouts."""
     connection = app.connection_for_write()
     connection.transport_options = {
         **(connection.transport_options or {}),
@@ -218,61 +194,61 @@ def broker_connection(timeout_seconds: int = SOCKET_TIMEOUT_SECONDS) -> Connecti
 
 
 class Periodic:
-    """Something to do between two batches, at most once in so many seconds."""
+    """An action between two batches, at most once per interval."""
 
-    def __init__(self, seconds: float, do: Callable[[], object]) -> None:
+    def __init__(self, seconds: float, action: Callable[[], object]) -> None:
         self._seconds = seconds
-        self._do = do
+        self._action = action
         self._next = 0.0
 
-    def look(self) -> None:
-        """Do it if its time has come."""
+    def run_if_due(self) -> None:
+        """Run the action if the interval has passed."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._seconds
-            self._do()
+            self._action()
 
 
 def alert_of_outage() -> None:
-    """Raise and deliver the alert that is due, if one is: while the broker is away, alerts cannot travel by it."""
+    """Raise the alert of an outbox that lags, if due, and deliver it: alerts cannot travel by the broker now."""
     upkeep.alert_lagging_outbox()
-    delivery.deliver_overdue()
+    alert_delivery.deliver_overdue()
 
 
 def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
-    """Relay until `stop` is set; an outage of broker or database is waited out."""
+    """Relay until `stop` is set, through outages of broker and database."""
     avoided = AvoidedQueues() if avoided is None else avoided
-    outage = Periodic(OUTAGE_LOOK_SECONDS, alert_of_outage)
-    webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_flow.enqueue_due)
+    outage = Periodic(OUTAGE_ALERT_SECONDS, alert_of_outage)
+    webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_delivery.enqueue_due)
     while not stop.is_set():
         try:
             with (
                 broker_connection() as connection,
                 app.amqp.Producer(connection, auto_declare=False) as producer,
-                db.listening(outbox.CHANNEL) as wait_for_notification,
+                outbox.listening() as wait_for_notification,
             ):
-                hold = Periodic(LOOK_SECONDS, partial(_hold, producer, avoided, stop))
+                hold = Periodic(LENGTH_CHECK_SECONDS, partial(_hold, producer, avoided, stop))
                 turns = Turns()  # there may be a backlog, for which no notification arrives
-                # Each node once: left to itself, kombu would try for ever at intervals of up to 30 s.
+                # Each node once: by default, kombu would retry forever, at intervals of up to 30 s.
                 connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
                 logger.info("relaying to {}", connection.as_uri())
                 while not stop.is_set():
-                    webhooks_due.look()
-                    patience = 0 if turns.backlog else settings().outbox_poll_seconds
-                    published = relay_once(producer, partial(wait_for_notification, patience), turns, avoided)
+                    webhooks_due.run_if_due()
+                    timeout = 0 if turns.backlog else settings().outbox_poll_seconds
+                    published = relay_once(producer, partial(wait_for_notification, timeout), turns, avoided)
                     stop.wait(_pause_after(published))
-                    hold.look()
+                    hold.run_if_due()
         except BROKER_UNAVAILABLE as exc:
-            logger.warning("the broker does not take messages, again in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
-            with suppress(*db.UNAVAILABLE):
-                outage.look()
+            logger.warning("the broker does not take messages, retry in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
+            with suppress(*DATABASE_UNAVAILABLE):
+                outage.run_if_due()
             stop.wait(RETRY_PAUSE_SECONDS)
-        except db.UNAVAILABLE as exc:
-            logger.warning("the database is away, again in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
+        except DATABASE_UNAVAILABLE as exc:
+            logger.warning("the database is unavailable, retry in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
             stop.wait(RETRY_PAUSE_SECONDS)
 
 
 def main() -> int:
-    """Relay until SIGTERM or SIGINT; the batch in hand is finished."""
+    """Relay until SIGTERM or SIGINT; finish the current batch first."""
     argparse.ArgumentParser(prog="python -m tasks.relay", description=__doc__).parse_args()
     configure_logging()
     stop = threading.Event()

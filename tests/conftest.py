@@ -2,14 +2,13 @@
 
 Tests with the mark `unit` use no server; `make unit` runs them alone, where none is. All others run against the
 PostgreSQL and the RabbitMQ of a running stack: `make test` starts one and names its stack.json in GATEWAY_STACK. Those
-of `end_to_end/` drive that stack itself. The others get a database and a virtual host of their own on its servers, so
+of `end_to_end/` drive that stack itself. The others get a separate database and virtual host on its servers, so
 that the stack's relay and workers never see their rows.
 
-`make test` runs several processes of pytest at once. A test that stops a server has the mark `stops_a_server`, and no
-other test runs meanwhile.
+`make test` runs several processes of pytest at once. Those of `end_to_end/faults/` stop servers and roles, so they have
+a stack to themselves.
 """
 
-import fcntl
 import json
 import os
 import tempfile
@@ -123,18 +122,6 @@ def pytest_runtest_makereport() -> Any:
             )
         )
     return report
-
-
-@pytest.fixture(autouse=True)
-def _servers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run a test that stops a server exclusively, by a lock that the other tests share."""
-    if not STACK_FILE:
-        yield
-        return
-    alone = request.node.get_closest_marker("stops_a_server") is not None
-    with (Path(STACK_FILE).parent / "servers.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""HTTP in and out: parse, call the domain, answer. The contract is api.md; no rule of the business lives here."""
+"""The HTTP API: it parses requests, calls the domain, and formats responses. It contains no business rules."""

@@ -1,1 +1,1 @@
-"""The `flask` commands, for operators."""
+"""The commands of `flask --app gateway.app …`, for operators."""

@@ -1,7 +1,7 @@
-"""A small receiver of alerts for development: `flask alert-receiver`.
+"""`flask alert-receiver`: a receiver of alerts for development.
 
-It takes what `ALERT_WEBHOOK_URL` is sent, prints it, and lists the latest alerts as a page and as JSON. It knows no
-users, keeps its list in memory only, and is not for production.
+It accepts the alerts that are sent to `ALERT_WEBHOOK_URL`, prints them, and lists the latest as a page and as JSON. It
+has no authentication, keeps its list in memory, and is not for production.
 """
 
 import json
@@ -18,27 +18,29 @@ from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
+from gateway.cli.support import CommandFailed
+
 KEPT_MAX = 200
 BODY_MAX_BYTES = 1_000_000
 _COLORS = {"critical": "bright_red", "error": "red", "warning": "yellow", "info": "cyan"}
 
 
 class Received(TypedDict):
-    """One body that was POSTed, and when."""
+    """An alert and the time at which it was received."""
 
     received_at: str
     alert: dict[str, Any]
 
 
 def create_receiver(
-    *, fail_with: int | None = None, file: Path | None = None, tell: Callable[[Received], None] = lambda _: None
+    *, fail_with: int | None = None, file: Path | None = None, on_alert: Callable[[Received], None] = lambda _: None
 ) -> Flask:
-    """The receiver as a WSGI application.
+    """Return the receiver as a WSGI application.
 
     Args:
-        fail_with: answer every POST with this HTTP status, after having taken the alert.
-        file: append each alert to this file as a line of JSON.
-        tell: called with each alert.
+        fail_with: status of the response to every POST; the alert is stored all the same.
+        file: each alert is appended to this file as a line of JSON.
+        on_alert: called with each alert.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_MAX_BYTES
@@ -47,7 +49,7 @@ def create_receiver(
 
     @app.post("/", defaults={"path": ""})
     @app.post("/<path:path>")
-    def take(path: str) -> Response:  # noqa: ARG001  # ALERT_WEBHOOK_URL may have any path
+    def receive(path: str) -> Response:  # noqa: ARG001  # ALERT_WEBHOOK_URL may have any path
         body = request.get_json()
         if not isinstance(body, dict):
             return Response("expected a JSON object\n", 422, mimetype="text/plain")
@@ -57,7 +59,7 @@ def create_receiver(
             if file is not None:
                 with file.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(received) + "\n")
-            tell(received)
+            on_alert(received)
         return Response(status=fail_with or 204)
 
     @app.get("/")
@@ -81,12 +83,12 @@ def create_receiver(
 
 
 def _printable(text: str) -> str:
-    """`text` without what a terminal would obey."""
+    """Replace control characters, which a terminal would interpret."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def print_alert(received: Received) -> None:
-    """Show an alert on the terminal."""
+    """Print an alert on the terminal."""
     alert = received["alert"]
     severity = str(alert.get("severity", "?"))
     click.secho(f"{severity.upper():<9}", fg=_COLORS.get(severity), bold=True, nl=False)
@@ -99,21 +101,27 @@ def print_alert(received: Received) -> None:
 @click.command("alert-receiver")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="Port; 0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9000,
+    show_default=True,
+    help="Port to listen on; 0 chooses a free port.",
 )
-@click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="Append each alert to it as a JSON line.")
-@click.option("--fail-with", type=click.IntRange(300, 599), help="Answer with this HTTP status, to see what happens.")
+@click.option(
+    "--file", type=click.Path(dir_okay=False, path_type=Path), help="Append each alert to this file as a line of JSON."
+)
+@click.option("--fail-with", type=click.IntRange(300, 599), help="Respond with this HTTP status, to test failures.")
 def command(*, host: str, port: int, file: Path | None, fail_with: int | None) -> None:
-    """Receive alerts on this machine, print and list them; for development.
+    """Receive, print and list alerts. For development.
 
     Start the gateway with ALERT_WEBHOOK_URL=http://127.0.0.1:9000 and open that address in a browser.
-    GET /alerts.json lists the alerts as JSON, DELETE / forgets them. Ctrl-C ends it.
+    GET /alerts.json lists the alerts as JSON, DELETE / removes them. Press Ctrl-C to stop.
     """
-    app = create_receiver(fail_with=fail_with, file=file, tell=print_alert)
+    app = create_receiver(fail_with=fail_with, file=file, on_alert=print_alert)
     try:
         server = make_server(host, port, app, threaded=True)
     except OSError as exc:
-        raise click.ClickException(f"Cannot listen on {host}:{port}: {exc.strerror}") from exc
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # alerts are to be seen here, not requests
+        raise CommandFailed(f"Cannot listen on {host}:{port}: {exc.strerror}") from exc
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # show the alerts, not the requests
     click.echo(f"Waiting for alerts: ALERT_WEBHOOK_URL=http://{host}:{server.server_port}")
     server.serve_forever()

@@ -1,26 +1,24 @@
-"""`flask balances`: whether every balance is what the ledger adds up to."""
+"""`flask balances`: compare the balances with the ledger."""
 
 import sys
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.cli.support import reports_errors
 from gateway.flows import balances
-from gateway.reasons import reason_of
 
 
 @click.command("balances")
+@reports_errors
 def command() -> None:
-    """Compare every merchant's balance with the whole ledger, on one snapshot, beside running payments.
+    """Compare every merchant's balance with the whole ledger.
 
-    Beat does so every night. Exit status: 0 when they agree, 1 when some differ (a critical alert is raised), 2 when
-    the check could not be made.
+    The command reads one snapshot of the database and can run at any time. Beat runs the same check every night.
+
+    Exit status: 0 if all balances agree, 1 if some differ (a critical alert is raised), 75 if the check failed because
+    of the database.
     """
-    try:
-        found = balances.check()
-    except SQLAlchemyError as exc:
-        click.echo(f"Error: The balances could not be checked: {reason_of(exc)}", err=True)
-        sys.exit(2)
+    found = balances.check()
     for row in found:
         click.echo(f"{row.merchant_id} {row.currency}: kept {row.kept or 'nothing'}, posted {row.posted or 'nothing'}")
     click.echo("Settled/refunded/fees differ from the ledger." if found else "Every balance agrees with the ledger.")

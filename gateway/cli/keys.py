@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gateway import db
-from gateway.cli.support import actor, reports_errors
+from gateway.cli.support import CommandFailed, actor, json_option, reports_errors
 from gateway.domain.shared import audit
 from gateway.ids import rfc3339
 from gateway.security import device_tokens
@@ -19,16 +19,16 @@ from gateway.security.signing_keys import OVERLAP_SECONDS, KeyState, SigningKey,
 
 @click.group("keys")
 def command() -> None:
-    """Rotate the keys that sign access tokens."""
+    """List, rotate and revoke the keys that sign access tokens."""
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
 def list_keys(*, as_json: bool) -> None:
-    """List the signing keys, lowest first.
+    """List the signing keys, oldest first.
 
-    next: published, signs later. signing. verifying: of tokens that it signed before. retired: no more, deleted by the
-    next rotation.
+    States: next (published, will sign later), signing, verifying (verifies the tokens that it has signed), retired
+    (not used any more; the next rotation deletes it).
     """
     shown = [_represent(key, state) for key, state in key_ring().with_states()]
     if as_json:
@@ -45,24 +45,24 @@ def _represent(key: SigningKey, state: KeyState) -> dict[str, Any]:
 
 @command.command("rotate")
 def rotate() -> None:
-    """Make a new signing key and delete the retired ones, while everything runs.
+    """Create a new signing key and delete the retired keys, without a restart.
 
-    The new key is published at once and signs ten minutes later, when every host and cache has it. The old one goes on
-    verifying until its last token has expired. A key that leaked: rotate, then delete its file.
+    The new key is published immediately and signs ten minutes later, when every host and cache has it. The old key
+    verifies until its last token has expired. If a key has leaked, rotate, then delete its file.
 
-    Exit status: 1 when a key waits to sign already, or when the folder cannot be written to.
+    Exit status: 1 if the previous new key does not sign yet, or if the folder is not writable.
     """
     ring = key_ring()
     try:
         for path in ring.remove_retired():
-            click.echo(f"{path.name} is retired; deleted.")
+            click.echo(f"{path.name} was retired and is deleted.")
         added = ring.add_key()
     except OSError as exc:
-        raise click.ClickException(f"KEYS_DIR cannot be written to: {exc}") from exc
+        raise CommandFailed(f"KEYS_DIR is not writable: {exc}") from exc
     if added is None:
-        raise click.ClickException("A new key waits to sign already; see `flask keys list`.")
+        raise CommandFailed("The previous new key does not sign yet; see `flask keys list`.")
     signs_at = datetime.now(UTC) + timedelta(seconds=OVERLAP_SECONDS)
-    click.echo(f"{added.name} is published; it signs from {signs_at:%Y-%m-%d %H:%M:%S} UTC on.")
+    click.echo(f"{added.name} is published. It signs from {signs_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 @command.command("revoke-all")
@@ -71,9 +71,9 @@ def rotate() -> None:
 def revoke_all(*, yes: bool) -> None:
     """Revoke all access tokens and all device tokens.
 
-    Use it after a restore of the database, which makes revoked tokens valid again, and after a leak of keys. A new key
+    Run it after a restore of the database, which makes revoked tokens valid again, and after a leak of keys. A new key
     signs immediately, and all other keys are deleted. Within about a second every process that shares KEYS_DIR rejects
-    the old tokens. Programs must get new tokens from /oauth/token. Users must log in again, from devices that count as
+    the old tokens. Programs must get new tokens from /oauth/token. Users must log in again, and their devices count as
     unknown. Client secrets and webhook secrets stay valid.
 
     Exit status: 1 if it was not confirmed or the folder is not writable, 75 if the database with the audit log is
@@ -87,7 +87,7 @@ def revoke_all(*, yes: bool) -> None:
             made, deleted = key_ring().replace_all()
             device_tokens.revoke_all()
     except OSError as exc:
-        raise click.ClickException(f"KEYS_DIR cannot be written to: {exc}") from exc
+        raise CommandFailed(f"KEYS_DIR is not writable: {exc}") from exc
     for path in deleted:
         click.echo(f"{path.name} was deleted.")
     click.echo(f"{made.name} signs from now on. All tokens that were issued before are rejected within about a second.")

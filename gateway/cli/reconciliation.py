@@ -1,4 +1,4 @@
-"""`flask reconcile`: a reconciliation now, on the operator's terminal."""
+"""`flask reconcile`: run a reconciliation."""
 
 import json
 import sys
@@ -9,28 +9,28 @@ from typing import Any
 import click
 
 from gateway import db
+from gateway.cli.support import CommandFailed, json_option, reports_errors
 from gateway.domain.reconciliation import runs as reconciliation_runs
 from gateway.domain.reconciliation.runs import LISTED_MAX, Run
-from gateway.errors import GatewayError
+from gateway.errors import PermanentError
 from gateway.flows.reconciliation import reconcile
 from gateway.models.reconciliation import DISCREPANCY_KINDS
-from gateway.reasons import reason_of
 
 LISTED_DEFAULT = 20
-FOUND = 1
-"""Exit status when there are discrepancies."""
+DISCREPANCIES_FOUND = 1
+"""Exit status if there are discrepancies."""
 
 _TOTALS = ("transactions", "settlements", "refunds", "fees", "net", "ledger_debits", "ledger_credits")
 
 
-class NotCompared(click.ClickException):
-    """The comparison could not be made."""
+class ReconciliationFailed(CommandFailed):
+    """The reconciliation was not carried out."""
 
     exit_code = 2
 
 
 class _Time(click.ParamType[datetime]):
-    """A point in time; without an offset it is UTC, a date is its midnight."""
+    """A point in time, in UTC unless it has an offset; a date means midnight."""
 
     name = "time"
 
@@ -43,39 +43,42 @@ class _Time(click.ParamType[datetime]):
 
 
 @click.command("reconcile")
-@click.option("--from", "period_from", type=_Time(), help="Only what completed or settled at this time or later.")
-@click.option("--to", "period_to", type=_Time(), help="Only what completed or settled before this time; default: now.")
+@click.option(
+    "--from", "period_from", type=_Time(), help="Include only what completed or settled at this time or later."
+)
+@click.option(
+    "--to", "period_to", type=_Time(), help="Include only what completed or settled before this time. [default: now]"
+)
 @click.option(
     "--limit",
     type=click.IntRange(0, LISTED_MAX),
     default=LISTED_DEFAULT,
     show_default=True,
-    help="Show at most so many discrepancies.",
+    help="Maximum number of discrepancies to show.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@json_option
+@reports_errors
 def command(*, period_from: datetime | None, period_to: datetime | None, limit: int, as_json: bool) -> None:
-    """Compare transactions with settlements and the ledger now, as every night.
+    """Compare transactions, settlements and the ledger.
 
-    Times are UTC unless they name an offset, such as 2026-11-01 or 2026-11-01T12:00:00+01:00. What is found is stored,
-    and one alert tells about it.
+    Beat does the same every night. Times are in UTC unless they have an offset, such as 2026-11-01 or
+    2026-11-01T12:00:00+01:00. Discrepancies are stored, and one alert reports them.
 
-    Exit status: 0 when everything agrees, 1 when discrepancies were found, 2 when the comparison could not be made
-    (another one is under way, it took longer than RECONCILIATION_TIMEOUT_SECONDS, the database is away) or the
-    command was called wrongly.
+    Exit status: 0 if everything agrees, 1 if there are discrepancies, 2 if the reconciliation was not carried out
+    (another one is running, it took longer than RECONCILIATION_TIMEOUT_SECONDS, or the command was called
+    incorrectly), 75 if it failed because of the database.
     """
     try:
         run = reconcile(period_from, period_to)
         with db.begin() as connection:
             found = reconciliation_runs.found_by(connection, run.id, limit)
-    except GatewayError as exc:
-        raise NotCompared(exc.detail) from exc
-    except db.UNAVAILABLE as exc:
-        raise NotCompared(f"The database cannot be reached: {reason_of(exc)}") from exc
+    except PermanentError as exc:
+        raise ReconciliationFailed(exc.detail) from exc
     if as_json:
         click.echo(json.dumps({**reconciliation_runs.represent(run), "discrepancies": found}, indent=2))
     else:
         _print(run, found)
-    sys.exit(FOUND if run.discrepancies else 0)
+    sys.exit(DISCREPANCIES_FOUND if run.discrepancies else 0)
 
 
 def _print(run: Run, found: Sequence[dict[str, Any]]) -> None:

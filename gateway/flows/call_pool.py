@@ -19,9 +19,9 @@ SHARE = 8
 T = TypeVar("T")
 
 
-def _share_of(free: int, in_hand: int) -> int:
-    """Return the largest n with in_hand + n <= SHARE * (free - n)."""
-    return max(0, (SHARE * free - in_hand) // (SHARE + 1))
+def _share_of(free: int, in_progress: int) -> int:
+    """Return the largest n with in_progress + n <= SHARE * (free - n)."""
+    return max(0, (SHARE * free - in_progress) // (SHARE + 1))
 
 
 class CallPool:
@@ -31,7 +31,7 @@ class CallPool:
         self._size = threads + -(-threads // SHARE)
         self._changed = threading.Condition()  # reentrant
         self._calls: dict[Future[Any], UUID] = {}
-        self._in_hand: Counter[UUID] = Counter()
+        self._by_merchant: Counter[UUID] = Counter()
         self._executor = self._new_executor()
 
     def _new_executor(self) -> ThreadPoolExecutor:
@@ -40,10 +40,10 @@ class CallPool:
     @property
     def is_crowded(self) -> bool:
         """Whether more than half of the threads are taken."""
-        return self.in_hand > self._size // 2
+        return self.in_progress > self._size // 2
 
     @property
-    def in_hand(self) -> int:
+    def in_progress(self) -> int:
         """The number of calls that have not ended."""
         with self._changed:
             return len(self._calls)
@@ -52,7 +52,7 @@ class CallPool:
         """Return how many calls may start now; it never decreases until a call starts."""
         with self._changed:
             free = max(0, self._size - len(self._calls))
-            of_merchants = {id: _share_of(free, in_hand) for id, in_hand in self._in_hand.items()}
+            of_merchants = {id: _share_of(free, calls) for id, calls in self._by_merchant.items()}
         return Room(free, min(free, max(1, _share_of(free, 0))), of_merchants)
 
     def start(self, merchant_id: UUID, call: Callable[[], T]) -> "Future[T]":
@@ -60,7 +60,7 @@ class CallPool:
         future = self._executor.submit(call)
         with self._changed:
             self._calls[future] = merchant_id
-            self._in_hand[merchant_id] += 1
+            self._by_merchant[merchant_id] += 1
         future.add_done_callback(self._release)
         return future
 
@@ -81,7 +81,7 @@ class CallPool:
         with self._changed:
             merchant_id = self._calls.pop(future, None)
             if merchant_id is not None:
-                self._in_hand[merchant_id] -= 1
-                if not self._in_hand[merchant_id]:
-                    del self._in_hand[merchant_id]
+                self._by_merchant[merchant_id] -= 1
+                if not self._by_merchant[merchant_id]:
+                    del self._by_merchant[merchant_id]
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """Send claimed instructions to their providers: concurrently, bounded in time, without a database connection.
 
-A message does not wait for slow calls: they continue in the background, and their answers are recorded on arrival.
+A message does not wait for slow calls: they continue in the background, and their outcomes are recorded on arrival.
 """
 
 import time
@@ -18,7 +18,7 @@ from gateway import db
 from gateway.config import settings
 from gateway.domain.payments.attempts import AttemptClaim, Claimed, Recorded, Room
 from gateway.flows.call_pool import CallPool
-from gateway.flows.late_answers import LateAnswers, LateCall, LateCallList
+from gateway.flows.late_outcomes import LateCall, LateCallList, LateOutcomes
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
 from gateway.providers import registry
 from gateway.providers.base import Provider
@@ -26,14 +26,14 @@ from gateway.reasons import reason_of
 from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
-"""Answers that are there by then are recorded at once, so that a slow call does not delay its neighbours."""
+"""Outcomes that arrive within this time are recorded at once, so that a slow call does not delay its neighbours."""
 CROWDED_WAVE_SECONDS = 0.03
-"""The same while most threads are busy: the next message shall get the threads that become free."""
+"""The same while most threads are busy, so that the next message gets the threads that become free."""
 IDLE_WAIT_SECONDS = 0.5
 """How long a message waits for its calls if the process has no others: the latency of a typical provider."""
-ANSWER_MARGIN_SECONDS = 1
+CALL_MARGIN_SECONDS = 1
 ROOM_SECONDS = 0.1
-NOTES = 4
+MARKS = 4
 """How many times per `stuck_after_seconds` the rows that find no room are marked as not stuck."""
 CLOSE_MARGIN_SECONDS = 10
 
@@ -41,37 +41,37 @@ ClaimT = TypeVar("ClaimT", bound=AttemptClaim[Any])
 
 
 @dataclass(slots=True)
-class Handled:
-    """What a list of transactions or refunds came to, by what its message has to do next."""
+class ProcessedList:
+    """The transactions or refunds of a list, by what its message must do next with them."""
 
     completed: list[UUID] = field(default_factory=list)
     retry: list[UUID] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
     busy_seconds: int = field(default=0, compare=False)
-    """When to come back to them; see `gateway.domain.payments.attempts.Claimed`."""
-    alone: list[UUID] = field(default_factory=list)
+    """The time until the leases of the busy ones expire; see `gateway.domain.payments.attempts.Claimed`."""
+    interrupted: list[UUID] = field(default_factory=list)
+    """The worker of their last attempt died: each must be retried alone."""
     dead: list[UUID] = field(default_factory=list)
     """Out of attempts, or nonexistent: for the dead-letter queue."""
     waiting: list[UUID] = field(default_factory=list)
     """Their merchant has too many calls in progress here: nothing was claimed or attempted."""
-    in_hand: list[UUID] = field(default_factory=list)
+    in_progress: list[UUID] = field(default_factory=list)
     """Their calls continue in the background. They are checked when the lease expires, in case this process dies."""
 
     @classmethod
-    def before_the_calls(cls, claimed: Claimed[Any]) -> "Handled":
-        """What claiming told of those that were not claimed."""
-        dead = claimed.exhausted + claimed.nonexistent
+    def of_unclaimed(cls, claimed: Claimed[Any]) -> "ProcessedList":
+        """Return the ids that were not claimed."""
         return cls(
             completed=claimed.completed,
             busy=claimed.busy,
             busy_seconds=claimed.busy_seconds,
-            alone=claimed.interrupted,
-            dead=dead,
+            interrupted=claimed.interrupted,
+            dead=claimed.exhausted + claimed.nonexistent,
             waiting=claimed.waiting,
         )
 
-    def note(self, claim: AttemptClaim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
-        """Sort an instruction by what was recorded of it; None: another worker had finished it."""
+    def add(self, claim: AttemptClaim[Any], outcome: Outcome, recorded: Recorded | None) -> None:
+        """Add an instruction according to its recorded status; None: another worker had finished it."""
         id = claim.instruction.id
         if recorded is not None and recorded.status == "completed":
             self.completed.append(id)
@@ -83,30 +83,30 @@ class Handled:
             log_frequent(__name__, line)
 
 
-Follow = Callable[[Handled], None]
-"""A callback for the results of calls that were answered after their message had been handled."""
+LateCallback = Callable[[ProcessedList], None]
+"""A callback for the outcomes that arrive after their message has been handled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording(Generic[ClaimT]):
-    """How outcomes are stored, and counted."""
+    """How outcomes are recorded, and counted."""
 
     record: Callable[[Connection, Sequence[tuple[ClaimT, Outcome]]], Sequence[Recorded]]
     count: Callable[[Recorded], None]
 
-    def into(self, handled: Handled, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
-        """Store `outcomes`, and sort them into `handled`."""
+    def record_into(self, processed: ProcessedList, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> ProcessedList:
+        """Record `outcomes`, add them to `processed`, and return it."""
         with db.autocommit() as connection:
             recorded = {row.id: row for row in self.record(connection, outcomes)}
         for claim, outcome in outcomes:
-            handled.note(claim, outcome, recorded.get(claim.instruction.id))
+            processed.add(claim, outcome, recorded.get(claim.instruction.id))
         for row in recorded.values():
             self.count(row)
-        return handled
+        return processed
 
-    def store(self, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> Handled:
-        """Store `outcomes`; return them classified."""
-        return self.into(Handled(), outcomes)
+    def record_late(self, outcomes: Sequence[tuple[ClaimT, Outcome]]) -> ProcessedList:
+        """Record `outcomes` of calls whose message has been handled."""
+        return self.record_into(ProcessedList(), outcomes)
 
 
 @cache
@@ -115,13 +115,13 @@ def _pool() -> CallPool:
 
 
 @cache
-def _late_answers() -> LateAnswers:
-    return LateAnswers()
+def _late_outcomes() -> LateOutcomes:
+    return LateOutcomes()
 
 
 def room() -> Room:
     """Return how many calls may start now."""
-    return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / NOTES)
+    return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / MARKS)
 
 
 def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
@@ -135,54 +135,56 @@ def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
 
 def close() -> None:
     """Finish the calls in progress before this process ends."""
-    if _late_answers.cache_info().currsize:
-        _late_answers().close(_limit_seconds() + CLOSE_MARGIN_SECONDS)
-        _late_answers.cache_clear()
+    if _late_outcomes.cache_info().currsize:
+        _late_outcomes().close(_limit_seconds() + CLOSE_MARGIN_SECONDS)
+        _late_outcomes.cache_clear()
 
 
-def carry_out(claimed: Claimed[ClaimT], recording: Recording[ClaimT], follow: Callable[[], Follow] | None) -> Handled:
-    """Send the claimed instructions and store the outcomes, the quick ones first.
+def execute(
+    claimed: Claimed[ClaimT], recording: Recording[ClaimT], late_callback: Callable[[], LateCallback] | None
+) -> ProcessedList:
+    """Send the claimed instructions and record the outcomes, the quick ones first.
 
-    Slow calls continue in the background: `follow` creates the callback for their results, which runs in another
-    thread. Without it, the function waits for all calls.
+    Slow calls continue in the background: `late_callback` creates the callback for their outcomes, which runs in
+    another thread. Without it, the function waits for all calls.
     """
-    handled = Handled.before_the_calls(claimed)
+    processed = ProcessedList.of_unclaimed(claimed)
     if not claimed.claims:
-        return handled
-    was_idle = _pool().in_hand == 0
+        return processed
+    was_idle = _pool().in_progress == 0
     first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
     began = time.monotonic()
-    calls = {_pool().start(claim.merchant_id, partial(ask_provider, claim)): claim for claim in claimed.claims}
-    waiting = _record_answered(calls, first_wave_seconds, recording, handled)
-    if waiting and was_idle and follow is not None:
-        waiting = _record_answered(waiting, IDLE_WAIT_SECONDS - FIRST_WAVE_SECONDS, recording, handled)
-    if not waiting:
-        return handled
-    if follow is None:
-        if silent := _record_answered(waiting, _limit_seconds(), recording, handled):
-            late = _abandon(list(silent))
-            recording.into(handled, [(claim, late) for claim in silent.values()])
-        return handled
-    handled.in_hand = [claim.instruction.id for claim in waiting.values()]
+    calls = {_pool().start(claim.merchant_id, partial(call_provider, claim)): claim for claim in claimed.claims}
+    running = _record_ended(calls, first_wave_seconds, recording, processed)
+    if running and was_idle and late_callback is not None:
+        running = _record_ended(running, IDLE_WAIT_SECONDS - FIRST_WAVE_SECONDS, recording, processed)
+    if not running:
+        return processed
+    if late_callback is None:
+        if overdue := _record_ended(running, _limit_seconds(), recording, processed):
+            outcome = _abandon(list(overdue))
+            recording.record_into(processed, [(claim, outcome) for claim in overdue.values()])
+        return processed
+    processed.in_progress = [claim.instruction.id for claim in running.values()]
     overdue_at, lease_until = began + _limit_seconds(), began + settings().claim_lease_seconds
-    of_list: LateCallList[ClaimT] = LateCallList(recording.store, follow(), _abandon)
-    late_calls = [LateCall(claim, call, overdue_at, lease_until, of_list) for call, claim in waiting.items()]
-    _late_answers().take_over(late_calls)
-    return handled
+    of_list: LateCallList[ClaimT] = LateCallList(recording.record_late, late_callback(), _abandon)
+    late_calls = [LateCall(claim, call, overdue_at, lease_until, of_list) for call, claim in running.items()]
+    _late_outcomes().add(late_calls)
+    return processed
 
 
 def _limit_seconds() -> float:
-    return 2 * settings().provider_timeout_seconds + ANSWER_MARGIN_SECONDS
+    return 2 * settings().provider_timeout_seconds + CALL_MARGIN_SECONDS
 
 
-def _record_answered(
-    calls: dict["Future[Outcome]", ClaimT], seconds: float, recording: Recording[ClaimT], handled: Handled
+def _record_ended(
+    calls: dict["Future[Outcome]", ClaimT], seconds: float, recording: Recording[ClaimT], processed: ProcessedList
 ) -> dict["Future[Outcome]", ClaimT]:
-    """Store the outcomes that arrive within `seconds`; return the other calls."""
-    answered, waiting = wait(calls, timeout=seconds)
-    if answered:
-        recording.into(handled, [(calls[call], call.result()) for call in answered])
-    return {call: claim for call, claim in calls.items() if call in waiting}
+    """Record the outcomes that arrive within `seconds`; return the calls that still run."""
+    ended, running = wait(calls, timeout=seconds)
+    if ended:
+        recording.record_into(processed, [(calls[call], call.result()) for call in ended])
+    return {call: claim for call, claim in calls.items() if call in running}
 
 
 def _abandon(calls: Sequence["Future[Outcome]"]) -> Outcome:
@@ -190,8 +192,8 @@ def _abandon(calls: Sequence["Future[Outcome]"]) -> Outcome:
     return Unknown("provider_timeout", f"No answer within {_limit_seconds():g} s.")
 
 
-def ask_provider(claim: AttemptClaim[Any]) -> Outcome:
-    """The outcome of one attempt. A lost answer is followed by a status query before anything else."""
+def call_provider(claim: AttemptClaim[Any]) -> Outcome:
+    """Send one instruction; return its outcome. An unknown outcome is followed by a status query."""
     started = time.perf_counter()
     instruction = claim.instruction
     try:
@@ -203,7 +205,7 @@ def ask_provider(claim: AttemptClaim[Any]) -> Outcome:
         outcome = _send(provider, instruction)
         if isinstance(outcome, Unknown):
             outcome = _status(provider, instruction)
-    except Exception as exc:  # noqa: BLE001  # an adapter that raises has told nothing about the money
+    except Exception as exc:  # noqa: BLE001  # the exception does not tell whether the money moved
         with _log_context(claim):
             logger.exception("the adapter of {} raised", claim.provider)
         outcome = Unknown(ADAPTER_ERROR, reason_of(exc))

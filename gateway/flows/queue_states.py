@@ -1,4 +1,4 @@
-"""The state of the queues, which relay and workers record and for which the relay raises alerts."""
+"""Record the state of the queues as the relay and the workers observe it, and raise alerts."""
 
 import time
 from collections.abc import Sequence
@@ -10,8 +10,10 @@ from gateway.domain.operations import queue_states
 from gateway.domain.operations.queue_states import Observation
 from gateway.flows import alerts as delivery
 
+__all__ = ["Observation", "note_taken", "record"]
+
 NOTE_SECONDS = 10.0
-"""Minimum interval at which a process records that it consumes a queue."""
+"""The minimum interval at which a process records that it consumes a queue."""
 DIRECT_SECONDS = 5
 """An alert that waits longer is delivered without the broker."""
 
@@ -22,7 +24,7 @@ _lock = Lock()
 def record(observations: Sequence[Observation]) -> None:
     """Store the observations of the relay, and raise the alerts that are due.
 
-    While the queue of the alerts does not work, this process delivers them.
+    While the queue of the alerts does not work, deliver the alerts in this process.
     """
     with db.begin() as connection:
         queue_states.observe(connection, observations)

@@ -14,6 +14,8 @@ from gateway.domain.reconciliation.runs import ReconciliationRunning, Run
 from gateway.errors import PermanentError
 from gateway.reasons import reason_of
 
+__all__ = ["ReconciliationCanceled", "ReconciliationRunning", "reconcile", "reconcile_as_requested"]
+
 
 class ReconciliationCanceled(PermanentError):
     """PostgreSQL canceled the reconciliation."""

@@ -7,6 +7,8 @@ from gateway import db
 from gateway.domain.payments import recovery
 from gateway.domain.payments.recovery import Unfinished
 
+__all__ = ["Unfinished", "unfinished_refunds", "unfinished_transactions"]
+
 
 def unfinished_transactions(ids: Sequence[UUID]) -> Unfinished:
     """Return the `ids` whose newest attempt has no outcome: a worker processes them, or died."""

@@ -8,16 +8,22 @@ from gateway.config import settings
 from gateway.domain.payments import refunding
 from gateway.domain.payments.attempts import Recorded
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
+from gateway.flows.provider_calls import LateCallback, ProcessedList, Recording, execute
 from gateway.states import RefundStatus
 from gateway.telemetry import REFUNDS
 
 
-def refund(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
-    """Carry out each refund of `ids` that may be attempted, and record the outcomes; see `carry_out` for `follow`."""
+def refund(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
+    """Send each refund of `ids` that may be attempted, and record the outcomes; see `execute` for `late_callback`."""
     with db.autocommit() as connection:
         claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
-    return carry_out(claimed, _RECORDING, follow)
+    return execute(claimed, _RECORDING, late_callback)
+
+
+def exhaust(ids: Sequence[UUID], error: str) -> None:
+    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
+    with db.begin() as connection:
+        refunding.exhaust(connection, ids, error)
 
 
 def _count(recorded: Recorded) -> None:

@@ -8,16 +8,22 @@ from gateway.config import settings
 from gateway.domain.payments import settling
 from gateway.domain.payments.attempts import Recorded
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import Follow, Handled, Recording, carry_out
+from gateway.flows.provider_calls import LateCallback, ProcessedList, Recording, execute
 from gateway.states import TransactionStatus
 from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
 
 
-def settle(ids: Sequence[UUID], task_id: str, follow: Callable[[], Follow] | None = None) -> Handled:
-    """Charge each of `ids` that may be charged, and record the outcomes; see `carry_out` for `follow`."""
+def settle(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
+    """Charge each of `ids` that may be charged, and record the outcomes; see `execute` for `late_callback`."""
     with db.autocommit() as connection:
         claimed = settling.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
-    return carry_out(claimed, _RECORDING, follow)
+    return execute(claimed, _RECORDING, late_callback)
+
+
+def exhaust(ids: Sequence[UUID], error: str) -> None:
+    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
+    with db.begin() as connection:
+        settling.exhaust(connection, ids, error)
 
 
 def _count(recorded: Recorded) -> None:

@@ -9,13 +9,14 @@ import aiohttp
 from loguru import logger
 from yarl import URL
 
+from gateway import USER_AGENT
 from gateway.config import settings
 from gateway.domain.webhooks.deliveries import DeliveryClaim, DeliveryResult
 from gateway.ids import utc_now
 from gateway.reasons import reason_of
 from gateway.security import encryption, public_http, webhook_signatures
 from gateway.security.encryption import UnreadableSecret
-from gateway.security.public_http import AnswerTooLong
+from gateway.security.public_http import ResponseTooLong
 
 CALL_SECONDS = 15.0
 """Maximum time from the DNS lookup to the status of the response."""
@@ -23,7 +24,6 @@ ANSWER_SECONDS = 1.0
 ANSWER_MAX_BYTES = 16_384
 """Limits within which the body of a response is read so that the connection can be reused. The body is discarded."""
 ERROR_MAX_LENGTH = 200
-USER_AGENT = "payment-gateway-webhooks/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Attempt:
 
 
 def session() -> aiohttp.ClientSession:
-    """Return the HTTP client for `call`; see `outbound.session`."""
+    """Return the HTTP client for `call`; see `public_http.session`."""
     return public_http.session(
         allow_loopback=settings().webhook_allow_loopback, user_agent=USER_AGENT, timeout_seconds=CALL_SECONDS
     )
@@ -55,7 +55,7 @@ async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> Attempt:
         error = exc.title()
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         error = describe(exc)
-        is_excessive = isinstance(_root_of(exc), AnswerTooLong)
+        is_excessive = isinstance(_root_of(exc), ResponseTooLong)
     except Exception as exc:  # noqa: BLE001  # this delivery failed; the others continue
         logger.exception("delivery {} raised", claim.id)
         error = type(exc).__name__
@@ -75,7 +75,7 @@ async def _post(session: aiohttp.ClientSession, claim: DeliveryClaim) -> int:
     }
     url = URL(claim.url, encoded=True)
     async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
-        with suppress(TimeoutError, aiohttp.ClientError, AnswerTooLong, IncompleteReadError):
+        with suppress(TimeoutError, aiohttp.ClientError, ResponseTooLong, IncompleteReadError):
             async with timeout(ANSWER_SECONDS):
                 await answer.content.readexactly(ANSWER_MAX_BYTES)  # shorter bodies raise IncompleteReadError
     return answer.status

@@ -1,1 +1,1 @@
-"""Payment providers: one module each, behind the Protocol of `base`."""
+"""Payment providers: one adapter each, which implements the Protocol of `base`."""

@@ -1,4 +1,4 @@
-"""What the gateway needs of a provider."""
+"""The interface of a provider adapter."""
 
 from typing import Protocol
 
@@ -6,37 +6,37 @@ from gateway.outcomes import Charge, Outcome, Refund
 
 
 class Provider(Protocol):
-    """A payment service provider. Calls are bounded in time, thread-safe, and never raise for an outcome."""
+    """A payment service provider. Calls have a time limit, are thread-safe, and return outcomes instead of raising."""
 
     @property
     def name(self) -> str:
-        """The stable name that transactions and settlements carry."""
+        """The stable name that transactions and settlements store."""
         ...
 
     def supports(self, currency: str) -> bool:
-        """Whether this provider takes payments in `currency` (ISO 4217)."""
+        """Return whether this provider processes payments in `currency` (ISO 4217)."""
         ...
 
     def accepts(self, payment_method: str) -> bool:
-        """Whether `payment_method` is one of its tokens, as far as can be told without asking it."""
+        """Return whether `payment_method` may be one of its tokens, without a call."""
         ...
 
     def charge(self, charge: Charge) -> Outcome:
-        """Charge, at most once per `charge.idempotency_key` however often it is called."""
+        """Charge at most once per `charge.idempotency_key`, however often it is called."""
         ...
 
     def status(self, charge: Charge) -> Outcome:
-        """What became of the attempts up to `charge.attempt`.
+        """Query the outcome of the attempts up to `charge.attempt`.
 
-        `Unavailable` means that the provider has no such charge, so that charging is safe. A query that fails
-        itself is `Unknown`.
+        `Unavailable` means that the provider has no such charge, so charging is safe. If the query itself fails, the
+        outcome is `Unknown`.
         """
         ...
 
     def refund(self, refund: Refund) -> Outcome:
-        """Give money back, at most once per `refund.idempotency_key` however often it is called."""
+        """Refund at most once per `refund.idempotency_key`, however often it is called."""
         ...
 
     def refund_status(self, refund: Refund) -> Outcome:
-        """What became of the attempts up to `refund.attempt`; see `status`."""
+        """Query the outcome of the attempts up to `refund.attempt`; see `status`."""
         ...

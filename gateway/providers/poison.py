@@ -1,7 +1,6 @@
-"""Payment methods that break the process that uses them, to prove that the gateway outlives it.
+"""Payment methods that kill or block the process that charges them, for tests of the gateway's recovery.
 
-They exist only where `gateway.config.runs_under_test` says so; elsewhere they are payment methods like any unknown
-one.
+They exist in test stacks only (`gateway.config.runs_under_test`); elsewhere they are unknown payment methods.
 """
 
 import os
@@ -11,18 +10,18 @@ import threading
 from gateway.config import runs_under_test
 
 KILL_WORKER = "tok_test_kill_worker"
-"""The process that charges it kills itself with SIGKILL, each time."""
+"""The process that charges it kills itself with SIGKILL every time."""
 HANG = "tok_test_hang"
 """The call that charges it never returns."""
 
 
 def is_poison(payment_method: str) -> bool:
-    """Whether `payment_method` is one of these, and this process one that may be broken."""
+    """Return whether `payment_method` is one of these and this process belongs to a test stack."""
     return payment_method in {KILL_WORKER, HANG} and runs_under_test()
 
 
-def take(payment_method: str) -> None:
-    """Do what the payment method says; returns at once for every other one."""
+def apply(payment_method: str) -> None:
+    """Kill or block this process if the payment method is one of these."""
     if not is_poison(payment_method):
         return
     if payment_method == KILL_WORKER:

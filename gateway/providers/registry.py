@@ -1,7 +1,7 @@
-"""The providers of this installation, by name.
+"""The configured providers, by name.
 
-A transaction stays with the provider that it was routed to. So every provider that is configured can be asked, and
-`PROVIDERS` only says which ones get new payments, in order of preference.
+A transaction stays with the provider to which it was routed. Therefore every configured provider can be called, and
+`PROVIDERS` only lists those of new payments, in order of preference.
 """
 
 from collections.abc import Mapping
@@ -9,22 +9,22 @@ from functools import cache
 
 from gateway.config import settings
 from gateway.providers.base import Provider
-from gateway.providers.sandbox import Sandbox
-from gateway.providers.simulated import Simulated
+from gateway.providers.sandbox import SandboxProvider
+from gateway.providers.simulated import SimulatedProvider
 
 
 @cache
 def configured() -> Mapping[str, Provider]:
-    """All providers that this process can call, by name."""
+    """Return all providers that this process can call, by name."""
     config = settings()
-    providers: list[Provider] = [Simulated()]
+    providers: list[Provider] = [SimulatedProvider()]
     if config.sandbox_acquirer_url is not None:
-        providers.append(Sandbox(config.sandbox_acquirer_url, config.provider_timeout_seconds))
+        providers.append(SandboxProvider(config.sandbox_acquirer_url, config.provider_timeout_seconds))
     return {provider.name: provider for provider in providers}
 
 
 def provider(name: str) -> Provider:
-    """The provider of this name, listed in `PROVIDERS` or not.
+    """Return the provider of this name, whether `PROVIDERS` lists it or not.
 
     Raises:
         LookupError: it is not configured in this process.
@@ -37,10 +37,10 @@ def provider(name: str) -> Provider:
 
 @cache
 def preferred() -> tuple[Provider, ...]:
-    """The providers that new payments are routed to, the preferred one first."""
+    """Return the providers to which new payments are routed, in order of preference."""
     return tuple(provider(name) for name in settings().providers)
 
 
 def accepts(payment_method: str) -> bool:
-    """Whether a provider that gets new payments knows this payment method."""
+    """Return whether a provider of new payments accepts this payment method."""
     return any(provider.accepts(payment_method) for provider in preferred())

@@ -1,8 +1,8 @@
-"""The sandbox provider (api.md, Sandbox tokens).
+"""The simulated provider, whose outcomes are chosen by test tokens (docs/testing.md).
 
-It keeps no state: what it answers is a function of the charge or refund and the number of the attempt, so that any
-worker on any host gives the same answer, and a repeated call can never charge or refund twice. How a refund ends is
-chosen by the payment method of its charge: `REFUND_TOKENS` are approved as charges.
+It has no state. The outcome is a function of the charge or refund and the number of the attempt, so it is the same on
+every worker and host, and a repeated call never charges or refunds twice. The payment method of the charge determines
+the outcome of its refunds; charges with `REFUND_TOKENS` are approved.
 """
 
 import time
@@ -28,68 +28,68 @@ REFUND_TOKENS = frozenset(
         "tok_refund_timeout_not_done",
     }
 )
-SANDBOX_TOKENS = frozenset(
+TEST_TOKENS = frozenset(
     {"tok_approve", "tok_error_always", "tok_timeout_charged", "tok_timeout_not_charged", "tok_slow"}
     | _DECLINES.keys()
     | _ERRORS_BEFORE_APPROVAL.keys()
     | REFUND_TOKENS
 )
 
-_PROVIDER_ERROR = Unavailable("provider_error", "The provider answered 503 before processing.")
-_TIMEOUT = Unknown("provider_timeout", "The provider did not answer in time.")
-_NO_SUCH_CHARGE = Unavailable("provider_timeout", "The provider did not answer in time, and did not charge.")
-_NO_SUCH_REFUND = Unavailable("provider_timeout", "The provider did not answer in time, and did not refund.")
-_REFUND_REFUSED = Declined("refund_refused", "The provider refused to give the money back.")
+_PROVIDER_ERROR = Unavailable("provider_error", "The provider responded with 503 before processing.")
+_TIMEOUT = Unknown("provider_timeout", "The provider did not respond in time.")
+_NO_SUCH_CHARGE = Unavailable("provider_timeout", "The provider did not respond in time and did not charge.")
+_NO_SUCH_REFUND = Unavailable("provider_timeout", "The provider did not respond in time and did not refund.")
+_REFUND_REFUSED = Declined("refund_refused", "The provider refused the refund.")
 
 
-class Simulated:
-    """A provider whose outcomes the payment method chooses."""
+class SimulatedProvider:
+    """A provider whose outcomes are determined by the payment method."""
 
     name = "simulated"
 
     def supports(self, currency: str) -> bool:
-        """Every currency."""
+        """Return True: it supports every currency."""
         return bool(currency)
 
     def accepts(self, payment_method: str) -> bool:
         """See `gateway.providers.base.Provider`."""
-        return payment_method in SANDBOX_TOKENS or poison.is_poison(payment_method)
+        return payment_method in TEST_TOKENS or poison.is_poison(payment_method)
 
     def charge(self, charge: Charge) -> Outcome:
         """See `gateway.providers.base.Provider`."""
-        poison.take(charge.payment_method)
+        poison.apply(charge.payment_method)
         if charge.payment_method == "tok_slow":
             time.sleep(SLOW_SECONDS)
-        answer = self._processed(charge, charge.attempt)
+        outcome = self._charge_outcome(charge, charge.attempt)
         lost = charge.payment_method == "tok_timeout_charged" and charge.attempt == 1
-        return _TIMEOUT if lost else answer
+        return _TIMEOUT if lost else outcome
 
     def status(self, charge: Charge) -> Outcome:
         """See `gateway.providers.base.Provider`."""
         if poison.is_poison(charge.payment_method):
             return _NO_SUCH_CHARGE
         for attempt in range(1, charge.attempt + 1):
-            answer = self._processed(charge, attempt)
-            if isinstance(answer, Approved | Declined):
-                return answer
+            outcome = self._charge_outcome(charge, attempt)
+            if isinstance(outcome, Approved | Declined):
+                return outcome
         return _NO_SUCH_CHARGE
 
     def refund(self, refund: Refund) -> Outcome:
         """See `gateway.providers.base.Provider`."""
-        answer = self._refunded(refund, refund.attempt)
+        outcome = self._refund_outcome(refund, refund.attempt)
         lost = refund.payment_method == "tok_refund_timeout_done" and refund.attempt == 1
-        return _TIMEOUT if lost else answer
+        return _TIMEOUT if lost else outcome
 
     def refund_status(self, refund: Refund) -> Outcome:
         """See `gateway.providers.base.Provider`."""
         for attempt in range(1, refund.attempt + 1):
-            answer = self._refunded(refund, attempt)
-            if isinstance(answer, Approved | Declined):
-                return answer
+            outcome = self._refund_outcome(refund, attempt)
+            if isinstance(outcome, Approved | Declined):
+                return outcome
         return _NO_SUCH_REFUND
 
-    def _refunded(self, refund: Refund, attempt: int) -> Outcome:
-        """What the provider itself knows of this attempt at a refund, whether or not its answer arrived."""
+    def _refund_outcome(self, refund: Refund, attempt: int) -> Outcome:
+        """Return the outcome of an attempt at the provider, even if its response is lost."""
         match refund.payment_method:
             case "tok_refund_decline":
                 return _REFUND_REFUSED
@@ -101,8 +101,8 @@ class Simulated:
                 return _TIMEOUT
         return Approved(f"sim_re_{refund.id.hex}")
 
-    def _processed(self, charge: Charge, attempt: int) -> Outcome:
-        """What the provider itself knows of this attempt, whether or not its answer arrived."""
+    def _charge_outcome(self, charge: Charge, attempt: int) -> Outcome:
+        """Return the outcome of an attempt at the provider, even if its response is lost."""
         method = charge.payment_method
         if method in _DECLINES:
             return Declined(*_DECLINES[method])
@@ -110,6 +110,6 @@ class Simulated:
             return _PROVIDER_ERROR
         if method == "tok_timeout_not_charged" and attempt == 1:
             return _TIMEOUT
-        if method not in SANDBOX_TOKENS:
-            return Declined("invalid_payment_method", f"{method!r} is not a sandbox token.")
+        if method not in TEST_TOKENS:
+            return Declined("invalid_payment_method", f"{method!r} is not a test token.")
         return Approved(f"sim_{charge.transaction_id.hex}")

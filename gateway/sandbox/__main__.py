@@ -26,11 +26,16 @@ def _latency(text: str) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m gateway.sandbox", description="A sandbox acquirer, for tests.")
-    parser.add_argument("--port", type=_port, required=True, help="0 lets the system choose")
-    parser.add_argument("--file", type=Path, required=True, help="SQLite file; made when it is not there")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--latency-ms", type=_latency, default=0, help="what each charge, refund and query takes")
+    parser = argparse.ArgumentParser("python -m gateway.sandbox", description="Run the sandbox acquirer, for tests.")
+    parser.add_argument("--port", type=_port, required=True, help="port to listen on; 0 chooses a free port")
+    parser.add_argument("--file", type=Path, required=True, help="SQLite file; it is created if it does not exist")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--latency-ms",
+        type=_latency,
+        default=0,
+        help="duration of each charge, refund and query (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

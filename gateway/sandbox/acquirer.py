@@ -1,4 +1,4 @@
-"""The calls of the acquirer: what is processed, and what goes wrong before and after it."""
+"""The calls of the acquirer: their processing, and faults before and after it."""
 
 import asyncio
 import csv
@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.sandbox.behaviour import PAYMENT_METHODS, REFUNDS, UNKNOWN_PAYMENT_METHOD, Behaviour, Control, Fault
 from gateway.sandbox.store import Charge, Refund, Store, as_json, rfc3339
 from gateway.sandbox.wire import (
-    Answer,
     Drop,
     Hang,
     Raw,
-    Refused,
+    Rejected,
     Reply,
     Request,
+    Response,
     Stream,
     error_reply,
     json_reply,
@@ -64,7 +64,7 @@ class RefundRequest(_Body):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is going to happen to one call."""
+    """The fault and the delays of one call."""
 
     fault: Fault
     late_seconds: float = 0
@@ -73,22 +73,22 @@ class _Plan:
 
 
 class Acquirer:
-    """All the calls; `on_control` is told when the mode changes."""
+    """Processes calls. `on_control` is called when the mode changes."""
 
     def __init__(self, store: Store, latency_ms: int, on_control: Callable[[Control], None]) -> None:
         self._store = store
         self._default_latency_ms = latency_ms
         self._on_control = on_control
-        self._in_hand: Counter[str] = Counter()
-        """Keys of charges and refunds that may yet be processed."""
+        self._in_progress: Counter[str] = Counter()
+        """The number of calls in progress by charge or refund."""
         self.control = Control(latency_ms=latency_ms)
-        self._dice = random.Random(self.control.seed)  # noqa: S311  # repeatable faults, not secrets
+        self._random = random.Random(self.control.seed)  # noqa: S311  # repeatable faults, not secrets
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer to any request.
+    async def respond(self, request: Request) -> Response:
+        """Process a request.
 
         Raises:
-            Refused: the request is not one that can be served.
+            Rejected: the request is malformed or its parameters are invalid.
         """
         match request.method, *request.path:
             case "POST", "charges":
@@ -104,11 +104,11 @@ class Acquirer:
             case "GET", page:
                 return self._page(page, request)
         if request.path[0] in RESOURCES:
-            raise Refused(405, "method_not_allowed", f"{request.method} is not allowed here.")
-        raise Refused(404, "not_found", "There is nothing here.")
+            raise Rejected(405, "method_not_allowed", f"{request.method} is not allowed here.")
+        raise Rejected(404, "not_found", "The resource does not exist.")
 
-    def _page(self, name: str, request: Request) -> Answer:
-        """What judges and operators read; no fault touches it."""
+    def _page(self, name: str, request: Request) -> Response:
+        """Return a page for tests and operators. Faults do not apply to it."""
         match name:
             case "charges":
                 return _json_lines(self._store.all_charges(_sequence(request)))
@@ -121,17 +121,17 @@ class Acquirer:
                 return json_reply(200, {"status": "ok"})
             case "control":
                 return json_reply(200, self.control.model_dump())
-        raise Refused(404, "not_found", "There is nothing here.")
+        raise Rejected(404, "not_found", "The resource does not exist.")
 
     def _set_control(self, control: Control) -> Reply:
         if control.latency_ms is None:
             control = control.model_copy(update={"latency_ms": self._default_latency_ms})
         self.control = control
-        self._dice = random.Random(control.seed)  # noqa: S311  # repeatable faults, not secrets
+        self._random = random.Random(control.seed)  # noqa: S311  # repeatable faults, not secrets
         self._on_control(control)
         return json_reply(200, control.model_dump())
 
-    async def _charge(self, body: ChargeRequest) -> Answer:
+    async def _charge(self, body: ChargeRequest) -> Response:
         behaviour = PAYMENT_METHODS.get(body.payment_method, UNKNOWN_PAYMENT_METHOD)
 
         def work() -> tuple[Charge, bool]:
@@ -141,7 +141,7 @@ class Acquirer:
 
         return await self._process(f"charge {body.idempotency_key}", behaviour, work)
 
-    async def _refund(self, body: RefundRequest) -> Answer:
+    async def _refund(self, body: RefundRequest) -> Response:
         behaviour = REFUNDS.get(self._store.payment_method_of(body.charge_id) or "", Behaviour())
 
         def work() -> tuple[Refund, bool]:
@@ -151,10 +151,10 @@ class Acquirer:
 
     async def _process(
         self, subject: str, behaviour: Behaviour, work: Callable[[], tuple[Charge | Refund, bool]]
-    ) -> Answer:
-        """Do `work` on `subject`, with what goes wrong before and after it."""
+    ) -> Response:
+        """Do `work` on `subject` with the faults before and after it."""
         control = self.control
-        self._in_hand[subject] += 1
+        self._in_progress[subject] += 1
         hangs = False
         try:
             await _pause((control.latency_ms or 0) / 1000)
@@ -165,21 +165,21 @@ class Acquirer:
             if plan.fault is Fault.DROP_BEFORE:
                 return Drop()
             if plan.fault is Fault.ERROR_BEFORE:
-                return error_reply(503, "unavailable", "Not processed; try again.")
+                return error_reply(503, "unavailable", "The request was not processed. Try again.")
             await _pause(plan.processing_seconds)
             entry, made = await self._store.durably(work)
         finally:
             if not hangs:
                 self._finished(subject)
-        return await _spoil(json_reply(201 if made else 200, as_json(entry)), entry, plan)
+        return await _after_processing(json_reply(201 if made else 200, as_json(entry)), entry, plan)
 
     def _finished(self, subject: str) -> None:
-        self._in_hand[subject] -= 1
-        if not self._in_hand[subject]:
-            del self._in_hand[subject]
+        self._in_progress[subject] -= 1
+        if not self._in_progress[subject]:
+            del self._in_progress[subject]
 
     async def _plan(self, subject: str, behaviour: Behaviour) -> _Plan:
-        """Draw for the mode; when it spares this call, the payment method decides."""
+        """Return the fault of the mode if it hits this call, else that of the payment method."""
         plan = self._hit()
         if plan is not None:
             return plan
@@ -191,12 +191,12 @@ class Acquirer:
 
     def _hit(self) -> _Plan | None:
         fault = self.control.fault
-        if fault is Fault.NONE or self._dice.random() >= self.control.probability:
+        if fault is Fault.NONE or self._random.random() >= self.control.probability:
             return None
-        as_http = fault is not Fault.GARBAGE or self._dice.random() < 0.5
+        as_http = fault is not Fault.GARBAGE or self._random.random() < 0.5
         return _Plan(fault, self.control.late_ms / 1000, as_http=as_http)
 
-    async def _find(self, subject: str, find: Callable[[], Charge | Refund | None]) -> Answer:
+    async def _find(self, subject: str, find: Callable[[], Charge | Refund | None]) -> Response:
         control = self.control
         await _pause((control.latency_ms or 0) / 1000)
         plan = (self._hit() if control.calls == "all" else None) or _Plan(Fault.NONE)
@@ -205,27 +205,27 @@ class Acquirer:
         if plan.fault is Fault.DROP_BEFORE:
             return Drop()
         if plan.fault is Fault.ERROR_BEFORE:
-            return error_reply(503, "unavailable", "Not processed; try again.")
+            return error_reply(503, "unavailable", "The request was not processed. Try again.")
         entry = await self._store.durably(find)
         if entry is not None:
             reply = json_reply(200, as_json(entry))
-        elif subject in self._in_hand:
+        elif subject in self._in_progress:
             reply = json_reply(202, {"status": "processing"})
         else:
             kind = subject.partition(" ")[0]
             reply = error_reply(404, f"unknown_{kind}", f"There is no {kind} with this idempotency key.")
-        return await _spoil(reply, entry, plan)
+        return await _after_processing(reply, entry, plan)
 
 
-async def _spoil(reply: Reply, entry: Charge | Refund | None, plan: _Plan) -> Answer:
-    """What becomes of the right answer after the work is done."""
+async def _after_processing(reply: Reply, entry: Charge | Refund | None, plan: _Plan) -> Response:
+    """Return the response after the fault of the call, if it has one."""
     match plan.fault:
         case Fault.SLOW:
             await _pause(plan.late_seconds)
         case Fault.DROP_AFTER:
             return Drop()
         case Fault.ERROR_AFTER:
-            return error_reply(500, "internal_error", "Something went wrong.")
+            return error_reply(500, "internal_error", "Internal error.")
         case Fault.GARBAGE:
             return Reply(reply.status, NOT_JSON) if plan.as_http else Raw(NOT_HTTP)
         case Fault.HANG_AFTER:
@@ -247,22 +247,22 @@ def _parse(model: type[ModelT], body: bytes) -> ModelT:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise Refused(400, "invalid_request", f"{where}: {first['msg']}") from None
+        raise Rejected(400, "invalid_request", f"{where}: {first['msg']}") from None
 
 
 def _sequence(request: Request) -> int:
     after = request.query.get("after", "0")
     if not (after.isascii() and after.isdigit() and len(after) <= 18):
-        raise Refused(400, "invalid_request", "after: must be a sequence number")
+        raise Rejected(400, "invalid_request", "after: must be a sequence number")
     return int(after)
 
 
 def _moment(request: Request, name: str, default: str) -> str:
-    """The RFC 3339 time of a query parameter, in the form in which the store compares them."""
+    """Return the RFC 3339 time of a query parameter in the form that the store compares."""
     text = request.query.get(name)
     if text is None:
         return default
-    refusal = Refused(400, "invalid_request", f"{name}: must be an RFC 3339 time with a zone")
+    refusal = Rejected(400, "invalid_request", f"{name}: must be an RFC 3339 time with a zone")
     try:
         moment = datetime.fromisoformat(text)
         in_utc = rfc3339(moment.astimezone(UTC))

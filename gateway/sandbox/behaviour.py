@@ -1,41 +1,41 @@
-"""How the acquirer misbehaves: by payment method, and at run time for everything at once.
+"""The faults of the acquirer: by payment method, and by a mode that applies to all calls.
 
-Payment methods (the first eleven are those of the gateway's API description):
+Payment methods (docs/testing.md lists the first eleven):
     tok_approve                     approved
     tok_decline_insufficient_funds, tok_decline_do_not_honor, tok_decline_fraud
                                     declined
     tok_error_once, _twice, _thrice, _always
-                                    503 before processing, on so many calls with the same key
-    tok_timeout_charged             charged, then the connection is dropped; a repeat is answered
-    tok_timeout_not_charged         the first call is dropped before charging, later ones are answered
+                                    503 before processing, on the first one, two, three or all calls with the same key
+    tok_timeout_charged             charged, then the connection is dropped; a repetition gets a response
+    tok_timeout_not_charged         the first call is dropped before charging, later ones get a response
     tok_slow                        approved after 2 s
-    tok_late_2, tok_late_15         charged at once, the first call answered after 2 or 15 s
-    tok_error_after_charge          charged, then 500; a repeat is answered
-    tok_garbage                     charged, then an answer that is no JSON; a repeat is answered
-    tok_wrong_amount                charged, the first answer names another amount
-    tok_hang                        never charged, never answered
-    tok_hang_charged                charged, the first call never answered
-Any other payment method is declined (invalid_payment_method). These are approved, and misbehave when refunded:
-    tok_refund_decline              422, nothing is ever given back
-    tok_refund_error_once, _always  503 before processing, on so many calls with the same key
-    tok_refund_timeout_done         refunded, then the connection is dropped; a repeat is answered
-    tok_refund_timeout_not_done     the first call is dropped before refunding, later ones are answered
+    tok_late_2, tok_late_15         charged immediately, the first response comes after 2 or 15 s
+    tok_error_after_charge          charged, then 500; a repetition gets a response
+    tok_garbage                     charged, then a response that is not JSON; a repetition gets a response
+    tok_wrong_amount                charged, the first response has another amount
+    tok_hang                        not charged, no response
+    tok_hang_charged                charged, no response to the first call
+Any other payment method is declined (invalid_payment_method). These are approved, and fail when refunded:
+    tok_refund_decline              422, the refund is refused for good
+    tok_refund_error_once, _always  503 before processing, on the first call or on all calls with the same key
+    tok_refund_timeout_done         refunded, then the connection is dropped; a repetition gets a response
+    tok_refund_timeout_not_done     the first call is dropped before refunding, later ones get a response
 
-Modes (`PUT /control`); each call is hit with `probability`, drawn from a generator with `seed`:
-    normal                          none of these
-    slow                            charges, and answers after `late_ms`
-    drop_before, drop_after         the connection is cut before or after charging
+Modes (`PUT /control`); a fault hits each call with `probability`, drawn from a generator with `seed`:
+    normal                          no fault
+    slow                            charges, and responds after `late_ms`
+    drop_before, drop_after         the connection is dropped before or after charging
     error_before, error_after       503 before, or 500 after charging
-    garbage                         charges, and answers what is no JSON, or not even HTTP
-    wrong_amount                    charges, and names another amount
-    hang                            never charges, never answers
-    refuse                          idle connections and the listening socket are closed, so that connects are refused,
-                                    for `seconds`; then it is `normal` again by itself
-    flap                            until the mode changes: `seconds` away, as if it had crashed (calls in hand are cut
-                                    off), and `seconds` there
-`calls` says what is hit: "writes" (the default: charges and refunds) or "all" (the queries by key too). Whatever the
-mode, each such call takes `latency_ms` before it is processed (default: the start option). What is left out of
-`PUT /control` takes its default. A mode comes before the payment method's own behaviour.
+    garbage                         charges, and responds with something that is not JSON, or not even HTTP
+    wrong_amount                    charges, and responds with another amount
+    hang                            does not charge, does not respond
+    refuse                          idle connections and the listening socket are closed for `seconds`, so that new
+                                    connections are refused; then the mode becomes `normal`
+    flap                            until the mode changes, alternately: `seconds` unavailable as after a crash (calls
+                                    in progress are dropped), and `seconds` available
+`calls` selects the calls: "writes" (the default: charges and refunds) or "all" (also the queries by key). In every mode
+each such call takes `latency_ms` before it is processed (default: the start option). Fields that `PUT /control` omits
+get their defaults. A mode takes precedence over the behaviour of the payment method.
 """
 
 from dataclasses import dataclass
@@ -45,11 +45,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 LATENCY_MAX_MS = 600_000
-AWAY_MAX_SECONDS = 600
+UNAVAILABLE_MAX_SECONDS = 600
 
 
 class Fault(StrEnum):
-    """What can go wrong with one call."""
+    """A fault of one call."""
 
     NONE = "normal"
     SLOW = "slow"
@@ -64,7 +64,7 @@ class Fault(StrEnum):
 
 
 class Control(BaseModel):
-    """What `PUT /control` sets; see the module."""
+    """The body of `PUT /control`; see the module."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -85,18 +85,18 @@ class Control(BaseModel):
     calls: Literal["writes", "all"] = "writes"
     latency_ms: Annotated[int, Field(ge=0, le=LATENCY_MAX_MS)] | None = None
     late_ms: Annotated[int, Field(ge=0, le=LATENCY_MAX_MS)] = 3_000
-    seconds: Annotated[float, Field(gt=0, le=AWAY_MAX_SECONDS)] = 2.0
+    seconds: Annotated[float, Field(gt=0, le=UNAVAILABLE_MAX_SECONDS)] = 2.0
     seed: int = 0
 
     @property
     def fault(self) -> Fault:
-        """The fault of a call that is hit; refuse and flap are faults of the whole process."""
+        """Return the fault of single calls; refuse and flap are faults of the whole process."""
         return Fault.NONE if self.mode in {"refuse", "flap"} else Fault(self.mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One payment method: its result, and what goes wrong on the first `faulty_calls` calls with the same key."""
+    """The result of a payment method, and the fault of its first `faulty_calls` calls with the same key."""
 
     decline_code: str | None = None
     fault: Fault = Fault.NONE
@@ -136,5 +136,5 @@ REFUNDS = {
     "tok_refund_timeout_done": Behaviour(fault=Fault.DROP_AFTER),
     "tok_refund_timeout_not_done": Behaviour(fault=Fault.DROP_BEFORE),
 }
-"""How refunds behave, by the payment method of their charge; those of any other one succeed."""
+"""The behaviour of refunds by the payment method of their charge. Refunds of other methods succeed."""
 PAYMENT_METHODS |= dict.fromkeys(REFUNDS, Behaviour())

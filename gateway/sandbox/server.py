@@ -1,4 +1,4 @@
-"""The acquirer's connections: keeping them alive, cutting them, and being away altogether."""
+"""The connections of the acquirer, and the modes in which it is unavailable."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,15 @@ from gateway.sandbox.behaviour import Control
 from gateway.sandbox.store import Store
 from gateway.sandbox.wire import (
     HEAD_MAX_BYTES,
-    Answer,
     Drop,
     Hang,
-    Refused,
+    Rejected,
     Reply,
     Request,
+    Response,
     error_reply,
     read_request,
-    write_answer,
+    write_response,
 )
 
 BACKLOG = 2_048
@@ -27,21 +27,21 @@ FINISH_SECONDS = 2
 
 
 class Server:
-    """One listening socket and its connections."""
+    """A listening socket and its connections."""
 
     def __init__(self, store: Store, host: str, port: int, latency_ms: int) -> None:
-        self._acquirer = Acquirer(store, latency_ms, self._follow)
+        self._acquirer = Acquirer(store, latency_ms, self._apply)
         self._host, self._port = host, port
         self._listener: asyncio.Server | None = None
         self._idle: set[asyncio.StreamWriter] = set()
         self._busy: set[asyncio.StreamWriter] = set()
-        self._absence: asyncio.Task[None] | None = None
+        self._outage: asyncio.Task[None] | None = None
 
     async def open(self) -> int:
-        """Listen; the port, which the system has chosen when 0 was asked for.
+        """Listen and return the port, which the system chooses if it is 0.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is in use.
         """
         self._listener = await asyncio.start_server(
             self._serve, self._host, self._port, limit=HEAD_MAX_BYTES, backlog=BACKLOG, reuse_address=True
@@ -50,7 +50,7 @@ class Server:
         return self._port
 
     def close(self, *, crash: bool) -> None:
-        """Stop listening and close the connections; those in the middle of a call only with `crash`."""
+        """Stop listening and close idle connections; with `crash`, also those with a call in progress."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -58,26 +58,26 @@ class Server:
             writer.transport.abort()
 
     async def finish(self) -> None:
-        """Close, and give the calls in hand `FINISH_SECONDS`."""
+        """Close, and wait at most `FINISH_SECONDS` for the calls in progress."""
         self.close(crash=False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_SECONDS):
                 while self._busy:
                     await asyncio.sleep(REOPEN_PAUSE_SECONDS)
 
-    def _follow(self, control: Control) -> None:
-        if self._absence is not None:
-            self._absence.cancel()
-            self._absence = None
+    def _apply(self, control: Control) -> None:
+        if self._outage is not None:
+            self._outage.cancel()
+            self._outage = None
         if control.mode in {"refuse", "flap"}:
-            self.close(crash=False)  # who gets the answer to this call finds the door shut
-            self._absence = asyncio.create_task(self._stay_away(control))
-        elif self._listener is None:  # told by a call that was in hand while away
-            self._absence = asyncio.create_task(self._reopen())
+            self.close(crash=False)  # before the response to this call, so that the next connection is refused
+            self._outage = asyncio.create_task(self._be_unavailable(control))
+        elif self._listener is None:  # the call was in progress when the outage began
+            self._outage = asyncio.create_task(self._reopen())
 
-    async def _stay_away(self, control: Control) -> None:
+    async def _be_unavailable(self, control: Control) -> None:
         while True:
-            await asyncio.sleep(0)  # the call that asked for it is answered first
+            await asyncio.sleep(0)  # the response to this call is sent first
             self.close(crash=control.mode == "flap")
             await asyncio.sleep(control.seconds)
             await self._reopen()
@@ -91,7 +91,7 @@ class Server:
             try:
                 await self.open()
             except OSError as exc:
-                sys.stderr.write(f"port {self._port} cannot be opened again yet: {exc}\n")
+                sys.stderr.write(f"cannot listen on port {self._port} yet: {exc}\n")
                 await asyncio.sleep(REOPEN_PAUSE_SECONDS)
             else:
                 return
@@ -109,18 +109,20 @@ class Server:
             writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection may carry another."""
+        """Process one request and return whether the connection may be used again."""
         try:
             request = await read_request(reader)
-        except Refused as refused:
-            await write_answer(writer, error_reply(refused.status, refused.code, refused.message), keep_alive=False)
+        except Rejected as rejected:
+            await write_response(
+                writer, error_reply(rejected.status, rejected.code, rejected.message), keep_alive=False
+            )
             return False
         if request is None:
             return False
         self._idle.discard(writer)
         self._busy.add(writer)
-        answer = await self._answer(request)
-        match answer:
+        response = await self._respond(request)
+        match response:
             case Drop():
                 writer.transport.abort()
                 return False
@@ -128,19 +130,19 @@ class Server:
                 with contextlib.suppress(ConnectionError):
                     while await reader.read(HEAD_MAX_BYTES):
                         pass
-                answer.given_up()
+                response.on_disconnect()
                 return False
         keep_alive = request.keep_alive and self._listener is not None
-        await write_answer(writer, answer, keep_alive=keep_alive)
+        await write_response(writer, response, keep_alive=keep_alive)
         self._busy.discard(writer)
         self._idle.add(writer)
-        return keep_alive and isinstance(answer, Reply)
+        return keep_alive and isinstance(response, Reply)
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _respond(self, request: Request) -> Response:
         try:
-            return await self._acquirer.answer(request)
-        except Refused as refused:
-            return error_reply(refused.status, refused.code, refused.message)
+            return await self._acquirer.respond(request)
+        except Rejected as rejected:
+            return error_reply(rejected.status, rejected.code, rejected.message)
         except sqlite3.Error as exc:
             sys.stderr.write(f"{type(exc).__name__}: {exc}\n")
             return error_reply(500, "internal_error", "The storage failed.")

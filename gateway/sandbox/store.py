@@ -1,7 +1,7 @@
-"""What the acquirer has charged and refunded: one SQLite file, written by one thread.
+"""The charges and refunds of the acquirer, in an SQLite file that one thread writes.
 
-A commit reaches the operating system before it is answered, so a SIGKILL of the acquirer loses nothing that it has
-said; only a power failure could (`synchronous=NORMAL`), and no payment of a sandbox is worth an fsync.
+A commit reaches the operating system before the response is sent, so a SIGKILL loses nothing. A power failure could
+(`synchronous=NORMAL`), which does not matter for tests.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.sandbox.wire import Refused
+from gateway.sandbox.wire import Rejected
 
 FEE_BASIS_POINTS = 180
-"""The acquirer's own fee, which has nothing to do with what the gateway takes from its merchants."""
+"""The fee of the acquirer, which is independent of the gateway's fee for merchants."""
 BUSY_MS = 5_000
 PAGE_ROWS = 1_000
 
@@ -78,7 +78,7 @@ class Refund:
 
 
 def rfc3339(moment: datetime) -> str:
-    """A UTC time in the one form that is stored, so that comparing texts compares times."""
+    """Return a UTC time as text. All have the same length, so comparing texts compares times."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -91,7 +91,7 @@ def _fee(amount: int) -> int:
 
 
 class Store:
-    """The file. Its methods belong to one event loop; what `durably` returns has been committed."""
+    """The file. Call its methods in one event loop; what `durably` returns is committed."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -104,13 +104,13 @@ class Store:
         self._batch: asyncio.Future[None] | None = None
 
     def close(self) -> None:
-        """Close the file; what is not committed was not answered."""
+        """Close the file."""
         self._connection.close()
 
     async def durably(self, work: Callable[[], T]) -> T:
-        """The answer of `work`, once everything that it wrote or saw is committed.
+        """Return the result of `work` after everything that it wrote or read is committed.
 
-        All calls of one turn of the event loop share a commit.
+        All calls of one iteration of the event loop share a commit.
         """
         if self._batch is None:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -135,10 +135,10 @@ class Store:
     def charge(
         self, key: str, amount: int, currency: str, payment_method: str, decline_code: str | None
     ) -> tuple[Charge, bool]:
-        """The charge of `key`, and whether this call made it.
+        """Return the charge of `key`, and whether this call created it.
 
         Raises:
-            Refused: the key belongs to a charge with other parameters.
+            Rejected: the key belongs to a charge with other parameters.
         """
         status = "approved" if decline_code is None else "declined"
         row = (f"ch_{uuid.uuid4().hex}", key, status, amount, currency, payment_method, decline_code, _now())
@@ -155,41 +155,42 @@ class Store:
             currency,
             payment_method,
         ):
-            raise Refused(409, "idempotency_conflict", "This key belongs to a charge with other parameters.")
+            raise Rejected(409, "idempotency_conflict", "This key belongs to a charge with other parameters.")
         return charge, False
 
     def refund(self, key: str, charge_id: str, amount: int, refusal: str | None = None) -> tuple[Refund, bool]:
-        """The refund of `key`, and whether this call made it; a charge may be of the kind that gives nothing back.
+        """Return the refund of `key`, and whether this call created it. With a `refusal` code it is refused.
 
         Raises:
-            Refused: no such charge, it was declined, too much, `refusal`, or the key belongs to another refund.
+            Rejected: the charge does not exist or was declined, the amount is too high, the refund is refused, or the
+                key belongs to another refund.
         """
         known = self.find_refund(key)
         if known is not None:
             if (known.charge_id, known.amount) != (charge_id, amount):
-                raise Refused(409, "idempotency_conflict", "This key belongs to a refund with other parameters.")
+                raise Rejected(409, "idempotency_conflict", "This key belongs to a refund with other parameters.")
             return known, False
         charge = self._connection.execute(
             "SELECT status, amount, currency FROM charges WHERE id = ?", (charge_id,)
         ).fetchone()
         if charge is None:
-            raise Refused(404, "unknown_charge", "There is no such charge.")
+            raise Rejected(404, "unknown_charge", "The charge does not exist.")
         status, charged, currency = charge
         if status != "approved":
-            raise Refused(422, "not_refundable", "This charge was declined.")
+            raise Rejected(422, "not_refundable", "The charge was declined.")
         if refusal is not None:
-            raise Refused(422, refusal, "Nothing of this charge is given back.")
+            raise Rejected(422, refusal, "The refund is refused.")
         refunded = "SELECT coalesce(sum(amount), 0) FROM refunds WHERE charge_id = ?"
         left = charged - self._connection.execute(refunded, (charge_id,)).fetchone()[0]
         if amount > left:
-            raise Refused(422, "amount_exceeds_charge", f"{left} of this charge is left to be refunded.")
+            raise Rejected(422, "amount_exceeds_charge", f"The refundable amount of this charge is {left}.")
         row = (f"re_{uuid.uuid4().hex}", key, charge_id, amount, _now())
         insert = "INSERT INTO refunds (id, idempotency_key, charge_id, amount, created_at) VALUES (?, ?, ?, ?, ?)"
         sequence = int(self._connection.execute(insert, row).lastrowid or 0)
         return Refund(sequence, *row[:4], currency, row[4]), True
 
     def count_faulty_call(self, key: str) -> int:
-        """How often a payment method that misbehaves was used with `key`, this time included."""
+        """Count a call of a faulty payment method with `key` and return the number of calls."""
         count = self._connection.execute(
             "INSERT INTO faulty_calls VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1 RETURNING number",
             (key,),
@@ -197,32 +198,32 @@ class Store:
         return int(count.fetchall()[0][0])
 
     def payment_method_of(self, charge_id: str) -> str | None:
-        """What the charge with this id was made with, if there is one."""
+        """Return the payment method of the charge with this id, or None."""
         row = self._connection.execute("SELECT payment_method FROM charges WHERE id = ?", (charge_id,)).fetchone()
         return None if row is None else str(row[0])
 
     def find_charge(self, key: str) -> Charge | None:
-        """The charge of an idempotency key."""
+        """Return the charge of an idempotency key, or None."""
         row = self._connection.execute("SELECT * FROM charges WHERE idempotency_key = ?", (key,)).fetchone()
         return None if row is None else Charge(*row)
 
     def find_refund(self, key: str) -> Refund | None:
-        """The refund of an idempotency key."""
+        """Return the refund of an idempotency key, or None."""
         row = self._connection.execute(f"{_REFUND} WHERE r.idempotency_key = ?", (key,)).fetchone()
         return None if row is None else Refund(*row)
 
     def all_charges(self, after: int) -> Iterator[Sequence[Charge]]:
-        """Pages of all charges above the sequence `after`, oldest first."""
+        """Yield pages of all charges after the sequence `after`, oldest first."""
         for page in self._pages("SELECT * FROM charges WHERE sequence > :after ORDER BY sequence", {"after": after}):
             yield [Charge(*row) for row in page]
 
     def all_refunds(self, after: int) -> Iterator[Sequence[Refund]]:
-        """Pages of all refunds above the sequence `after`, oldest first."""
+        """Yield pages of all refunds after the sequence `after`, oldest first."""
         for page in self._pages(f"{_REFUND} WHERE r.sequence > :after ORDER BY r.sequence", {"after": after}):
             yield [Refund(*row) for row in page]
 
     def statement(self, start: str, end: str) -> Iterator[Sequence[tuple[object, ...]]]:
-        """Pages of the statement's lines for `start` <= time < `end`, in the order of their time."""
+        """Yield pages of the lines of the statement for `start` <= time < `end`, ordered by time."""
         for page in self._pages(_STATEMENT, {"start": start, "end": end}):
             yield [
                 (charge_id, key, kind, amount, _fee(amount) if kind == "charge" else 0, currency, created_at)
@@ -230,7 +231,7 @@ class Store:
             ]
 
     def _pages(self, query: str, values: dict[str, object]) -> Iterator[Sequence[tuple[Any, ...]]]:
-        """The rows of `query` as one snapshot of what is committed, on a connection of its own."""
+        """Yield the rows of `query` from one committed snapshot, on a separate connection."""
         connection = sqlite3.connect(self._file, isolation_level=None)
         try:
             cursor = connection.execute(query, values)
@@ -241,7 +242,7 @@ class Store:
 
 
 def as_json(entry: Charge | Refund) -> dict[str, Any]:
-    """The entry as answers show it."""
+    """Return the entry as responses contain it."""
     value = asdict(entry)
     if isinstance(entry, Refund):
         value["status"] = "succeeded"

@@ -1,1 +1,1 @@
-"""Keys, encryption, signatures, passwords, card numbers, redaction, and the guard of outbound HTTP."""
+"""Keys, encryption, signatures, passwords, card numbers, redaction, and HTTP to public addresses only."""

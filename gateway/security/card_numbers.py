@@ -1,8 +1,8 @@
-"""Finds card numbers in text, so that none is stored or logged (PCI DSS 3.5).
+"""Find card numbers in text, so that none is stored or logged (PCI DSS 3.5).
 
-A card number is 13 to 19 digits that pass the Luhn check, in whatever script and whatever separates them. Ids and dates
-are digits too: UUIDs, hexadecimal ids and calendar dates are passed over, and of a longer row of digit groups only a
-group, or a part that some card scheme could have issued, counts.
+A card number has 13 to 19 digits that pass the Luhn check, in any script and with any separators. Ids and dates also
+consist of digits: UUIDs, hexadecimal ids and calendar dates are skipped. In a longer row of digit groups, only a whole
+group, or a part that a card scheme could have issued, counts.
 """
 
 import re
@@ -42,20 +42,20 @@ _ISSUED_LENGTHS = {
     "38": (14, 16, 19),
     "39": (14, 16, 19),
 }
-"""The lengths of card numbers that card schemes issue, by the first one or two digits."""
+"""Lengths of the card numbers that card schemes issue, by the first one or two digits."""
 _CANDIDATES_MAX = 1_000
-"""Candidates looked at in one text; more is nothing that a merchant writes, and only costs time."""
+"""Maximum candidates that are checked in one text, to bound the time."""
 
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
-"""Twice each digit, with the digits of the product added up."""
+"""The digit sum of twice each digit."""
 
 _SEPARATING = frozenset({"Zs", "Zl", "Zp", "Pd", "Pc", "Cf", "Mn", "Me", "Sk"})
-"""Unicode's general categories of spaces, dashes, and marks that show nothing of their own."""
+"""Unicode's general categories of spaces, dashes, and marks that are invisible alone."""
 _DOTS = frozenset("\u00b7\u2022\u2024\u2027\u2212\u2219\u22c5\u30fb\u3002\uff0e\uff61")
 
 
 def passes_luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B).
+    """Return whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B).
 
     >>> passes_luhn("4242424242424242"), passes_luhn("4242424242424241")
     (True, False)
@@ -66,7 +66,7 @@ def passes_luhn(digits: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _plain_character(character: str) -> str:
-    """The ASCII digit or separator that a reader takes `character` for."""
+    """Return the ASCII digit or separator that `character` looks like."""
     if character.isascii():
         return character
     digit = unicodedata.digit(character, None)
@@ -76,7 +76,7 @@ def _plain_character(character: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` with digits and separators of all scripts in ASCII, character by character."""
+    """Return `text` with the digits and separators of all scripts in ASCII, character by character."""
     return text if text.isascii() else "".join(map(_plain_character, text))
 
 
@@ -97,20 +97,20 @@ def _candidates(groups: list[str], *, issued_only: bool) -> Iterator[str]:
 
 
 def has_enough_digits(text: str) -> bool:
-    """Whether `text`, or any part of it, could hold a card number; most hold none, and this tells soonest."""
+    """Return whether `text` has enough digits for a card number. It is a fast check: most texts have not."""
     return _ENOUGH_DIGITS.search(_plain(text)) is not None
 
 
 def _rows(plain: str) -> Iterator[re.Match[str]]:
-    """The rows of digit groups that could hold a card number, at their places in `plain`."""
+    """Find the rows of digit groups that could contain a card number."""
     if _ENOUGH_DIGITS.search(plain):
         yield from _DIGIT_GROUPS.finditer(_NOT_CARDS.sub(lambda found: "#" * len(found.group()), plain))
 
 
-def holds_card_number(text: str, *, issued_only: bool = False) -> bool:
-    """Whether a card number stands somewhere in `text`; with `issued_only`, one that a card scheme could have issued.
+def contains_card_number(text: str, *, issued_only: bool = False) -> bool:
+    """Return whether `text` contains a card number; with `issued_only`, one that a card scheme could have issued.
 
-    The latter is for ids that programs make: one in ten timestamps passes the Luhn check.
+    Use `issued_only` for ids that programs generate: one in ten timestamps passes the Luhn check.
     """
     if len(text) < MIN_DIGITS:
         return False
@@ -123,12 +123,12 @@ def holds_card_number(text: str, *, issued_only: bool = False) -> bool:
 
 
 def mask_card_numbers(text: str) -> str:
-    """`text` with each row of digits that holds a number that a card scheme could have issued replaced by `MASK`."""
+    """Replace each row of digits that contains a number that a card scheme could have issued by `MASK`."""
     if len(text) < MIN_DIGITS:
         return text
     pieces, position = [], 0
     for row in _rows(_plain(text)):
-        if holds_card_number(row.group(), issued_only=True):
+        if contains_card_number(row.group(), issued_only=True):
             pieces += [text[position : row.start()], MASK]
             position = row.end()
     return "".join((*pieces, text[position:]))

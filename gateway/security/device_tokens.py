@@ -1,12 +1,12 @@
-"""Device tokens: a log-in issues one, so that the next log-in from the same device is recognized.
+"""Issue and read device tokens. A log-in issues one, so that the next log-in from the same device is recognized.
 
 A token is encrypted and authenticated (Fernet). It contains digests of the account and of its password hash, and a
 device id. It is valid for that account only, becomes invalid when the password changes, and discloses nothing. It
 grants no access: with it, wrong passwords are counted per device, independently of other clients (login_limits.py).
 
-The keys are the lines of `device-tokens.key` in `KEYS_DIR`, which is created on first start. The first key encrypts,
-all keys decrypt: add a new key at the end, and move it to the top a few seconds later. Every process reads the file
-again when it changes, so deleting a line invalidates its tokens immediately.
+The keys are the lines of `device-tokens.key` in `KEYS_DIR`, which is created at the first start. The first key
+encrypts, all keys decrypt. To rotate, add a new key at the end, and move it to the top a few seconds later. Every
+process reads the file again when it changes, so deleting a line invalidates its tokens immediately.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def issue(email: str, password_hash: str, known: Device | None) -> str:
     """
     device_id = known.id if known is not None else secrets.token_bytes(_DEVICE_BYTES)
     content = _account_of(email) + device_id + _digest_of(password_hash)
-    return _keys().current().encrypt_at_time(content, _now()).decode()
+    return keys().current().encrypt_at_time(content, _now()).decode()
 
 
 def read(token: str) -> Device | None:
@@ -70,7 +70,7 @@ def read(token: str) -> Device | None:
     if len(token) > TOKEN_MAX_LENGTH or not token.isascii():
         return None
     try:
-        content = _keys().current().decrypt_at_time(token.encode(), DEVICE_TOKEN_SECONDS, _now())
+        content = keys().current().decrypt_at_time(token.encode(), DEVICE_TOKEN_SECONDS, _now())
     except InvalidToken:
         return None
     account, rest = content[:_ACCOUNT_BYTES], content[_ACCOUNT_BYTES:]
@@ -97,7 +97,7 @@ def make_ready() -> None:
     Raises:
         ConfigError: the keys cannot be read or created.
     """
-    _keys()
+    keys()
 
 
 def _account_of(email: str) -> bytes:
@@ -137,7 +137,12 @@ def _read(path: Path) -> MultiFernet:
 
 
 @cache
-def _keys() -> _Keys:
+def keys() -> _Keys:
+    """Return the keys of this process.
+
+    Raises:
+        ConfigError: the keys cannot be read or created.
+    """
     path = signing_keys.prepared_folder() / _FILE
     try:
         if not path.exists():

@@ -1,7 +1,7 @@
-"""Secrets that must be read again, such as those that sign webhooks: stored encrypted, never in the clear.
+"""Encrypt secrets that must be readable, such as those that sign webhooks, before they are stored.
 
-The keys are the lines of `webhook-secrets.key` in `KEYS_DIR`, made on first start. The first one encrypts, all of them
-decrypt, so that a new key is added at the end, and moved to the top once every process has been restarted with it.
+The keys are the lines of `webhook-secrets.key` in `KEYS_DIR`, which is created at the first start. The first key
+encrypts, all keys decrypt. To rotate, add a new key at the end, restart every process, and move the key to the top.
 """
 
 from functools import cache, lru_cache
@@ -13,50 +13,55 @@ from gateway.errors import PermanentError
 from gateway.security import key_files, signing_keys
 
 _FILE = "webhook-secrets.key"
-_KNOWN_MAX = 4_096
+_CACHE_SIZE = 4_096
 
 
 class UnreadableSecret(PermanentError):
-    """No key of this gateway decrypts the secret."""
+    """No key decrypts the secret."""
 
     code = "unreadable_secret"
     remedy = "Rotate the secret of the endpoint."
 
 
 def encrypt(secret: str) -> bytes:
-    """What is stored of a secret: Fernet, that is AES-128-CBC with HMAC-SHA256 (https://github.com/fernet/spec).
+    """Encrypt a secret with Fernet: AES-128-CBC with HMAC-SHA256 (https://github.com/fernet/spec).
 
     Raises:
-        ConfigError: the keys cannot be read or made.
+        ConfigError: the keys cannot be read or created.
     """
-    return _keys().encrypt(secret.encode())
+    return keys().encrypt(secret.encode())
 
 
-@lru_cache(_KNOWN_MAX)
+@lru_cache(_CACHE_SIZE)
 def decrypt(stored: bytes) -> str:
-    """The secret that `encrypt` stored.
+    """Decrypt a secret that `encrypt` returned.
 
     Raises:
-        ConfigError: the keys cannot be read or made.
-        UnreadableSecret: none of them is the one that encrypted.
+        ConfigError: the keys cannot be read or created.
+        UnreadableSecret: the key that encrypted it is missing.
     """
     try:
-        return _keys().decrypt(stored).decode()
+        return keys().decrypt(stored).decode()
     except InvalidToken:
-        raise UnreadableSecret(f"No key in {_FILE} of KEYS_DIR decrypts it; restore the file.") from None
+        raise UnreadableSecret(f"No key in {_FILE} of KEYS_DIR decrypts the secret; restore the file.") from None
 
 
 def make_ready() -> None:
-    """Make what is missing and read it once, so that a process without keys fails at its start.
+    """Create the keys if they are missing and read them, so that a process without keys fails at its start.
 
     Raises:
-        ConfigError: the keys cannot be read or made.
+        ConfigError: the keys cannot be read or created.
     """
-    _keys()
+    keys()
 
 
 @cache
-def _keys() -> MultiFernet:
+def keys() -> MultiFernet:
+    """Return the keys of this process.
+
+    Raises:
+        ConfigError: the keys cannot be read or created.
+    """
     path = signing_keys.prepared_folder() / _FILE
     try:
         if not path.exists():

@@ -1,4 +1,4 @@
-"""Write files atomically into `KEYS_DIR`, which other processes and hosts read concurrently."""
+"""Write files atomically to `KEYS_DIR`, which other processes and hosts read at the same time."""
 
 import contextlib
 import fcntl

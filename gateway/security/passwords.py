@@ -1,10 +1,11 @@
-"""Passwords: Argon2id hashes, with a bound on how many are computed at once.
+"""Hash passwords with Argon2id, and limit the number of concurrent computations.
 
-Each hash takes about 20 MiB and 20 ms of CPU (OWASP's recommended parameters). Without a bound, a burst of logins would
-take the memory and every thread that payments need, so requests above the bound are rejected and may be repeated. Known
+A hash takes about 20 MiB and 20 ms of CPU (OWASP's recommended parameters). Without a limit, a burst of log-ins would
+use the memory and the threads that payments need. Log-ins above the limit are rejected and can be repeated. Known
 devices have a separate lane, so that wrong passwords from other devices do not delay them.
 """
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +21,15 @@ PASSWORD_MAX_LENGTH = 128
 
 RETRY_AFTER_SECONDS = "1"
 
-_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 class TooManyLogins(TransientError):
-    """Too many passwords are being checked at the moment."""
+    """Too many passwords are being checked."""
 
 
 class Lane:
-    """A limit of concurrent Argon2 computations in one process, and of threads that wait for them."""
+    """Limits concurrent Argon2 computations in one process, and the threads that wait for them."""
 
     def __init__(self, *, at_once: int, waiting: int) -> None:
         self.at_once = at_once
@@ -43,7 +44,7 @@ KNOWN_DEVICES = Lane(at_once=1, waiting=2)
 
 @contextmanager
 def _place(*lanes: Lane) -> Iterator[Lane]:
-    """Hold a place within the block, in the first of `lanes` that has one."""
+    """Hold a place in the first of `lanes` that has one during the block."""
     lane = next((lane for lane in lanes if lane.admitted.acquire(blocking=False)), None)
     if lane is None:
         raise TooManyLogins(headers={"Retry-After": RETRY_AFTER_SECONDS})
@@ -54,25 +55,26 @@ def _place(*lanes: Lane) -> Iterator[Lane]:
 
 
 def hash_password(password: str) -> str:
-    """The Argon2id hash to store.
+    """Return the Argon2id hash of a password.
 
     Raises:
-        TooManyLogins: the bound is reached; nothing was computed.
+        TooManyLogins: the limit is reached; nothing was computed.
     """
     with _place(UNKNOWN_DEVICES) as lane, lane.turn:
-        return _hasher.hash(password)
+        return hasher.hash(password)
 
 
 @cache
-def _nobodys_hash() -> str:
-    return _hasher.hash("the password of nobody")
+def hash_of_unknown_user() -> str:
+    """Return the hash that is verified for a user who does not exist, so that the response takes as long."""
+    return hasher.hash(secrets.token_urlsafe())
 
 
 def verify_password(password: str, stored: str | None) -> bool:
-    """Whether `password` is the one of the hash `stored`. None, for a user who does not exist, takes as long.
+    """Return whether `password` matches the hash `stored`. None, for a user who does not exist, takes as long.
 
     Raises:
-        TooManyLogins: the bound is reached; nothing was computed.
+        TooManyLogins: the limit is reached; nothing was computed.
     """
     with verification(UNKNOWN_DEVICES) as verify:
         return verify(password, stored)
@@ -80,7 +82,7 @@ def verify_password(password: str, stored: str | None) -> bool:
 
 @contextmanager
 def verification(*lanes: Lane) -> Iterator[Callable[[str, str | None], bool]]:
-    """Hold a place within the block, in the first of `lanes` that has one; yield the function that checks a password.
+    """Hold a place in the first of `lanes` that has one during the block; yield a function that checks a password.
 
     Raises:
         TooManyLogins: no lane has a free place.
@@ -92,7 +94,7 @@ def verification(*lanes: Lane) -> Iterator[Callable[[str, str | None], bool]]:
 def _verify(lane: Lane, password: str, stored: str | None) -> bool:
     with lane.turn:
         try:
-            _hasher.verify(stored or _nobodys_hash(), password)
+            hasher.verify(stored or hash_of_unknown_user(), password)
         except (VerificationError, InvalidHashError):
             return False
     return stored is not None

@@ -1,10 +1,10 @@
-"""Calls to addresses that merchants choose: public ones only, whatever the name, the number or the DNS say.
+"""Call URLs that merchants choose, at public addresses only (protection against SSRF).
 
-A URL is checked when it is set. When it is called, every address that its name resolves to must be public, and what
-the socket is connected to is checked once more: a name that changes its mind in between gains nothing.
+A URL is checked when it is set. When it is called, every address that its name resolves to must be public, and the
+address of the socket is checked again, so a name that resolves differently in between (DNS rebinding) has no effect.
 
-The data that one call may receive is bounded in bytes and in pieces. aiohttp reads informational responses (`100
-Continue`), chunk extensions and unsolicited bytes without a limit, and all of them cost time in the shared loop.
+The data that one call may receive is limited in bytes and in reads. aiohttp reads informational responses (`100
+Continue`), chunk extensions and unsolicited bytes without a limit, and all of them cost time in the shared event loop.
 """
 
 import asyncio
@@ -26,16 +26,18 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 URL_MAX_LENGTH = 2_048
 HTTP_PORT, HTTPS_PORT, FIRST_UNPRIVILEGED_PORT = 80, 443, 1_024
 KEEP_ALIVE_SECONDS = 2.0
-"""Shorter than most receivers keep a connection open, so that they seldom close it under a call."""
-LOOKUPS_AT_ONCE = 300
+"""Shorter than the keep-alive time of most receivers, so that they rarely close a connection during a call."""
+CONCURRENT_LOOKUPS_MAX = 300
 RECEIVED_MAX_BYTES = 64 * 1024
 """Maximum bytes that one call may receive: TLS handshake, informational responses, head, and body."""
 READ_MAX_BYTES = 8 * 1024
-"""Maximum bytes of one read, so that other calls get their turn in the event loop."""
+"""Maximum bytes of one read, so that other calls can proceed in the event loop."""
 READ_COST_BYTES = 256
-"""Minimum bytes that each read counts, because each read costs an iteration of the event loop."""
+"""Minimum number of bytes that a read counts for, because each read costs an iteration of the event loop."""
 
-_PRINTABLE = re.compile(r"[!-\[\]-~]+")  # ASCII without spaces, controls and the backslash, which parsers disagree on
+_PRINTABLE = re.compile(
+    r"[!-\[\]-~]+"
+)  # ASCII without spaces, control characters and the backslash, which parsers treat differently
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _LOCAL_NAMES = re.compile(r"(.+\.)?(localhost|local|internal|home\.arpa)")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -48,22 +50,22 @@ _NOT_PUBLIC = (
     ipaddress.ip_network("2002::/16"),  # 6to4
     ipaddress.ip_network("3fff::/20"),  # documentation
 )
-"""Addresses that `ipaddress` takes to be global, in some version of Python, and that no receiver has."""
+"""Networks without receivers that `ipaddress` considers global in some versions of Python."""
 
 
 class ForbiddenUrl(ValueError):
-    """The URL is not one that the gateway calls; the text says why, to the merchant."""
+    """The gateway does not call this URL. The text gives merchants the reason."""
 
 
 class ForbiddenAddress(OSError):
-    """The host's address is not one that the gateway calls."""
+    """The gateway does not call the address of this host."""
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether a host on the internet can have `address`.
+    """Return whether a host on the internet can have `address`.
 
-    Not: loopback, private, link-local, carrier-grade NAT, multicast, reserved, unspecified, and the IPv6 addresses that
-    stand for an IPv4 address, but for those of NAT64, which are judged by it.
+    Loopback, private, link-local, carrier-grade NAT, multicast, reserved and unspecified addresses are not public, nor
+    are IPv6 addresses that embed an IPv4 address. Those of NAT64 are as public as the embedded address.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:
@@ -75,20 +77,20 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def check_address(text: str, *, allow_loopback: bool) -> None:
-    """Accept an address that may be called.
+    """Check that an address may be called.
 
     Raises:
-        ForbiddenAddress: it may not be.
+        ForbiddenAddress: it may not be called.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
     if not (is_public(address) or (allow_loopback and address.is_loopback)):
-        raise ForbiddenAddress("the address is not a public one")
+        raise ForbiddenAddress("the address is not public")
 
 
 def check_url(url: str, *, allow_loopback: bool) -> None:
-    """Accept a URL that may be called, as far as can be told without asking the DNS.
+    """Check that a URL may be called, without a DNS lookup.
 
-    `allow_loopback` is for development: it allows `http`, and this host.
+    `allow_loopback` is for development: it allows `http` and this host.
 
     Raises:
         ForbiddenUrl: it may not be called.
@@ -114,9 +116,7 @@ def _check_host(host: str, *, allow_loopback: bool) -> None:
         check_address(host, allow_loopback=allow_loopback)
     except ForbiddenAddress as exc:
         raise ForbiddenUrl(f"This cannot be called: {exc}.") from None
-    except (
-        ValueError
-    ):  # not an address in its usual form; nothing but a name has a last label that begins with a letter
+    except ValueError:  # no address in the usual form; only the last label of a name begins with a letter
         if allow_loopback and host == "localhost":
             return
         if not _HOST_NAME.fullmatch(host) or _LOCAL_NAMES.fullmatch(host):
@@ -124,22 +124,22 @@ def _check_host(host: str, *, allow_loopback: bool) -> None:
 
 
 class PublicResolver(AbstractResolver):
-    """The operating system's resolver; a name that leads to any other than public addresses fails.
+    """The resolver of the operating system; a name that resolves to an address that is not public fails.
 
-    It has threads of its own, because some names take the DNS many seconds.
+    It has separate threads, because some lookups take many seconds.
     """
 
     def __init__(self, *, allow_loopback: bool) -> None:
         self._allow_loopback = allow_loopback
-        self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
+        self._threads = ThreadPoolExecutor(CONCURRENT_LOOKUPS_MAX, thread_name_prefix="dns")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Called by aiohttp.
+        """Resolve a name; called by aiohttp.
 
         Raises:
-            OSError: the name does not resolve, or to an address that may not be called.
+            OSError: the name does not resolve, or resolves to an address that may not be called.
         """
         found = await asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, host, port, family)
         return [
@@ -155,20 +155,20 @@ class PublicResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Called by aiohttp. A lookup that the DNS does not answer must not be waited for."""
+        """Close without waiting for pending lookups; called by aiohttp."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class AnswerTooLong(ConnectionAbortedError):
-    """The peer sent more bytes or more pieces than one call may receive."""
+class ResponseTooLong(ConnectionAbortedError):
+    """The peer sent more bytes or more segments than one call may receive."""
 
     def __init__(self) -> None:
-        super().__init__(f"the answer has more than {RECEIVED_MAX_BYTES} bytes, or comes in too many pieces")
+        super().__init__(f"the response has more than {RECEIVED_MAX_BYTES} bytes, or arrives in too many segments")
 
 
 _calls = count(1)
 _call: ContextVar[int] = ContextVar("call", default=0)
-"""The number of the call to which this task and its sent data belong."""
+"""The number of the call that this task sends."""
 
 
 async def _begin_call(*_: Any) -> None:
@@ -202,7 +202,7 @@ class BoundedSocket(socket.socket):
         """See `socket.socket.recv`.
 
         Raises:
-            AnswerTooLong: the call has reached its limit.
+            ResponseTooLong: the call has reached its limit.
         """
         self._check()
         received = super().recv(min(bufsize, READ_MAX_BYTES), *args)
@@ -213,7 +213,7 @@ class BoundedSocket(socket.socket):
         """See `socket.socket.recv_into`.
 
         Raises:
-            AnswerTooLong: the call has reached its limit.
+            ResponseTooLong: the call has reached its limit.
         """
         self._check()
         received = super().recv_into(buffer, min(nbytes or len(buffer), READ_MAX_BYTES), *args)
@@ -227,28 +227,28 @@ class BoundedSocket(socket.socket):
 
     def _check(self) -> None:
         if self._left <= 0:
-            raise AnswerTooLong
+            raise ResponseTooLong
 
 
 def session(*, allow_loopback: bool, user_agent: str, timeout_seconds: float) -> aiohttp.ClientSession:
-    """A client for calls that merchants ask for: no proxy, no cookies, no redirects unless a call asks for them.
+    """Return a client for calls of URLs that merchants choose: without proxies and cookies.
 
-    `timeout_seconds` bounds the whole call: lookup, connection, TLS, request and response. If the response was too
-    long, the cause of the error is `AnswerTooLong`. Make and close the session in the loop that uses it.
+    `timeout_seconds` limits the whole call: lookup, connection, TLS, request and response. If the response was too
+    long, the cause of the error is `ResponseTooLong`. Create and close the session in the event loop that uses it.
     """
 
-    def connected_to_public(addr_info: Any) -> socket.socket:
+    def bounded_public_socket(addr_info: Any) -> socket.socket:
         family, kind, protocol, _, address = addr_info
         check_address(address[0], allow_loopback=allow_loopback)
         return BoundedSocket(family, kind, protocol)
 
     tls = ssl.create_default_context()
-    tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # a slim image has no store of its own
+    tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)  # slim container images have no certificates
     connector = aiohttp.TCPConnector(
         ssl=tls,
         limit=0,
         resolver=PublicResolver(allow_loopback=allow_loopback),
-        socket_factory=connected_to_public,
+        socket_factory=bounded_public_socket,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
     )
     trace = aiohttp.TraceConfig()

@@ -1,7 +1,7 @@
-"""Takes secrets, tokens and card numbers out of text before it is logged.
+"""Remove secrets, tokens and card numbers from text before it is logged.
 
-Nothing of the gateway logs them on purpose. This is for what others put into their messages and exceptions: a URL with
-its password, a header, a row that PostgreSQL refused.
+The gateway does not log them itself. They occur in messages and exceptions of libraries: a URL with its password, a
+header, a row that PostgreSQL rejected.
 """
 
 import re
@@ -15,7 +15,7 @@ _VALUE = r"""b?"[^"]*"|b?'[^']*'|(?:(?:bearer|basic)\s+)?[^\s,;&'"})\]]+"""
 _HINT = re.compile(
     r"eyj|whsec_|bearer|basic|://|-----begin|passw|secret|key|_token|-token|authorization|cookie|failing row"
 )
-"""What stands, in lower case, in every text that a rule with a name of something applies to: most lines have none."""
+"""Matches, in lower case, every text to which a rule applies. Most lines do not match, which saves time."""
 _RULES = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), replacement)
     for pattern, replacement in (
@@ -26,7 +26,7 @@ _RULES = tuple(
         (r"(://[^\s/:@'\"]*:)[^\s/'\"]+(?=@)", rf"\1{REDACTED}"),  # the password of a URL
         # name=value, "name": "value", 'name': b'value', Name: Scheme value
         (rf"((?:{_NAMES})\w{{0,20}}['\"]?\s{{0,3}}[:=]\s{{0,3}})(?:{_VALUE})", rf"\1{REDACTED}"),
-        # PostgreSQL's DETAIL of a row that it refused
+        # PostgreSQL's DETAIL about a rejected row
         (r"(Failing row contains )\(.*?\)(?=\.|\n|\Z)", rf"\1({REDACTED})"),
         (r"(Key \([^)]*\)=)\(.*?\)(?= |\n|\Z)", rf"\1({REDACTED})"),
     )
@@ -35,13 +35,13 @@ _CLIENT_SECRET_LENGTH = 43
 _CLIENT_SECRET = re.compile(
     r"(?<![\w-])(?=[\w-]{43}(?![\w-]))(?=[\w-]*[A-Z])(?=[\w-]*[a-z])(?=[\w-]*[0-9])[\w-]{43}", re.ASCII
 )
-"""secrets.token_urlsafe(32): nothing else has this length and three kinds of characters."""
+"""The form of secrets.token_urlsafe(32); other text rarely has this length and three kinds of characters."""
 _UUID = re.compile(UUID_PATTERN)
-"""What most values beside a log line's message are; it is neither a secret nor a card number."""
+"""Most values besides the message of a log line are UUIDs, which are never secrets or card numbers."""
 
 
 def redact(text: str) -> str:
-    """`text` without secrets, access tokens and card numbers; what stands in their place says so."""
+    """Return `text` with a placeholder for each secret, access token and card number."""
     if _UUID.fullmatch(text):
         return text
     if _HINT.search(text.lower()):

@@ -1,21 +1,19 @@
-"""The keys of this gateway: RSA keys that sign access tokens, and the HMAC key of the client secrets.
+"""Manage the RSA keys that sign access tokens.
 
-They are files in `KEYS_DIR`, made on first start and shared by all processes (and hosts) of one gateway. Signing keys
-are numbered, `signing-0001.pem` and up. A key's id is its RFC 7638 thumbprint. Losing the HMAC key makes every client
-secret invalid; losing a signing key makes the tokens that it signed invalid.
+They are files in `KEYS_DIR`, which is created at the first start and shared by all processes and hosts of a gateway.
+Keys are numbered from `signing-0001.pem`. The id of a key is its RFC 7638 thumbprint. Without a key the tokens that it
+signed are invalid.
 
-The rule of rotation: a key is published and verifies as soon as its file is there; it signs once the file is
-`OVERLAP_SECONDS` old, when everybody has it; it is retired, and verifies no more, once a higher key has signed for
-longer than any token lives (`RETIRED_AFTER_SECONDS`). Of several keys that may sign the highest does; when none may,
-the lowest does. So all processes agree by looking at the files, and deleting a file withdraws its key in a second.
+Rotation: a key is published and verifies as soon as its file exists. It signs when the file is `OVERLAP_SECONDS` old,
+because then every host and cache has it. It is retired when a higher key has signed for longer than the lifetime of any
+token (`RETIRED_AFTER_SECONDS`). Of several keys that may sign, the highest signs; if none may, the lowest signs. All
+processes therefore agree by reading the files, and deleting a file revokes its key within about a second.
 """
 
 import base64
 import contextlib
 import hashlib
-import hmac
 import json
-import secrets
 import stat
 import time
 from collections.abc import Sequence
@@ -34,26 +32,24 @@ from gateway.security.key_files import locked, publish
 
 RSA_BITS = 2048
 RSA_EXPONENT = 65537
-HMAC_KEY_BYTES = 32
 RELOAD_SECONDS = 1.0
-"""A key file that was added or removed is noticed after this time, without a restart."""
+"""Interval at which the folder is checked for added and removed keys."""
 JWKS_CACHE_SECONDS = 300
-"""How long others may keep the published keys."""
+"""Time for which clients may cache the published keys."""
 OVERLAP_SECONDS = 2 * JWKS_CACHE_SECONDS
-"""Age at which a key begins to sign: caches have expired, hosts whose clocks or folders lag a little have it too."""
+"""Age at which a key begins to sign: caches have expired, and hosts with a lagging clock or folder have it."""
 CLOCK_TOLERANCE_SECONDS = 60
-"""How far the clocks of hosts may be apart without a token being trusted too long."""
+"""Maximum difference between the clocks of hosts at which no token is accepted too long."""
 RETIRED_AFTER_SECONDS = OVERLAP_SECONDS + ACCESS_TOKEN_SECONDS_MAX + CLOCK_TOLERANCE_SECONDS
-"""Age at which a key retires the lower ones: every token that they signed has expired, whatever its lifetime was."""
+"""Age at which a key retires the lower ones: every token that they signed has expired."""
 REPLACE_TRIES_MAX = 10  # of `replace_all`, when other processes create keys at the same time
 
-_HMAC_FILE = "client-secrets.key"
 _SIGNING_FILE = "signing-{:04}.pem"
 _SIGNING_FILES = "signing-*.pem"
 
 
 class KeyState(StrEnum):
-    """Where a signing key is in its life; all but retired ones are published and verify."""
+    """The state of a signing key. All keys except retired ones are published and verify."""
 
     NEXT = "next"
     SIGNING = "signing"
@@ -63,7 +59,7 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One RSA key pair; `key_id` goes into the `kid` header of the tokens that it signs. `made_at` is in Unix time."""
+    """An RSA key pair. `key_id` is the `kid` header of its tokens, `made_at` a Unix time."""
 
     key_id: str
     private: rsa.RSAPrivateKey = field(compare=False)
@@ -73,27 +69,27 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: Path, made_at: float) -> "SigningKey":
-        """The key in the file at `path`.
+        """Read the key in the file at `path`.
 
         Raises:
-            ConfigError: it is not an RSA key that may sign.
+            ConfigError: it is not a suitable RSA key.
         """
         try:
             private = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as exc:
             raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
         if not isinstance(private, rsa.RSAPrivateKey) or private.key_size < RSA_BITS:
-            raise ConfigError(f"KEYS_DIR: {path} must hold an RSA key of at least {RSA_BITS} bits")
+            raise ConfigError(f"KEYS_DIR: {path} must contain an RSA key of at least {RSA_BITS} bits")
         public = private.public_key()
-        return cls(_thumbprint(public), private, public, path, made_at)
+        return cls(thumbprint(public), private, public, path, made_at)
 
     def as_jwk(self) -> dict[str, str]:
-        """The public half as a JSON Web Key (RFC 7517)."""
+        """Return the public key as a JSON Web Key (RFC 7517)."""
         return {**_public_members(self.public), "use": "sig", "alg": "RS256", "kid": self.key_id}
 
 
 def states_of(keys: Sequence[SigningKey], now: float) -> list[KeyState]:
-    """The state of each of `keys`, lowest first, at the Unix time `now`: the rule at the top of this module."""
+    """Return the state of each of `keys`, lowest first, at the Unix time `now`."""
     ages = [now - key.made_at for key in keys]
     signing = max((at for at, age in enumerate(ages) if age >= OVERLAP_SECONDS), default=0)
     retiring = max((at for at, age in enumerate(ages) if age >= RETIRED_AFTER_SECONDS), default=0)
@@ -107,7 +103,7 @@ def states_of(keys: Sequence[SigningKey], now: float) -> list[KeyState]:
 
 
 class KeyRing:
-    """The signing keys of a folder, read again when its files changed."""
+    """The signing keys of a folder. They are read again when its files change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -117,7 +113,7 @@ class KeyRing:
         self._generation = 0
 
     def with_states(self) -> list[tuple[SigningKey, KeyState]]:
-        """All keys, lowest first, each with its state now."""
+        """Return all keys, lowest first, each with its current state."""
         self._reload()
         return list(zip(self._keys, states_of(self._keys, time.time()), strict=True))
 
@@ -140,37 +136,37 @@ class KeyRing:
             logger.error("The signing keys cannot be reloaded; the previous ones stay in use: {}", exc)
 
     def signing(self) -> SigningKey:
-        """The key that signs."""
+        """Return the key that signs."""
         return next(key for key, state in self.with_states() if state is KeyState.SIGNING)
 
     def find(self, key_id: str) -> SigningKey | None:
-        """The key with this id, if it is one of ours that verifies."""
+        """Return the key with this id if it verifies, else None."""
         return next((key for key in self._verifying() if key.key_id == key_id), None)
 
     def as_jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The public keys that verify, as a JSON Web Key Set (RFC 7517)."""
+        """Return the public keys that verify as a JSON Web Key Set (RFC 7517)."""
         return {"keys": [key.as_jwk() for key in self._verifying()]}
 
     def _verifying(self) -> list[SigningKey]:
         return [key for key, state in self.with_states() if state is not KeyState.RETIRED]
 
     def add_key(self) -> Path | None:
-        """Make the next key; its file, or None when one waits to sign already.
+        """Create the next key and return its file; None if the previous new key does not sign yet.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: the folder is not writable.
         """
         keys = self.with_states()
         number = 1 + max(_number_of(key.path) for key, _ in keys)
         path = self._folder / _SIGNING_FILE.format(number)
         waits = any(state is KeyState.NEXT for _, state in keys)
-        return path if not waits and publish(path, _new_private_key()) else None
+        return path if not waits and publish(path, new_private_key()) else None
 
     def remove_retired(self) -> list[Path]:
-        """Delete the files of the keys that verify no more, and name them.
+        """Delete the files of retired keys and return them.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: the folder is not writable.
         """
         retired = [key.path for key, state in self.with_states() if state is KeyState.RETIRED]
         for path in retired:
@@ -182,7 +178,7 @@ class KeyRing:
 
         Concurrent calls are serialized, so no number is used twice. Raises OSError like `add_key`.
         """
-        private = _new_private_key()
+        private = new_private_key()
         with locked(self._folder):
             for _ in range(REPLACE_TRIES_MAX):
                 number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
@@ -197,75 +193,51 @@ class KeyRing:
 
 @cache
 def key_ring() -> KeyRing:
-    """This process's signing keys.
+    """Return the signing keys of this process.
 
     Raises:
-        ConfigError: the folder of the keys, or a key in it, cannot be read or made.
+        ConfigError: the folder or a key cannot be read or created.
     """
     return KeyRing(prepared_folder())
 
 
-def hash_secret(secret: str) -> bytes:
-    """What is stored of a client secret: its HMAC-SHA256. A random secret of 256 bits needs no slow hash."""
-    return hmac.digest(_hmac_key(), secret.encode(), hashlib.sha256)
-
-
-def secret_matches(secret: str, stored: bytes) -> bool:
-    """Whether `stored` is the hash of `secret`, in constant time."""
-    return hmac.compare_digest(hash_secret(secret), stored)
-
-
 def make_ready() -> None:
-    """Make what is missing and read everything once, so that a process without keys fails at its start.
+    """Create a signing key if there is none and read all keys, so that a process without keys fails at its start.
 
     Raises:
-        ConfigError: the folder of the keys, or a key in it, cannot be read or made.
+        ConfigError: the folder or a key cannot be read or created.
     """
     key_ring()
-    _hmac_key()
-
-
-@cache
-def _hmac_key() -> bytes:
-    path = prepared_folder() / _HMAC_FILE
-    try:
-        if not path.exists():
-            publish(path, secrets.token_hex(HMAC_KEY_BYTES).encode())
-        key = bytes.fromhex(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"KEYS_DIR: {path} cannot be used: {exc}") from None
-    if len(key) != HMAC_KEY_BYTES:
-        raise ConfigError(f"KEYS_DIR: {path} must hold {HMAC_KEY_BYTES} bytes in hexadecimal")
-    return key
 
 
 @cache
 def prepared_folder() -> Path:
-    """The folder of the keys, made with a first signing key if need be.
+    """Return the folder of the keys. It is created with a first signing key if it does not exist.
 
     Raises:
-        ConfigError: it cannot be read or made.
+        ConfigError: the folder cannot be read or created.
     """
     folder = settings().keys_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            logger.warning("KEYS_DIR: others than its owner may look into {}; chmod 700 keeps them out", folder)
+            logger.warning("KEYS_DIR: users other than the owner can read {}; run chmod 700", folder)
         if not any(folder.glob(_SIGNING_FILES)):
-            publish(folder / _SIGNING_FILE.format(1), _new_private_key())
+            publish(folder / _SIGNING_FILE.format(1), new_private_key())
     except OSError as exc:
         raise ConfigError(f"KEYS_DIR: {folder} cannot be used: {exc}") from None
     return folder
 
 
-def _new_private_key() -> bytes:
+def new_private_key() -> bytes:
+    """Return a new RSA key as PEM."""
     return rsa.generate_private_key(RSA_EXPONENT, RSA_BITS).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def _signing_files(folder: Path) -> list[tuple[Path, float]]:
-    """The key files, lowest number first, each with the time it was made at."""
+    """Return the key files, lowest number first, each with its modification time."""
     found = []
     for path in sorted(folder.glob(_SIGNING_FILES), key=_number_of):
         with contextlib.suppress(FileNotFoundError):  # deleted a moment ago
@@ -276,13 +248,13 @@ def _signing_files(folder: Path) -> list[tuple[Path, float]]:
 def _number_of(path: Path) -> int:
     number = path.stem.rpartition("-")[2]
     if not (number.isascii() and number.isdigit()):
-        raise ConfigError(f"KEYS_DIR: {path} must be numbered, such as {_SIGNING_FILE.format(1)}")
+        raise ConfigError(f"KEYS_DIR: {path} must have a numbered name such as {_SIGNING_FILE.format(1)}")
     return int(number)
 
 
 def _read_signing_keys(files: Sequence[tuple[Path, float]]) -> list[SigningKey]:
     if not files:
-        raise ConfigError(f"KEYS_DIR: there is no {_SIGNING_FILES} left")
+        raise ConfigError(f"KEYS_DIR: there is no {_SIGNING_FILES}")
     return [SigningKey.read(path, made_at) for path, made_at in files]
 
 
@@ -296,6 +268,7 @@ def _base64_integer(number: int) -> str:
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 
-def _thumbprint(public: rsa.RSAPublicKey) -> str:
+def thumbprint(public: rsa.RSAPublicKey) -> str:
+    """Return the thumbprint of RFC 7638."""
     canonical = json.dumps(_public_members(public), sort_keys=True, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()

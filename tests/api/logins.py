@@ -1,4 +1,4 @@
-"""Log-ins from given addresses, and low limits; modules import the fixtures that they use."""
+"""Log-ins from given addresses, and fixtures with low limits; modules import the fixtures that they use."""
 
 from typing import cast
 
@@ -8,7 +8,7 @@ from gateway.api.access import rate_limits
 from gateway.api.access.sign_in import DEVICE_HEADER
 from gateway.domain.merchants import login_limits
 from gateway.domain.merchants.rate_limits import Limit
-from tests.api.conftest import PASSWORD, Answer, Caller
+from tests.api.conftest import PASSWORD, Caller, Response
 
 EMAIL = "ada@example.com"
 ATTACKER, OWNER = "192.0.2.66", "198.51.100.7"
@@ -21,39 +21,39 @@ SMALL = {
 
 
 @pytest.fixture
-def nothing_leased() -> None:
-    rate_limits._leased.cache_clear()
+def no_leases() -> None:
+    rate_limits.forget()
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the limits so that a few attempts reach them."""
+    """Lower the limits, so that a few attempts reach them."""
     for name, limit in SMALL.items():
         monkeypatch.setattr(login_limits, name, limit)
 
 
 @pytest.fixture
-def account(anonymous: Caller) -> Answer:
-    """Register the account of `EMAIL` from a device that is then known."""
+def account(anonymous: Caller) -> Response:
+    """Register the account of `EMAIL` from a device, which is then known."""
     body = {"email": EMAIL, "password": PASSWORD, "business_name": "Ada's Bookshop"}
-    answer = anonymous.post("/auth/register", body, environ_base={"REMOTE_ADDR": OWNER})
-    assert answer.status_code == 201
-    return answer
+    response = anonymous.post("/auth/register", body, environ_base={"REMOTE_ADDR": OWNER})
+    assert response.status_code == 201
+    return response
 
 
 def try_to_log_in(
     caller: Caller, address: str, password: str = "wrong", *, email: str = EMAIL, **headers: str
-) -> Answer:
-    """Log in from `address`; the names in `headers` have underscores for hyphens."""
+) -> Response:
+    """Log in from `address`; the names in `headers` have underscores instead of hyphens."""
     body = {"email": email, "password": password}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     client = caller.app.test_client(use_cookies=False)
-    return cast(Answer, client.post("/auth/login", json=body, headers=sent, environ_base={"REMOTE_ADDR": address}))
+    return cast(Response, client.post("/auth/login", json=body, headers=sent, environ_base={"REMOTE_ADDR": address}))
 
 
 def tries(caller: Caller, address: str, times: int, **options: str) -> list[int]:
     return [try_to_log_in(caller, address, **options).status_code for _ in range(times)]
 
 
-def device_token_of(answer: Answer) -> str:
-    return answer.headers[DEVICE_HEADER]
+def device_token_of(response: Response) -> str:
+    return response.headers[DEVICE_HEADER]

@@ -1,4 +1,4 @@
-"""The API as processes of its own, as the Procfile starts it, on the test database."""
+"""Run the API of the Procfile in separate processes, with the test database."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ STOP_SECONDS = 20
 
 @dataclass(frozen=True)
 class ApiProcess:
-    """A running API: its URL, and the file that its log goes to."""
+    """A running API, with its URL and its log file."""
 
     url: str
     log: Path

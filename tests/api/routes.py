@@ -1,4 +1,4 @@
-"""What the contract says of each call, for tests that walk all of them: a second opinion, not read from the code."""
+"""The contract of each endpoint, for tests of all endpoints. It is written here, not derived from the code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from gateway.api.http.routes import Endpoint
 from gateway.app import PARTS
 
 SOME_ID = "01a203ac-0af0-72d9-8fb4-1064eca29cd1"
-"""A well-formed id of nothing."""
+"""A valid id of no object."""
 ANY_TOKEN = "any token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """`scope` None: public. `object`: what of the `World` the id in the path names. `body`, `query`: a valid one."""
+    """`scope` is None for public endpoints; `object` names the id in `World`; `body` and `query` are valid ones."""
 
     scope: str | None
     object: str | None = None
@@ -103,12 +103,12 @@ ROUTES = {
 
 
 def endpoints() -> list[Endpoint]:
-    """Every call that the application serves."""
+    """Return every endpoint of the application."""
     return [endpoint for part in PARTS for endpoint in part.endpoints]
 
 
 def path_of(endpoint: Endpoint, id: str = SOME_ID) -> str:
-    """The path of a call, with `id` in it."""
+    """Return the path of an endpoint, with `id`."""
     path = endpoint.path
     for name in endpoint.ids:
         path = path.replace(f"<{name}>", id)
@@ -116,12 +116,12 @@ def path_of(endpoint: Endpoint, id: str = SOME_ID) -> str:
 
 
 def name_of(endpoint: Endpoint) -> str:
-    """How a test report shows a call."""
+    """Return the name of an endpoint for the test report."""
     return endpoint.name
 
 
 def route_of(endpoint: Endpoint) -> Route:
-    """What `ROUTES` says of a call."""
+    """Return the contract of an endpoint."""
     assert endpoint.name in ROUTES, (
         f"{endpoint.method} {endpoint.path} is new. Add {endpoint.name!r} to ROUTES in tests/api/routes.py: the scope"
         " it needs, a valid body, and the object that its id names (see World in tests/api/world.py)."

@@ -1,4 +1,4 @@
-"""Two merchants, an operator, and one object of every kind that a call can name."""
+"""Two merchants, an operator, and one object of every kind."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,35 +21,35 @@ OPERATOR = "operator@example.com"
 
 @dataclass(frozen=True)
 class World:
-    """`ids` name objects of `merchant`, except for those of operators, which are nobody's. `other` has nothing."""
+    """`ids` are those of objects of `merchant`, and of objects without a merchant. `other` has no objects."""
 
     merchant: Caller
     other: Caller
     operator: Caller
     ids: Mapping[str, str]
 
-    def who_may(self, scope: str) -> Caller:
-        """The caller whose calls need `scope`."""
+    def caller_with(self, scope: str) -> Caller:
+        """Return the caller that may have `scope`."""
         return self.operator if scope in OPERATOR_SCOPES else self.merchant
 
-    def who_may_not(self, scope: str) -> Caller:
-        """The caller whom `scope` is never given to."""
+    def caller_without(self, scope: str) -> Caller:
+        """Return the caller that can never have `scope`."""
         return self.operator if scope in MERCHANT_SCOPES else self.merchant
 
 
 def _made(caller: Caller, path: str, body: dict[str, Any]) -> str:
-    answer = caller.post(path, body)
-    assert answer.status_code in {201, 202}, answer.text
-    return str(answer.json["id"])
+    response = caller.post(path, body)
+    assert response.status_code in {201, 202}, response.text
+    return str(response.json["id"])
 
 
 def _statement(operator: Caller) -> tuple[str, str]:
-    """A statement that names a charge which nobody made, and what its comparison finds."""
-    answer = operator.post("/v1/statements?provider=simulated", csv_of(line()), content_type="text/csv")
-    assert answer.status_code == 201, answer.text
-    run = answer.json["reconciliation_id"]
+    """Upload a statement with an unknown charge; return its id, and that of the discrepancy."""
+    response = operator.post("/v1/statements?provider=simulated", csv_of(line()), content_type="text/csv")
+    assert response.status_code == 201, response.text
+    run = response.json["reconciliation_id"]
     reconcile_as_requested(UUID(run))
-    return str(answer.json["id"]), str(operator.get(f"/v1/reconciliations/{run}/discrepancies").json["data"][0]["id"])
+    return str(response.json["id"]), str(operator.get(f"/v1/reconciliations/{run}/discrepancies").json["data"][0]["id"])
 
 
 def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
@@ -60,9 +60,9 @@ def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
     period = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
 
     def newest(path: str) -> str:
-        answer = merchant.get(path)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json["data"][0]["id"])
+        response = merchant.get(path)
+        assert response.status_code == 200, response.text
+        return str(response.json["data"][0]["id"])
 
     statement, discrepancy = _statement(operator)
     return {
@@ -86,7 +86,7 @@ def _objects(merchant: Caller, operator: Caller) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def world(app: Flask) -> Iterator[World]:
-    """One world for all tests of a module, which must leave it as it is."""
+    """Return a world for all tests of a module, which must not change it."""
     merchant = register(app)
     operator = make_operator(app, OPERATOR)
     yield World(merchant, register(app), operator, _objects(merchant, operator))

@@ -1,1 +1,1 @@
-"""Attacks of hostile clients as programs, to be run against your own gateway."""
+"""Attacks of hostile clients, as programs to run against your own gateway."""

@@ -2,8 +2,9 @@
 
     python -m tests.attacks.slow_clients http://127.0.0.1:15870
 
-It registers a merchant, opens the connections, and asks for /health/live and posts payments for a while, then once more
-when they are gone. The exit status is 1 when an answer took longer than the limits below. Aim it at your own gateway.
+It registers a merchant, opens the connections, calls /health/live and posts payments for some time, and once more after
+the connections are closed. The exit status is 1 if a response took longer than the limits below. Use it only against
+your own gateway.
 """
 
 import argparse
@@ -83,9 +84,9 @@ def main() -> int:
     seen["after"] = slowest(options.url, token, 1)
     for moment, (live, payment) in seen.items():
         sys.stdout.write(f"{moment}: slowest /health/live {live:.3f} s, slowest payment {payment:.3f} s\n")
-    held = all(live <= LIVE_SECONDS and payment <= POST_SECONDS for live, payment in seen.values())
-    sys.stdout.write("it held\n" if held else "a limit was exceeded\n")
-    return 0 if held else 1
+    within = all(live <= LIVE_SECONDS and payment <= POST_SECONDS for live, payment in seen.values())
+    sys.stdout.write("all responses were within the limits\n" if within else "a response exceeded its limit\n")
+    return 0 if within else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`make chaos`: payments through the public API while faults hit real processes, judged from outside.
+"""`make chaos`: payments through the public API while faults hit real processes; external checks find every loss.
 
-A load of payments with mixed tokens runs against a stack of its own while a seeded schedule of faults is carried out.
-The merchant cancels some, is told of the others by webhooks, and refunds some of those. Then everything is brought back
-and drained, and the truth is compared: what clients saw accepted (201), what the gateway says became of it, what the
-acquirer says it charged and gave back, and which events came.
+A load of payments with various tokens runs against a separate stack during a seeded schedule of faults. The merchant
+cancels some payments, receives webhooks about the others, and refunds some of those. Then all faults end, the stack
+finishes its work, and the checks compare: the payments that clients saw accepted (201), their statuses in the gateway,
+the charges and refunds of the acquirer, and the received events.
 """

@@ -1,4 +1,4 @@
-"""The faults: each hits real processes or servers, lasts a while, and is taken back."""
+"""The faults: each affects real processes or servers for some time and is then undone."""
 
 import os
 import random
@@ -23,11 +23,11 @@ REACH_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of fault. `database` and `acquirer` ones excuse refusals and delays that others do not."""
+    """A kind of fault. A `database` fault excuses refusals and delays of requests."""
 
     name: str
     begin: Callable[[ChaosStack, random.Random, ExitStack], None]
-    """Does the harm, and leaves what takes it back on the stack."""
+    """Causes the fault, and adds what undoes it to the exit stack."""
     seconds: tuple[float, float]
     database: bool = False
     broker: bool = False
@@ -61,7 +61,7 @@ def _kill_all(stack: ChaosStack, role: str) -> None:
 
 
 def _kill_worker(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
-    """A child, the parent (its orphans work on), or both at once."""
+    """Kill the children, the parent (its orphans continue), or both at once."""
 
     def begin(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
         match rng.choice(("child", "parent", "group")):
@@ -77,7 +77,7 @@ def _kill_worker(role: str) -> Callable[[ChaosStack, random.Random, ExitStack], 
 
 
 def _freeze_worker(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
-    """All of it, or one of its children while the others go on; longer than a lease, now and then."""
+    """Freeze a worker or one of its children, sometimes for longer than a lease."""
     role = rng.choice(WORKERS)
     children = stack.children(role)
     pids = [rng.choice(children)] if children and rng.random() < 0.5 else [stack.leader(role), *children]
@@ -93,7 +93,7 @@ def _terminate(stack: ChaosStack, rng: random.Random, _undo: ExitStack) -> None:
 
 
 UNREACHABLE = (requests.RequestException, psycopg.Error, DevstackError)
-"""A server that another fault has taken away cannot be told anything; its restart takes everything back."""
+"""Errors of a server that another fault has stopped; its restart undoes everything."""
 
 
 def _close_connections(stack: ChaosStack, _rng: random.Random, _undo: ExitStack) -> None:
@@ -150,8 +150,8 @@ def _take_all_connections(stack: ChaosStack, _rng: random.Random, undo: ExitStac
             return
 
 
-def _tell(stack: ChaosStack, how: dict[str, object]) -> None:
-    """Control the acquirer, which cannot be reached while it is away or flaps: again until it hears."""
+def _set_behaviour(stack: ChaosStack, how: dict[str, object]) -> None:
+    """Set the acquirer's behaviour; repeat while it is unreachable."""
     deadline = time.monotonic() + REACH_SECONDS
     while time.monotonic() < deadline:
         with suppress(*UNREACHABLE):
@@ -162,9 +162,9 @@ def _tell(stack: ChaosStack, how: dict[str, object]) -> None:
 
 def _acquirer(mode: str) -> Callable[[ChaosStack, random.Random, ExitStack], None]:
     def begin(stack: ChaosStack, rng: random.Random, undo: ExitStack) -> None:
-        undo.callback(_tell, stack, {"mode": "normal"})
-        calls = rng.choice(("writes", "all"))  # all: the queries whether something was processed, too
-        _tell(stack, {"mode": mode, "probability": 0.7, "calls": calls, "seed": rng.randrange(2**31)})
+        undo.callback(_set_behaviour, stack, {"mode": "normal"})
+        calls = rng.choice(("writes", "all"))  # all: status queries too
+        _set_behaviour(stack, {"mode": mode, "probability": 0.7, "calls": calls, "seed": rng.randrange(2**31)})
 
     return begin
 
@@ -204,16 +204,16 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """Faults that begin together, and how long they last."""
+    """Faults that begin together, and their duration."""
 
     faults: tuple[Fault, ...]
     seconds: float
     pause: float
-    """Quiet seconds before."""
+    """Seconds without faults before it."""
 
 
 def schedule(seed: int, number: int) -> list[Episode]:
-    """`number` faults in a random order in which every kind comes before any comes again; now and then two at once."""
+    """Return `number` faults in random order, sometimes two at once; no kind repeats before every kind has occurred."""
     rng = random.Random(seed)
     kinds: list[Fault] = []
     while len(kinds) < number:
@@ -229,7 +229,7 @@ def schedule(seed: int, number: int) -> list[Episode]:
 
 @contextmanager
 def happening(stack: ChaosStack, episode: Episode, rng: random.Random) -> Iterator[None]:
-    """The faults of `episode` have begun; they are taken back when the block ends."""
+    """Begin the faults of an episode, and undo them when the block ends."""
     with ExitStack() as undo:
         for fault in episode.faults:
             fault.begin(stack, rng, undo)
@@ -237,5 +237,5 @@ def happening(stack: ChaosStack, episode: Episode, rng: random.Random) -> Iterat
 
 
 def wait(seconds: float) -> None:
-    """Let a fault last."""
+    """Wait while a fault lasts."""
     time.sleep(seconds)

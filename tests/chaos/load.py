@@ -1,4 +1,4 @@
-"""The load: merchants' programs that post payments, cancel some, repeat what was not answered, and take notes."""
+"""The load: clients that post payments, cancel some, repeat unanswered requests, and record the responses."""
 
 import random
 import threading
@@ -11,7 +11,7 @@ from uuid import UUID
 import requests
 
 REQUEST_SECONDS = 10.0
-"""A client's patience; an answer later than this counts as a hanging request."""
+"""The timeout of clients; a request that takes longer counts as hanging."""
 REPEAT_PAUSE_SECONDS = 0.5
 THREADS = 8
 
@@ -34,14 +34,14 @@ TOKENS = {
 }
 """Weights of the payment methods."""
 CANCELED_SHARE = 0.1
-"""Of the payments: so many are canceled, if the gateway has not routed them by then."""
-SECOND_THOUGHTS_SECONDS = 0.15
-"""The longest time until then: cancels meet payments that wait, are on their way, and have been charged."""
+"""Share of payments that the client tries to cancel."""
+CANCEL_WITHIN_SECONDS = 0.15
+"""The longest time until a cancellation, so that some come before routing, some after, and some after the charge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One request: when it began, how long it took, and its status (0 when no answer came)."""
+    """A request: its start, its duration and its status (0 without a response)."""
 
     at: float
     seconds: float
@@ -49,46 +49,46 @@ class Sent:
 
 
 @dataclass(slots=True)
-class Notes:
-    """What the clients saw."""
+class ClientLog:
+    """The responses that the clients got."""
 
     accepted: dict[UUID, str] = field(default_factory=dict)
     """Transaction id and token of every 201."""
     requests: list[Sent] = field(default_factory=list)
     unanswered: int = 0
-    """Payments that never got a 201, though repeated: the client was never told that they exist."""
+    """Payments that were repeated but never got a final response."""
     cancels: Counter[str] = field(default_factory=Counter)
-    """What became of the requests to cancel: canceled, too late, unanswered."""
+    """Results of the requests to cancel: canceled, too late, unanswered."""
     canceled: set[UUID] = field(default_factory=set)
-    """Payments of which a client was told that they are canceled."""
+    """Payments that a client saw canceled."""
     problems: list[str] = field(default_factory=list)
 
 
 class Caller:
-    """A merchant's program: it repeats with the same key what was not answered, until it is told to give up."""
+    """A client that repeats unanswered requests with the same key until `stop` is set."""
 
-    def __init__(self, api_url: str, token: str, notes: Notes, give_up: threading.Event) -> None:
+    def __init__(self, api_url: str, token: str, log: ClientLog, stop: threading.Event) -> None:
         self._api_url = api_url
-        self._notes = notes
-        self._give_up = give_up
+        self._log = log
+        self._stop = stop
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {token}"
 
-    def insist(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
-        """The first answer that does not ask to come again; None when there was none until the end."""
-        while not self._give_up.is_set():
+    def post_until_answered(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
+        """Post until a response does not ask for a repetition; return it, or None if `stop` is set first."""
+        while not self._stop.is_set():
             answer = self._post(path, body, key)
-            if answer is not None and not _asks_to_come_again(answer):
+            if answer is not None and not _asks_for_repetition(answer):
                 return answer
-            self._give_up.wait(REPEAT_PAUSE_SECONDS)
+            self._stop.wait(REPEAT_PAUSE_SECONDS)
         return None
 
-    def complain(self, what: str, answer: requests.Response) -> None:
-        """Note an answer that nobody should get."""
-        self._notes.problems.append(f"{what}: HTTP {answer.status_code}: {answer.text[:300]}")
+    def note_problem(self, what: str, answer: requests.Response) -> None:
+        """Record a response that no client should get."""
+        self._log.problems.append(f"{what}: HTTP {answer.status_code}: {answer.text[:300]}")
 
     def _post(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
-        """One request; None when no answer came."""
+        """Send one request; return None without a response."""
         began = time.monotonic()
         answer: requests.Response | None = None
         with suppress(requests.RequestException):
@@ -96,71 +96,69 @@ class Caller:
                 f"{self._api_url}{path}", json=body, headers={"Idempotency-Key": key}, timeout=REQUEST_SECONDS
             )
         status = answer.status_code if answer is not None else 0
-        self._notes.requests.append(Sent(began, time.monotonic() - began, status))
+        self._log.requests.append(Sent(began, time.monotonic() - began, status))
         return answer
 
 
-def _asks_to_come_again(answer: requests.Response) -> bool:
+def _asks_for_repetition(answer: requests.Response) -> bool:
     if answer.status_code == 409:
         return bool(answer.json()["code"] == "idempotency_in_progress")
     return answer.status_code in {429, 502, 503}
 
 
 class Load:
-    """`payments` payments at an even rate over `seconds`, by several clients at once."""
+    """Posts payments at an even rate over `seconds` with several clients."""
 
     def __init__(self, api_url: str, token: str, payments: int, seconds: float, seed: int) -> None:
-        self.notes = Notes()
+        self.log = ClientLog()
         self._api_url = api_url
         self._token = token
         self._seed = seed
         rng = random.Random(seed)
         self._tokens = rng.choices(list(TOKENS), weights=list(TOKENS.values()), k=payments)
         self._to_cancel = {
-            number: rng.uniform(0, SECOND_THOUGHTS_SECONDS)
-            for number in range(payments)
-            if rng.random() < CANCELED_SHARE
+            number: rng.uniform(0, CANCEL_WITHIN_SECONDS) for number in range(payments) if rng.random() < CANCELED_SHARE
         }
         self._pause = seconds / max(1, payments)
         self._next = 0
         self._lock = threading.Lock()
         self._start = 0.0
-        self._give_up = threading.Event()
+        self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(THREADS)]
 
     def start(self) -> None:
-        """Begin to post."""
+        """Start to post."""
         self._start = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     @property
     def ended(self) -> bool:
-        """Whether every payment was begun."""
+        """Whether every payment has been started."""
         return self._next >= len(self._tokens)
 
     def finish(self, within: float) -> None:
-        """Post the rest at once; what has no answer after `within` seconds is given up by its client."""
+        """Post the rest at once; stop repeating requests after `within` seconds."""
         self._pause = 0.0
         deadline = time.monotonic() + within
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._give_up.set()
+        self._stop.set()
         for thread in self._threads:
             thread.join(2 * REQUEST_SECONDS)
 
     def _client(self) -> None:
-        caller = Caller(self._api_url, self._token, self.notes, self._give_up)
-        while not self._give_up.is_set():
+        caller = Caller(self._api_url, self._token, self.log, self._stop)
+        while not self._stop.is_set():
             with self._lock:
                 number, self._next = self._next, self._next + 1
             if number >= len(self._tokens):
                 return
-            self._give_up.wait(max(0.0, self._start + number * self._pause - time.monotonic()))
+            self._stop.wait(max(0.0, self._start + number * self._pause - time.monotonic()))
             self._pay(caller, number)
 
     def _pay(self, caller: Caller, number: int) -> None:
-        """One payment, repeated with its key until it is answered, and for some of them a change of mind."""
+        """Post a payment, repeat it with its key until it is answered, and cancel it if it is one of those."""
         token = self._tokens[number]
         body: dict[str, object] = {
             "amount": 100 + number,
@@ -168,26 +166,26 @@ class Load:
             "payment_method": token,
             "reference": f"chaos-{number}",
         }
-        answer = caller.insist("/v1/transactions", body, f"chaos-{self._seed}-{number}")
+        answer = caller.post_until_answered("/v1/transactions", body, f"chaos-{self._seed}-{number}")
         if answer is None:
-            self.notes.unanswered += 1
+            self.log.unanswered += 1
         elif answer.status_code == 201:
             id = UUID(answer.json()["id"])
-            self.notes.accepted[id] = token
+            self.log.accepted[id] = token
             if number in self._to_cancel:
-                self._give_up.wait(self._to_cancel[number])
+                self._stop.wait(self._to_cancel[number])
                 self._cancel(caller, id)
         else:
-            caller.complain(f"payment {number}", answer)
+            caller.note_problem(f"payment {number}", answer)
 
     def _cancel(self, caller: Caller, id: UUID) -> None:
-        answer = caller.insist(f"/v1/transactions/{id}/cancel", {}, f"cancel-{id}")
+        answer = caller.post_until_answered(f"/v1/transactions/{id}/cancel", {}, f"cancel-{id}")
         if answer is None:
-            self.notes.cancels["unanswered"] += 1
+            self.log.cancels["unanswered"] += 1
         elif answer.status_code == 200:
-            self.notes.cancels["canceled"] += 1
-            self.notes.canceled.add(id)
+            self.log.cancels["canceled"] += 1
+            self.log.canceled.add(id)
         elif answer.status_code == 409:
-            self.notes.cancels["too late"] += 1
+            self.log.cancels["too late"] += 1
         else:
-            caller.complain(f"cancel {id}", answer)
+            caller.note_problem(f"cancel {id}", answer)

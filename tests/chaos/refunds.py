@@ -1,4 +1,4 @@
-"""The merchant's refunds: a part of what is settled is given back, in parts, whole, or too much of it at once."""
+"""The merchant's refunds: some settled payments are refunded, in parts, in full, or beyond their amount."""
 
 import random
 import threading
@@ -7,34 +7,34 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from tests.chaos.load import Caller, Notes
+from tests.chaos.load import Caller, ClientLog
 
 SHARE = 0.25
-"""Of the settled payments; those whose payment method is made for refunds are all refunded."""
-MADE_FOR_REFUNDS = "tok_refund_"
+"""Share of settled payments that are refunded; those with a payment method for refunds all are."""
+REFUND_TOKENS = "tok_refund_"
 REPEATED_SHARE = 0.2
-"""Of the answered refunds: the merchant sends so many again with their keys, and must get the same answers."""
+"""Share of answered refunds that the merchant sends again with their keys; the responses must be the same."""
 THREADS = 6
 
 
 @dataclass(slots=True)
-class RefundNotes:
-    """What the merchant saw of its refunds. The key of a request is also the `reason` of its refund."""
+class RefundLog:
+    """The merchant's view of its refunds. The key of a request is also the `reason` of its refund."""
 
     accepted: dict[UUID, str] = field(default_factory=dict)
     """Refund id and key of every 201."""
-    asked: set[str] = field(default_factory=set)
+    requested: set[str] = field(default_factory=set)
     too_much: int = 0
-    """Requests that were refused because they ask for more than is left."""
+    """Requests that were refused because of their amount."""
     unanswered: int = 0
     replayed: int = 0
-    """Answered requests that were sent again and answered the same."""
+    """Answered requests that were sent again and got the same response."""
 
 
 def parts_of(seed: int, number: int, payment_method: str, amount: int) -> list[int | None]:
-    """The refunds that payment `number` gets at the same moment, in minor units; None asks for all that is left."""
+    """Return the amounts of simultaneous refunds of payment `number` in minor units; None is the remaining amount."""
     rng = random.Random(f"{seed}-refund-{number}")
-    if rng.random() >= SHARE and not payment_method.startswith(MADE_FOR_REFUNDS):
+    if rng.random() >= SHARE and not payment_method.startswith(REFUND_TOKENS):
         return []
     part = rng.randint(1, amount - 1)
     plans: list[list[int | None]] = [[None], [part], [part, amount - part], [amount // 2 + 1] * 3, [None, part, None]]
@@ -42,13 +42,13 @@ def parts_of(seed: int, number: int, payment_method: str, amount: int) -> list[i
 
 
 class Refunds:
-    """A shop that is told of each settled payment, and refunds some of them with several threads."""
+    """Refunds some of the settled payments, with several threads."""
 
-    def __init__(self, api_url: str, token: str, seed: int, notes: Notes) -> None:
-        self.notes = RefundNotes()
-        self._load_notes = notes
+    def __init__(self, api_url: str, token: str, seed: int, log: ClientLog) -> None:
+        self.log = RefundLog()
+        self._load_log = log
         self._seed = seed
-        self._give_up = threading.Event()
+        self._stop = threading.Event()
         self._own = threading.local()
         self._api_url, self._token = api_url, token
         self._lock = threading.Lock()
@@ -56,8 +56,8 @@ class Refunds:
         self._pool = ThreadPoolExecutor(THREADS)
         self._futures: list[Future[None]] = []
 
-    def consider(self, event: dict[str, Any]) -> None:
-        """Hear of an event; ask for the refunds of a payment that was settled."""
+    def handle(self, event: dict[str, Any]) -> None:
+        """Handle an event; request the refunds of a settled payment."""
         paid = event["data"]
         if event["type"] != "transaction.completed" or not (paid["reference"] or "").startswith("chaos-"):
             return
@@ -67,38 +67,38 @@ class Refunds:
                 return
             for part, amount in enumerate(parts_of(self._seed, number, paid["payment_method"], paid["amount"])):
                 key = f"chaos-{self._seed}-refund-{number}-{part}"
-                self.notes.asked.add(key)
+                self.log.requested.add(key)
                 self._futures.append(self._pool.submit(self._refund, paid["id"], key, amount))
 
     def finish(self, within: float) -> None:
-        """Begin no more; requests without an answer after `within` seconds are given up."""
+        """Start no more refunds; stop repeating requests after `within` seconds."""
         with self._lock:
             self._closed = True
-        timer = threading.Timer(within, self._give_up.set)
+        timer = threading.Timer(within, self._stop.set)
         timer.start()
         self._pool.shutdown()
         timer.cancel()
         problems = [repr(future.exception()) for future in self._futures if future.exception()]
-        self._load_notes.problems += problems
+        self._load_log.problems += problems
 
     def _refund(self, transaction_id: str, key: str, amount: int | None) -> None:
-        """One refund, repeated with its key until it is answered; now and then once more after that."""
+        """Request a refund, repeat it with its key until it is answered, and sometimes once more."""
         if not hasattr(self._own, "caller"):
-            self._own.caller = Caller(self._api_url, self._token, self._load_notes, self._give_up)
+            self._own.caller = Caller(self._api_url, self._token, self._load_log, self._stop)
         caller: Caller = self._own.caller
         path = f"/v1/transactions/{transaction_id}/refunds"
         body: dict[str, object] = {"reason": key} | ({} if amount is None else {"amount": amount})
-        answer = caller.insist(path, body, key)
+        answer = caller.post_until_answered(path, body, key)
         if answer is None:
-            self.notes.unanswered += 1
+            self.log.unanswered += 1
         elif answer.status_code == 422 and answer.json()["code"] == "amount_exceeds_refundable":
-            self.notes.too_much += 1
+            self.log.too_much += 1
         elif answer.status_code != 201:
-            caller.complain(f"refund {key}", answer)
+            caller.note_problem(f"refund {key}", answer)
         else:
-            self.notes.accepted[UUID(answer.json()["id"])] = key
+            self.log.accepted[UUID(answer.json()["id"])] = key
             if random.Random(key).random() < REPEATED_SHARE:
-                again = caller.insist(path, body, key)
+                again = caller.post_until_answered(path, body, key)
                 if again is not None and again.content != answer.content:
-                    caller.complain(f"refund {key} again, after {answer.text[:300]}", again)
-                self.notes.replayed += again is not None
+                    caller.note_problem(f"refund {key} again, after {answer.text[:300]}", again)
+                self.log.replayed += again is not None

@@ -1,4 +1,4 @@
-"""The development receiver of alerts."""
+"""The receiver of alerts for development."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ ALERT: dict[str, Any] = {
 }
 
 
-def test_alerts_are_taken_at_any_path_and_listed_newest_first() -> None:
+def test_alerts_are_accepted_at_any_path_and_listed_newest_first() -> None:
     client = create_receiver().test_client()
     assert client.post("/", json=ALERT).status_code == 204
     assert client.post("/hooks/alerts?x=1", json=ALERT | {"message": "later"}).status_code == 204
@@ -28,7 +28,7 @@ def test_alerts_are_taken_at_any_path_and_listed_newest_first() -> None:
     assert listed[1]["alert"] == ALERT
 
 
-def test_what_an_alert_says_is_shown_as_text_only() -> None:
+def test_the_content_of_an_alert_is_escaped_on_the_page() -> None:
     client = create_receiver().test_client()
     hostile = "<script>alert(1)</script>\"'>"
     client.post("/", json=dict.fromkeys(ALERT, hostile) | {"details": {hostile: hostile, "n": [hostile]}})
@@ -37,7 +37,7 @@ def test_what_an_alert_says_is_shown_as_text_only() -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_only_the_latest_alerts_are_kept_and_forgotten_on_delete() -> None:
+def test_only_the_latest_alerts_are_kept_until_they_are_deleted() -> None:
     client = create_receiver().test_client()
     for number in range(KEPT_MAX + 3):
         client.post("/", json=ALERT | {"message": number})
@@ -58,19 +58,19 @@ def test_only_the_latest_alerts_are_kept_and_forgotten_on_delete() -> None:
     ],
     ids=["broken", "list", "media type", "too large"],
 )
-def test_what_is_no_alert_is_refused(body: str, content_type: str, status: int) -> None:
+def test_a_body_that_is_no_alert_is_rejected(body: str, content_type: str, status: int) -> None:
     client = create_receiver().test_client()
     assert client.post("/", data=body, content_type=content_type).status_code == status
     assert client.get("/alerts.json").get_json() == []
 
 
-def test_a_receiver_that_is_to_fail_answers_so_and_shows_what_it_got() -> None:
+def test_a_receiver_that_is_told_to_fail_still_lists_the_alert() -> None:
     client = create_receiver(fail_with=503).test_client()
     assert client.post("/", json=ALERT).status_code == 503
     assert len(client.get("/alerts.json").get_json()) == 1
 
 
-def test_each_alert_becomes_a_line_of_the_file(tmp_path: Path) -> None:
+def test_each_alert_is_appended_to_the_file_as_one_line(tmp_path: Path) -> None:
     file = tmp_path / "alerts.jsonl"
     client = create_receiver(file=file).test_client()
     client.post("/", json=ALERT)
@@ -79,7 +79,7 @@ def test_each_alert_becomes_a_line_of_the_file(tmp_path: Path) -> None:
     assert lines == ["Something broke", "two\nlines"]
 
 
-def test_the_terminal_is_told_the_alert_but_obeys_nothing_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_an_alert_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     alert = ALERT | {"message": "\x1b[2Jgone\nFAKE LINE", "details": {"why": "\x1b]0;title\x07"}}
     print_alert(Received(received_at="now", alert=alert))
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`flask reconcile` as an operator meets it: what it prints, and its exit status."""
+"""The output and the exit statuses of `flask reconcile`."""
 
 import json
 
@@ -19,7 +19,7 @@ def reconcile(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments, prog_name="flask reconcile")
 
 
-def test_agreement_ends_with_status_0_and_the_totals() -> None:
+def test_without_discrepancies_the_status_is_0_and_the_totals_are_printed() -> None:
     settled_payment(amount=1_234_567)
     result = reconcile()
     assert result.exit_code == 0
@@ -28,7 +28,7 @@ def test_agreement_ends_with_status_0_and_the_totals() -> None:
     assert "Everything agrees." in result.stdout
 
 
-def test_disagreement_ends_with_status_1_and_is_listed_up_to_the_limit() -> None:
+def test_with_discrepancies_the_status_is_1_and_they_are_listed_up_to_the_limit() -> None:
     for _ in range(3):
         settled_payment()
     execute("UPDATE transactions SET amount = 1005")
@@ -39,7 +39,7 @@ def test_disagreement_ends_with_status_1_and_is_listed_up_to_the_limit() -> None
     assert "… and 1 more" in result.stdout
 
 
-def test_json_holds_the_run_and_its_discrepancies() -> None:
+def test_json_contains_the_run_and_its_discrepancies() -> None:
     id = settled_payment()
     execute("UPDATE transactions SET amount = 1005")
     result = reconcile("--json")
@@ -51,7 +51,7 @@ def test_json_holds_the_run_and_its_discrepancies() -> None:
     assert [found["transaction_id"] for found in printed["discrepancies"]] == [str(id)]
 
 
-def test_a_period_is_utc_unless_it_names_an_offset() -> None:
+def test_a_period_is_in_utc_unless_it_has_an_offset() -> None:
     result = reconcile("--from", "2026-03-01", "--to", "2026-03-02T01:00:00+01:00", "--json")
     assert result.exit_code == 0
     printed = json.loads(result.stdout)
@@ -62,22 +62,22 @@ def test_a_period_is_utc_unless_it_names_an_offset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (("--from", "yesterday"), "is not a time such as"),
         (("--from", "2026-03-02", "--to", "2026-03-01"), "must end after it begins"),
         (("--limit", "-1"), "--limit"),
     ],
-    ids=["no time", "backwards", "limit"],
+    ids=["no time", "end before start", "limit"],
 )
-def test_a_wrong_call_ends_with_status_2_and_no_run(arguments: tuple[str, ...], complaint: str) -> None:
+def test_an_incorrect_call_has_status_2_and_starts_no_run(arguments: tuple[str, ...], message: str) -> None:
     result = reconcile(*arguments)
     assert result.exit_code == 2
-    assert complaint in result.stderr
+    assert message in result.stderr
     assert count("reconciliation_runs") == 0
 
 
-def test_a_reconciliation_beside_another_ends_with_status_2_and_says_why() -> None:
+def test_a_second_reconciliation_at_the_same_time_has_status_2_and_prints_the_reason() -> None:
     with begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         result = reconcile()
@@ -86,4 +86,4 @@ def test_a_reconciliation_beside_another_ends_with_status_2_and_says_why() -> No
 
 
 def test_the_exit_statuses_are_in_the_help() -> None:
-    assert "Exit status: 0 when everything agrees" in reconcile("--help").stdout
+    assert "Exit status: 0 if everything agrees" in reconcile("--help").stdout

@@ -1,4 +1,4 @@
-"""Runs the scenario against the stack of GATEWAY_STACK; `make cluster` brings that stack up first."""
+"""Run the scenario against the stack of GATEWAY_STACK, which `make cluster` starts."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import requests
 
 import celeryconfig
 from devstack.servers.cluster import NODES
-from tests.chaos import judge
+from tests.chaos import checks
 from tests.chaos.load import Load
 from tests.cluster.stack import ClusterStack
 from tests.end_to_end.client import Client, log_in
@@ -23,12 +23,12 @@ SEED = 1
 PAYMENTS_PER_SECOND = 5
 LONGEST_RUN_SECONDS = 900
 BROKEN_QUEUE = "settlement.requested"
-"""Its leader is what is taken away."""
+"""The queue whose leader is killed."""
 DURING, BETWEEN = 50, 50
-"""Settlements that are waited for while a node is away, and after it is back."""
+"""Settlements to wait for while a node is stopped, and after its restart."""
 RESUME_LIMIT_SECONDS = 30.0
 RETURN_SECONDS = 120.0
-"""For a node to boot, and for its queue members to catch up; a machine with two busy cores is slow."""
+"""Time for a node to boot and its queue members to catch up on a machine with two busy cores."""
 P99_LIMIT_SECONDS = 1.0
 FINISH_SECONDS = 0.0
 RECONNECT_SECONDS = 60.0
@@ -38,15 +38,15 @@ CONSUMED = [queue.name for queue in (*celeryconfig.WORK_QUEUES, *celeryconfig.DE
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What was done, and for how long nothing was settled meanwhile."""
+    """What was done, and the longest time without a settlement."""
 
     what: str
-    away_seconds: float
+    stopped_seconds: float
     pause_seconds: float
 
 
 class Run:
-    """One run: load, nodes that go and come back, drain, verdict."""
+    """One run: load, nodes that stop and restart, drain, checks."""
 
     def __init__(self, stack: ClusterStack) -> None:
         self.stack = stack
@@ -58,13 +58,13 @@ class Run:
         payments = PAYMENTS_PER_SECOND * LONGEST_RUN_SECONDS
         self.load = Load(stack.api_url, token, payments, LONGEST_RUN_SECONDS, SEED)
 
-    def say(self, text: str) -> None:
-        """Tell what happens, at once."""
+    def print_line(self, text: str) -> None:
+        """Print a line with the time since the start."""
         sys.stdout.write(f"{time.monotonic() - self._began:6.1f} s  {text}\n")
         sys.stdout.flush()
 
-    def carry_out(self) -> judge.Verdict:
-        """Everything from the first payment to the verdict."""
+    def carry_out(self) -> checks.Verdict:
+        """Run everything from the first payment to the checks."""
         incomplete = self.stack.incomplete_queues()
         assert incomplete == {}, f"declared with fewer than {len(NODES)} members: {incomplete}"
         self.load.start()
@@ -75,60 +75,60 @@ class Run:
             self._lose(node, by=signal.SIGTERM)
         self._lose_majority()
         self.load.finish(FINISH_SECONDS)
-        self.say(f"{len(self.load.notes.accepted)} payments accepted; draining")
-        seconds = judge.drain(self.stack)
-        verdict = judge.judge(self.stack, self.load.notes)
+        self.print_line(f"{len(self.load.log.accepted)} payments accepted; draining")
+        seconds = checks.drain(self.stack)
+        verdict = checks.check(self.stack, self.load.log)
         verdict.drain_seconds = seconds
         verdict.failures += self._not_connected()
         if verdict.dead_unexpected:
-            verdict.failures.append(f"{verdict.dead_unexpected} dead letters that are nobody's fault")
+            verdict.failures.append(f"{verdict.dead_unexpected} dead letters without a reason")
         return verdict
 
     def _lose(self, node: str, by: signal.Signals) -> None:
-        """Take one node away, keep paying and settling without it, and have it back."""
+        """Stop one node, post and settle payments without it, and restart it."""
         leads, connected = self.stack.leaders()[node], self.stack.connections()[node]
         what = f"{by.name} to {node}, leader of {leads} queues, {connected} connections"
-        self.say(what)
+        self.print_line(what)
         begin = time.time()
-        with self.stack.away(node, by=by):
+        with self.stack.stopped(node, by=by):
             self._settle_more(DURING)
             leader = self.stack.queue_leader(BROKEN_QUEUE)
-            assert leader != node, f"{node} is away and still said to lead {BROKEN_QUEUE}"
-            away = time.time() - begin
-            self.say(f"settling without it for {away:.0f} s, {leader} leads {BROKEN_QUEUE}")
+            assert leader != node, f"{node} is stopped, but still leads {BROKEN_QUEUE}"
+            stopped = time.time() - begin
+            self.print_line(f"settling without it for {stopped:.0f} s, {leader} leads {BROKEN_QUEUE}")
         self._complete_again()
         self._settle_more(BETWEEN)
-        self.phases.append(Phase(what, away, self.stack.longest_pause(begin, time.time())))
+        self.phases.append(Phase(what, stopped, self.stack.longest_pause(begin, time.time())))
 
     def _lose_majority(self) -> None:
-        """Kill two of three: payments are accepted, nothing is routed or settled; then everything goes on."""
+        """Kill two of three nodes: payments are accepted, but none is routed until the nodes run again."""
         first = self.stack.queue_leader(BROKEN_QUEUE)
         second = next(node for node in NODES if node != first)
         what = f"SIGKILL to {first} and {second}"
-        self.say(what)
+        self.print_line(what)
         begin = time.time()
-        with self.stack.away(first, second, by=signal.SIGKILL):
-            accepted = len(self.load.notes.accepted)
-            self._until(lambda: len(self.load.notes.accepted) >= accepted + DURING, "payments without a broker")
+        with self.stack.stopped(first, second, by=signal.SIGKILL):
+            accepted = len(self.load.log.accepted)
+            self._until(lambda: len(self.load.log.accepted) >= accepted + DURING, "payments without a broker")
             with self.stack.database() as connection:
                 [[waiting]] = connection.execute("SELECT count(*) FROM outbox").fetchall()
-            assert waiting, "payments left the outbox although no queue can take them"
-            away = time.time() - begin
-            self.say(f"{waiting} wait in the outbox after {away:.0f} s")
+            assert waiting, "the outbox is empty, although no queue accepts messages"
+            stopped = time.time() - begin
+            self.print_line(f"{waiting} are in the outbox after {stopped:.0f} s")
         back = self._complete_again()
         self._settle_more(BETWEEN)
-        self.phases.append(Phase(f"{what}, since they run again", away, self.stack.longest_pause(back, time.time())))
+        self.phases.append(Phase(f"{what}, after their restart", stopped, self.stack.longest_pause(back, time.time())))
 
     def _settle_more(self, number: int) -> None:
         before = self.stack.settled()
         self._until(lambda: self.stack.settled() >= before + number, f"{number} settlements")
 
     def _complete_again(self) -> float:
-        """When all nodes ran again (seconds of the epoch)."""
+        """Wait until the cluster is complete; return when all nodes were running (seconds since the epoch)."""
         self._until(lambda: self.stack.running_nodes() == set(NODES), "all nodes")
         back = time.time()
         self._until(lambda: self.stack.incomplete_queues() == {}, "all members of the queues")
-        self.say("all nodes run, and every queue has all of its members")
+        self.print_line("all nodes run, and every queue has all of its members")
         return back
 
     def _until(self, probe: Callable[[], bool], what: str) -> None:
@@ -136,7 +136,7 @@ class Run:
         eventually(probe, within=RETURN_SECONDS, what=what)
 
     def _not_connected(self) -> list[str]:
-        """Who did not find its way back: workers, monitor, Flower, relay."""
+        """Return the failed checks of connections: workers, monitor, Flower, relay."""
         payment = self.client.pay()["id"]
         checks: dict[str, Callable[[], bool]] = {
             "a consumer on every queue": lambda: not self.stack.unconsumed(CONSUMED),
@@ -154,15 +154,15 @@ class Run:
         return failures
 
 
-def report(run: Run, verdict: judge.Verdict) -> None:
-    """Print the table, and note what took too long."""
-    seconds = sorted(sent.seconds for sent in run.load.notes.requests)
+def report(run: Run, verdict: checks.Verdict) -> None:
+    """Print the table, and add failures of time limits."""
+    seconds = sorted(sent.seconds for sent in run.load.log.requests)
     p50, p99 = seconds[len(seconds) // 2], seconds[int(len(seconds) * 0.99)]
-    other = sum(sent.status != 201 for sent in run.load.notes.requests)
+    other = sum(sent.status != 201 for sent in run.load.log.requests)
     rows = [(phase.what, f"settling paused {phase.pause_seconds:.1f} s") for phase in run.phases]
     rows += [
-        ("payments accepted (201)", str(len(run.load.notes.accepted))),
-        ("requests with another answer", str(other)),
+        ("payments accepted (201)", str(len(run.load.log.accepted))),
+        ("requests with another response", str(other)),
         ("lost", str(len(verdict.lost))),
         ("settled twice", str(len(verdict.settled_twice))),
         ("charged twice", str(len(verdict.charged_twice))),
@@ -173,7 +173,7 @@ def report(run: Run, verdict: judge.Verdict) -> None:
         ("connections at the end", ", ".join(f"{node} {n}" for node, n in sorted(run.stack.connections().items()))),
     ]
     for name, value in rows:
-        run.say(f"{name:<75} {value}")
+        run.print_line(f"{name:<75} {value}")
     verdict.failures += [
         f"settling paused for {phase.pause_seconds:.1f} s: {phase.what}"
         for phase in run.phases
@@ -184,13 +184,13 @@ def report(run: Run, verdict: judge.Verdict) -> None:
 
 
 def main() -> int:
-    """Run, report, and say by the exit status whether every promise was kept."""
+    """Run and report; return 1 if a promise was broken."""
     run = Run(ClusterStack(Path(os.environ["GATEWAY_STACK"])))
     verdict = run.carry_out()
     report(run, verdict)
     for failure in verdict.failures:
-        run.say(f"BROKEN: {failure}")
-    run.say("every promise was kept" if not verdict.failures else "see the logs of the roles")
+        run.print_line(f"BROKEN: {failure}")
+    run.print_line("every promise was kept" if not verdict.failures else "see the logs of the roles")
     return 1 if verdict.failures else 0
 
 

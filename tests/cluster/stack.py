@@ -1,4 +1,4 @@
-"""The stack with a cluster as its broker: which nodes run, who leads, who is connected to whom."""
+"""The stack with a cluster as its broker: running nodes, leaders of queues, connections."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from tests.chaos.stack import TIMEOUT_SECONDS, ChaosStack
 from tests.helpers.waiting import eventually
 
 STOP_SECONDS = 90.0
-"""A node that is asked to stop first closes its connections and hands its queues over."""
+"""A node that stops gracefully first closes its connections and transfers its queues."""
 
 
 class ClusterStack(ChaosStack):
@@ -34,10 +34,10 @@ class ClusterStack(ChaosStack):
         }
 
     def management(self, method: str, path: str) -> requests.Response:
-        """A call of the management API of whichever node answers.
+        """Call the management API of the first node that answers.
 
         Raises:
-            requests.RequestException: none does.
+            requests.RequestException: no node answers.
         """
         credentials = self.found()["management"]
         auth = (credentials["user"], credentials["password"])
@@ -53,49 +53,49 @@ class ClusterStack(ChaosStack):
         raise problem or requests.ConnectionError("there are no nodes")
 
     def running_nodes(self) -> set[str]:
-        """The nodes that see each other; none when nobody tells."""
+        """Return the running nodes, or none if no node answers."""
         with suppress(requests.RequestException):
             nodes = self.management("GET", "nodes").json()
             return {_short(node["name"]) for node in nodes if node["running"]}
         return set()
 
     def queue_leader(self, queue: str) -> str:
-        """The node that leads a queue."""
+        """Return the node that leads a queue."""
         found = self.management("GET", f"queues/{quote(VHOST)}/{quote(queue)}").json()
         return _short(found["leader"])
 
     def leaders(self) -> Counter[str]:
-        """How many queues each node leads."""
+        """Count the queues that each node leads."""
         return Counter(_short(queue["leader"]) for queue in self._quorum_queues())
 
     def incomplete_queues(self) -> dict[str, list[str]]:
-        """The quorum queues that lack a member, or one of whose members is away, and who is there."""
+        """Return the quorum queues with a missing or stopped member, each with its running members."""
         try:
             queues = self._quorum_queues()
         except requests.RequestException as exc:
             return {"management": [str(exc)]}
         everyone = sorted(cluster.NODES)
-        there = {
+        running = {
             queue["name"]: sorted(set(map(_short, queue["members"])) & set(map(_short, queue.get("online", []))))
             for queue in queues
         }
-        return {name: online for name, online in there.items() if online != everyone}
+        return {name: online for name, online in running.items() if online != everyone}
 
     def _quorum_queues(self) -> list[dict[str, Any]]:
         queues: list[dict[str, Any]] = self.management("GET", f"queues/{quote(VHOST)}").json()
         return [queue for queue in queues if queue["type"] == "quorum"]
 
     def unconsumed(self, names: list[str]) -> list[str]:
-        """Those of these queues that nobody consumes from."""
+        """Return those of the queues that have no consumer."""
         consumers = {queue["name"]: queue.get("consumers", 0) for queue in self._quorum_queues()}
         return [name for name in names if not consumers.get(name)]
 
     def connections(self) -> Counter[str]:
-        """How many AMQP connections each node has."""
+        """Count the AMQP connections of each node."""
         return Counter(_short(found["node"]) for found in self.management("GET", "connections").json())
 
     def workers_of_flower(self) -> set[str]:
-        """The workers that answer Flower just now."""
+        """Return the workers that answer Flower."""
         found = self.found()
         auth = (found["flower"]["user"], found["flower"]["password"])
         with suppress(requests.RequestException, ValueError):
@@ -106,13 +106,13 @@ class ClusterStack(ChaosStack):
         return set()
 
     def settled(self) -> int:
-        """The number of settlements."""
+        """Return the number of settlements."""
         with self.database() as connection:
             [[number]] = connection.execute("SELECT count(*) FROM settlements").fetchall()
         return int(number)
 
     def longest_pause(self, begin: float, end: float) -> float:
-        """The longest time without a settlement between two points of time (seconds of the epoch)."""
+        """Return the longest time without a settlement between two times (seconds since the epoch)."""
         with self.database() as connection:
             rows = connection.execute(
                 "SELECT extract(epoch FROM settled_at) FROM settlements"
@@ -123,8 +123,8 @@ class ClusterStack(ChaosStack):
         return max(later - earlier for earlier, later in pairwise(points))
 
     @contextmanager
-    def away(self, *nodes: str, by: signal.Signals) -> Iterator[None]:
-        """The nodes are ended by a signal, together, and stay away within the block."""
+    def stopped(self, *nodes: str, by: signal.Signals) -> Iterator[None]:
+        """Stop the nodes by a signal, together, and keep them stopped within the block."""
         with ExitStack() as undo:
             for node in nodes:
                 undo.enter_context(self.held(node))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import TextClause
 
 from gateway import domain
-from gateway.states import REFUND_MOVES, TRANSACTION_MOVES
+from gateway.states import REFUND_TRANSITIONS, TRANSACTION_TRANSITIONS
 
 UPDATE = re.compile(
     r"UPDATE (?P<table>\w+)( \w+)?\s+SET (?P<assignments>.*?)\bWHERE (?P<condition>.*?)(RETURNING|\n    \)|\Z)",
@@ -50,7 +50,9 @@ def moves_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
     return made
 
 
-@pytest.mark.parametrize(("table", "moves"), [("transactions", TRANSACTION_MOVES), ("refunds", REFUND_MOVES)])
+@pytest.mark.parametrize(
+    ("table", "moves"), [("transactions", TRANSACTION_TRANSITIONS), ("refunds", REFUND_TRANSITIONS)]
+)
 def test_the_updates_make_the_moves_that_are_allowed(table: str, moves: Mapping[StrEnum, Any]) -> None:
     allowed = {(source.value, target.value) for source, targets in moves.items() for target in targets}
     assert moves_made(table, {status.value for status in moves}) == allowed

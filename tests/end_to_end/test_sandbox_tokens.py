@@ -1,4 +1,4 @@
-"""Each sandbox token, from the POST to its final state, through real queues and workers (api.md, Sandbox tokens)."""
+"""Each test token, from the POST to its final state, through real queues and workers (docs/testing.md)."""
 
 from typing import Any
 

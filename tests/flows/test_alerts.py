@@ -20,7 +20,7 @@ from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import ATTEMPTS_MAX
 from gateway.flows.alerts import CALLS_AT_ONCE, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
 from gateway.ids import new_id, rfc3339
-from gateway.providers.bounded_http import ANSWER_MAX_BYTES
+from gateway.providers.bounded_http import RESPONSE_MAX_BYTES
 from tests.helpers.alert_receivers import alerts_sent_to, receiving
 from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
 from tests.helpers.factories import count, execute
@@ -214,4 +214,4 @@ def test_a_receiver_that_never_comes_to_its_answer_is_cut_off_at_its_length() ->
     with answering(ENDLESS_BEFORE_STATUS["100 Continue"]) as url, alerts_sent_to(url):
         id = raised()
         assert deliver([id]) == [id]
-    assert row(id).last_error.endswith(f"the answer has more than {ANSWER_MAX_BYTES} bytes")
+    assert row(id).last_error.endswith(f"the response has more than {RESPONSE_MAX_BYTES} bytes")

@@ -52,9 +52,9 @@ def test_threads_that_become_free_go_to_the_merchant_with_fewer_calls(hanging: t
         pool.start(first, end.wait)
     started = fill(pool, second, hanging)
     for end in ends:
-        before = pool.in_hand
+        before = pool.in_progress
         end.set()
-        eventually(lambda before=before: pool.in_hand < before, what="the end of a call")  # type: ignore[misc]
+        eventually(lambda before=before: pool.in_progress < before, what="the end of a call")  # type: ignore[misc]
         fill(pool, first, hanging)  # who has more of them already asks first
         started += fill(pool, second, hanging)
     assert started >= THREADS // 2 - 1
@@ -72,7 +72,7 @@ def test_calls_that_never_return_take_no_thread_from_those_after_them(hanging: t
     pool, merchant_id = CallPool(2), new_id()
     silent = [pool.start(merchant_id, hanging.wait) for _ in range(2)]
     pool.abandon(silent)
-    assert pool.in_hand == 0
+    assert pool.in_progress == 0
     assert pool.start(merchant_id, lambda: 7).result(timeout=10) == 7
 
 

@@ -10,7 +10,7 @@ from gateway.db import autocommit
 from gateway.domain.payments import recovery, refunding, settling
 from gateway.domain.payments.attempts import Room
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import Handled
+from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
 from gateway.ids import new_id
 from tests.helpers.factories import count, execute, expire_lease, make_merchant, route_payments, status_of
@@ -23,13 +23,13 @@ LEASE_SECONDS = 30
 
 
 class Followed:
-    """Collects the results of late answers."""
+    """Collects the results of late outcomes."""
 
     def __init__(self) -> None:
-        self.results: list[Handled] = []
+        self.results: list[ProcessedList] = []
 
-    def __call__(self, handled: Handled) -> None:
-        self.results.append(handled)
+    def __call__(self, processed: ProcessedList) -> None:
+        self.results.append(processed)
 
 
 def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
@@ -43,30 +43,30 @@ def test_a_message_does_not_wait_for_slow_calls_and_their_outcomes_follow() -> N
     slow, quick = ids = route_payments(make_merchant(), "tok_slow", "tok_approve")
     followed = Followed()
     result = settle(ids, "task-1", lambda: followed)
-    assert (result.completed, result.in_hand) == ([quick], [slow])
+    assert (result.completed, result.in_progress) == ([quick], [slow])
     assert status_of(slow) == "processing"
-    [late] = eventually(lambda: followed.results, what="the late answer")
-    assert late == Handled(completed=[slow])
+    [late] = eventually(lambda: followed.results, what="the late outcome")
+    assert late == ProcessedList(completed=[slow])
     assert (status_of(slow), count("settlements"), count("charge_attempts")) == ("completed", 2, 2)
 
 
 def test_a_process_that_ends_finishes_the_calls_in_hand() -> None:
     ids = route_payments(make_merchant(), *["tok_slow"] * 5)
     followed = Followed()
-    assert set(settle(ids, "task-1", lambda: followed).in_hand) == set(ids)
+    assert set(settle(ids, "task-1", lambda: followed).in_progress) == set(ids)
     provider_calls.close()
     assert {status_of(id) for id in ids} == {"completed"}
-    assert {id for handled in followed.results for id in handled.completed} == set(ids)
+    assert {id for processed in followed.results for id in processed.completed} == set(ids)
 
 
 def test_an_outcome_that_another_worker_was_faster_to_record_is_not_followed_by_anything() -> None:
     [id] = route_payments(make_merchant(), "tok_slow")
     followed = Followed()
-    assert settle([id], "task-1", lambda: followed).in_hand == [id]
+    assert settle([id], "task-1", lambda: followed).in_progress == [id]
     expire_lease([id])
     settle([id], "task-2")
-    eventually(lambda: followed.results, what="the late answer")
-    assert followed.results == [Handled()]
+    eventually(lambda: followed.results, what="the late outcome")
+    assert followed.results == [ProcessedList()]
     assert (count("settlements"), status_of(id)) == (1, "completed")
 
 
@@ -74,7 +74,7 @@ def test_late_answers_are_recorded_although_what_follows_cannot_be_published() -
     ids = route_payments(make_merchant(), "tok_slow", "tok_slow")
     asked = threading.Event()
 
-    def fail(_: Handled) -> None:
+    def fail(_: ProcessedList) -> None:
         asked.set()
         raise OSError("no broker")
 
@@ -82,7 +82,7 @@ def test_late_answers_are_recorded_although_what_follows_cannot_be_published() -
     assert asked.wait(10)
     followed = Followed()
     settle(ids[1:], "task-2", lambda: followed)
-    eventually(lambda: followed.results, what="what follows the next late answer")
+    eventually(lambda: followed.results, what="what follows the next late outcome")
     assert [status_of(id) for id in ids] == ["completed", "completed"]
 
 

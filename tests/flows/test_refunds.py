@@ -1,4 +1,4 @@
-"""Carrying out lists of refunds, on real PostgreSQL with the sandbox provider."""
+"""Carrying out lists of refunds, on real PostgreSQL with the simulated provider."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from gateway.config import settings
 from gateway.db import autocommit, begin
 from gateway.domain.payments import refunding
 from gateway.domain.payments.refunding import RefundClaim
-from gateway.flows.provider_calls import Handled
+from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.refunds import refund
 from gateway.ids import new_id
 from gateway.outcomes import Approved, Declined
@@ -83,13 +83,13 @@ def test_a_list_may_hold_several_refunds_of_one_transaction() -> None:
 def test_a_declined_refund_fails_for_good_and_releases_what_it_reserved() -> None:
     transaction_id = paid("tok_refund_decline")
     id = ask(transaction_id, 400)
-    assert refund([id], "task-1") == Handled()
+    assert refund([id], "task-1") == ProcessedList()
     assert standing(transaction_id) == ("completed", 0, 0)
     failed = row("refunds", id)
     assert (failed.status, failed.failure_code, failed.failure_category) == ("failed", "refund_refused", "declined")
     assert (entries_of(id), balance()[1]) == (set(), 0)
     assert events() == [("refund.failed", id)]
-    assert refund([id], "task-2") == Handled()
+    assert refund([id], "task-2") == ProcessedList()
     assert count("refund_attempts") == 1
 
 
@@ -133,7 +133,7 @@ def test_an_id_without_a_refund_is_dead_and_its_neighbours_are_refunded() -> Non
 def test_a_claim_in_force_keeps_other_workers_off() -> None:
     id = ask(paid())
     claim(id)
-    assert refund([id], "task-2") == Handled(busy=[id])
+    assert refund([id], "task-2") == ProcessedList(busy=[id])
 
 
 def test_the_refunds_of_a_dead_worker_are_asked_after_before_they_are_tried_again() -> None:
@@ -141,7 +141,7 @@ def test_the_refunds_of_a_dead_worker_are_asked_after_before_they_are_tried_agai
     for id in ids:
         claim(id)
     expire_lease(ids)
-    assert set(refund(ids, "task-2").alone) == set(ids)
+    assert set(refund(ids, "task-2").interrupted) == set(ids)
     for id in ids:
         second = claim(id, "task-2")
         assert second.in_doubt

@@ -1,4 +1,4 @@
-"""Settling lists of transactions, on real PostgreSQL with the sandbox provider."""
+"""Settling lists of transactions, on real PostgreSQL with the simulated provider."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from gateway.domain.payments import routing as domain_routing
 from gateway.domain.payments import settling
 from gateway.domain.payments.routing import NoProvider, Route
 from gateway.flows import routing
-from gateway.flows.provider_calls import Handled
+from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
 from gateway.ids import new_id
 from gateway.outcomes import Approved
@@ -82,8 +82,8 @@ def test_attempts_are_limited_whatever_brings_the_work() -> None:
 def test_a_declined_payment_is_final_after_one_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_decline_insufficient_funds")
     result = settle([id], "task-1")
-    assert result == Handled()
-    assert settle([id], "task-2") == Handled()
+    assert result == ProcessedList()
+    assert settle([id], "task-2") == ProcessedList()
     assert count("charge_attempts") == 1
 
 
@@ -96,7 +96,7 @@ def test_an_id_without_a_transaction_is_dead_and_its_neighbours_settle() -> None
 
 def test_a_transaction_that_is_not_routed_yet_is_left_alone() -> None:
     id = accept_payment(make_merchant())
-    assert settle([id], "task-1") == Handled()
+    assert settle([id], "task-1") == ProcessedList()
     assert status_of(id) == "pending"
 
 
@@ -124,7 +124,7 @@ def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first()
     with autocommit() as connection:
         settling.claim(connection, ids, "task-1", lease_seconds=30)
     expire_lease(ids)
-    assert set(settle(ids, "task-1").alone) == set(ids)
+    assert set(settle(ids, "task-1").interrupted) == set(ids)
     for id in ids:
         with autocommit() as connection:
             [claim] = settling.claim(connection, [id], "task-2", lease_seconds=30).claims

@@ -10,9 +10,9 @@ from tests.helpers.http_servers import served
 
 
 @contextmanager
-def receiving(tell: Callable[[Received], None], fail_with: int | None = None) -> Iterator[str]:
-    """Run the development receiver of alerts, which passes each alert to `tell`; yield its URL."""
-    with served(create_receiver(fail_with=fail_with, tell=tell)) as url:
+def receiving(on_alert: Callable[[Received], None], fail_with: int | None = None) -> Iterator[str]:
+    """Run the development receiver of alerts, which passes each alert to `on_alert`; yield its URL."""
+    with served(create_receiver(fail_with=fail_with, on_alert=on_alert)) as url:
         yield url
 
 

@@ -25,7 +25,7 @@ POOL_SIZE = 5
 
 @pytest.fixture(autouse=True)
 def _collect_connections() -> Iterator[None]:
-    """Collect connections that were in use when a test disposed of their engine, before another test is blamed."""
+    """Collect connections whose engine a test disposed of, so that their warnings do not fail another test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -34,7 +34,7 @@ def _collect_connections() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """PgBouncer's executable."""
+    """Return PgBouncer's executable, or skip the test if it is not available."""
     try:
         return debian_packages.program(layout().cache, dict(os.environ), "pgbouncer")
     except DevstackError as exc:

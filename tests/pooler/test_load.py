@@ -24,7 +24,7 @@ from tests.pooler.running import flask, roles
 PAYMENTS, CALLERS = 1_800, 24
 SETTLE_SECONDS = 90
 LOOKS = 10
-"""Number of consecutive checks: a relay that keeps a session returns it only for a moment."""
+"""Number of consecutive checks, because a relay that keeps a session returns it only briefly."""
 WORKERS = ("relay", "worker-route", "worker-settle", "worker-operations")
 SETTLED = """
     SELECT count(*) FROM transactions t JOIN settlements s ON s.transaction_id = t.id
@@ -58,7 +58,7 @@ def _pay_and_read(api_url: str, token: str, numbers: range) -> Counter[int]:
     return seen
 
 
-def test_concurrent_payments_are_all_accepted_and_settled_by_few_sessions(
+def test_concurrent_payments_are_all_accepted_and_settled_with_few_sessions(
     tmp_path: Path, both: dict[str, str], pooler: PgBouncer, truth: Truth
 ) -> None:
     topology.declare()
@@ -93,8 +93,8 @@ def _expect_few_sessions(truth: Truth, pooler: PgBouncer) -> None:
     listening = [row for row in sessions if row[1] == "LISTEN outbox"]
     assert len(listening) == 1, sessions
     assert len(sessions) <= POOL_SIZE + len(listening), sessions
-    eventually(lambda: not any(_lent(pooler) for _ in range(LOOKS)), what="no session is lent while nothing happens")
+    eventually(lambda: not any(_sessions_in_use(pooler) for _ in range(LOOKS)), what="an idle pool")
 
 
-def _lent(pooler: PgBouncer) -> int:
+def _sessions_in_use(pooler: PgBouncer) -> int:
     return sum(row["sv_active"] for row in pooler.console("SHOW POOLS") if row["pool_mode"] == "transaction")

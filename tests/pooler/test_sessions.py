@@ -74,7 +74,7 @@ def refusal(url: str, direct_url: str = "") -> str:
 
 
 @pytest.mark.usefixtures("pooled")
-def test_every_session_of_the_pool_has_the_settings_that_a_session_of_its_own_would_have() -> None:
+def test_every_session_of_the_pool_has_the_settings_of_a_direct_session() -> None:
     found = in_every_session(shown)
     assert len(found) == POOL_SIZE
     assert all(settings == SETTINGS for settings in found.values()), found
@@ -84,7 +84,7 @@ def test_every_session_of_the_pool_has_the_settings_that_a_session_of_its_own_wo
 
 
 @pytest.mark.usefixtures("pooled")
-def test_what_one_transaction_sets_does_not_reach_the_next_one_of_its_session() -> None:
+def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_session() -> None:
     def change(connection: Connection) -> None:
         db.allow_seq_scans(connection)
         connection.execute(text(db.ASYNC_COMMIT))
@@ -103,7 +103,7 @@ def test_what_one_transaction_sets_does_not_reach_the_next_one_of_its_session() 
 
 
 @pytest.mark.usefixtures("pooled")
-def test_no_statement_depends_on_one_that_another_session_prepared(pooler: PgBouncer) -> None:
+def test_no_statement_depends_on_a_prepared_statement_of_another_session(pooler: PgBouncer) -> None:
     statement = text("SELECT CAST(:number AS int) + 1 AS more")
 
     def often(first: int) -> list[int]:
@@ -121,14 +121,14 @@ def test_no_statement_depends_on_one_that_another_session_prepared(pooler: PgBou
 
 
 @pytest.mark.usefixtures("pooled")
-def test_a_statement_that_was_given_up_leaves_nothing_to_who_gets_its_session_next() -> None:
+def test_an_abandoned_statement_does_not_affect_the_next_user_of_its_session() -> None:
     with pytest.raises(OperationalError, match="did not answer"), db.answer_timeout(0.3), db.autocommit() as connection:
         connection.execute(text("SELECT pg_sleep(3)"))
     found = in_every_session(shown)
     assert all(settings == SETTINGS for settings in found.values()), found
 
 
-def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(program: Path, direct: URL) -> None:
+def test_a_timeout_of_the_pooler_is_an_outage_with_a_reason(program: Path, direct: URL) -> None:
     with pgbouncer(program, direct, default_pool_size="1", query_wait_timeout="1") as narrow:
         both = environment(narrow, direct)
         with engine_on(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"]):
@@ -142,7 +142,7 @@ def test_waiting_too_long_for_a_session_counts_as_an_outage_with_its_reason(prog
 
 
 @pytest.mark.usefixtures("pooled")
-def test_notifications_come_by_the_direct_connection() -> None:
+def test_notifications_arrive_on_the_direct_connection() -> None:
     with db.listening(outbox.CHANNEL) as wait_for_notification:
         with db.autocommit() as connection:
             connection.exec_driver_sql(f"NOTIFY {outbox.CHANNEL}")
@@ -151,27 +151,27 @@ def test_notifications_come_by_the_direct_connection() -> None:
         assert time.monotonic() - began < 10
 
 
-def test_a_pooler_without_a_direct_url_is_refused_with_the_way_out(pooler: PgBouncer) -> None:
-    said = refusal(pooler.url)
-    assert "unsupported startup parameter: options" in said
-    assert "Set DATABASE_DIRECT_URL" in said
+def test_the_error_about_a_pooler_without_a_direct_url_names_the_setting(pooler: PgBouncer) -> None:
+    reason = refusal(pooler.url)
+    assert "unsupported startup parameter: options" in reason
+    assert "Set DATABASE_DIRECT_URL" in reason
     with engine_on(pooler.url):
         answer = create_app().test_client().get("/health/ready")
     assert "Set DATABASE_DIRECT_URL" in expect_problem(answer, 503, "not_ready")["detail"]
 
 
 def test_a_pooler_that_ignores_settings_is_refused_without_a_direct_url(program: Path, direct: URL) -> None:
-    with pgbouncer(program, direct, ignore_startup_parameters="options") as ignorant:
-        said = refusal(ignorant.url)
-        migration = run("alembic", "upgrade", "head", DATABASE_URL=ignorant.url)
-    assert "Set DATABASE_DIRECT_URL" in said
+    with pgbouncer(program, direct, ignore_startup_parameters="options") as ignoring:
+        reason = refusal(ignoring.url)
+        migration = run("alembic", "upgrade", "head", DATABASE_URL=ignoring.url)
+    assert "Set DATABASE_DIRECT_URL" in reason
     assert migration.returncode != 0
     assert "Set DATABASE_DIRECT_URL" in migration.stdout
 
 
 def test_a_direct_url_that_names_a_pooler_is_refused(pooler: PgBouncer, program: Path, direct: URL) -> None:
-    with pgbouncer(program, direct, ignore_startup_parameters="options") as ignorant:
-        for url in (pooler.url, ignorant.url):
+    with pgbouncer(program, direct, ignore_startup_parameters="options") as ignoring:
+        for url in (pooler.url, ignoring.url):
             with engine_on(pooler.url, url), pytest.raises(OperationalError) as refused, db.listening("outbox"):
                 pass
             assert "a connection pooler answers" in reason_of(refused.value)
@@ -182,12 +182,12 @@ def test_sessions_without_settings_are_refused_until_the_role_has_defaults_and_t
 ) -> None:
     with pgbouncer(program, unprepared) as pooler:
         both = environment(pooler, unprepared)
-        said = refusal(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"])
-        assert "statement_timeout is 0, not 4000" in said
-        assert "flask database set-session-defaults" in said
+        reason = refusal(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"])
+        assert "statement_timeout is 0, not 4000" in reason
+        assert "flask database set-session-defaults" in reason
         assert "RECONNECT" in flask("database", "set-session-defaults", **both)
         assert "RECONNECT" in refusal(both["DATABASE_URL"], both["DATABASE_DIRECT_URL"]), (
-            "its open session is as before"
+            "the open session is unchanged"
         )
         pooler.console("RECONNECT")
         assert "already" in flask("database", "set-session-defaults", **both)
@@ -195,7 +195,7 @@ def test_sessions_without_settings_are_refused_until_the_role_has_defaults_and_t
             assert shown(connection) == SETTINGS
 
 
-def test_the_defaults_of_the_role_do_not_bind_a_migration(direct: URL, both: dict[str, str]) -> None:
+def test_the_defaults_of_the_role_do_not_apply_to_a_migration(direct: URL, both: dict[str, str]) -> None:
     waits = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND query_start < now() - interval '2 s'"
     )
@@ -212,7 +212,7 @@ def test_the_defaults_of_the_role_do_not_bind_a_migration(direct: URL, both: dic
         assert migrating.result().returncode == 0, migrating.result().stdout
 
 
-def test_defaults_that_the_role_may_not_set_are_shown_as_statements(pooler: PgBouncer, both: dict[str, str]) -> None:
+def test_defaults_that_the_role_cannot_set_are_printed_as_statements(pooler: PgBouncer, both: dict[str, str]) -> None:
     other = pooler.address.set(username="somebody_else").render_as_string(hide_password=False)
     done = run("flask", "--app", "gateway.app", "database", "set-session-defaults", **both | {"DATABASE_URL": other})
     assert done.returncode == 1
@@ -223,7 +223,7 @@ def test_defaults_that_the_role_may_not_set_are_shown_as_statements(pooler: PgBo
     assert "Traceback" not in done.stdout
 
 
-def test_of_several_poolers_the_first_whose_server_takes_writes_is_used(
+def test_the_first_of_several_poolers_whose_server_accepts_writes_is_used(
     program: Path, direct: URL, unprepared: URL
 ) -> None:
     name, owner = unprepared.database, psycopg.connect(direct.render_as_string(hide_password=False), autocommit=True)
@@ -242,10 +242,10 @@ def test_of_several_poolers_the_first_whose_server_takes_writes_is_used(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = current_user",
                 (name,),
             )
-            eventually(_takes_writes, what="a session that takes writes, although the pooler was not told")
+            eventually(_accepts_writes, what="a session that accepts writes, without a RECONNECT of the pooler")
 
 
-def _takes_writes() -> bool:
+def _accepts_writes() -> bool:
     try:
         with db.autocommit() as connection:
             return bool(connection.execute(text("SELECT 1")).scalar_one())

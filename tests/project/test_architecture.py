@@ -1,16 +1,16 @@
-"""The diagrams of docs/architecture.md agree with the states and the tables."""
+"""docs/architecture.md agrees with the states, the tables and the import contracts."""
 
 import re
+import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 
 import pytest
 
 from gateway.models import all_tables
 from gateway.states import (
-    REFUND_MOVES,
-    TRANSACTION_MOVES,
+    REFUND_TRANSITIONS,
+    TRANSACTION_TRANSITIONS,
     AttemptOutcome,
     DeadLetterStatus,
     DeliveryStatus,
@@ -21,10 +21,11 @@ from gateway.states import (
     RunStatus,
     TransactionStatus,
 )
+from tests.project.code import ROOT
 
 pytestmark = pytest.mark.unit
 
-PAGE = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
 TRANSITION = re.compile(r"^    (\S+) --> ([^\s:]+)", re.MULTILINE)
 RELATION = re.compile(r"^    (\w+) [|}o]{2}(--|\.\.)[|{o]{2} (\w+) :", re.MULTILINE)
 ENTITY = re.compile(r"^    (\w+) \{\n((?:        .+\n)+)    \}", re.MULTILINE)
@@ -44,7 +45,7 @@ def between_states(title: str) -> set[tuple[str, str]]:
     return {(start, end) for start, end in transitions(title) if "[*]" not in {start, end}}
 
 
-@pytest.mark.parametrize(("title", "moves"), [("Transaction", TRANSACTION_MOVES), ("Refund", REFUND_MOVES)])
+@pytest.mark.parametrize(("title", "moves"), [("Transaction", TRANSACTION_TRANSITIONS), ("Refund", REFUND_TRANSITIONS)])
 def test_the_diagram_shows_exactly_the_allowed_moves(title: str, moves: Mapping[str, frozenset[str]]) -> None:
     assert between_states(title) == {(str(start), str(end)) for start, ends in moves.items() for end in ends}
 
@@ -89,3 +90,18 @@ def test_solid_lines_are_the_foreign_keys() -> None:
     drawn = {(parent, child) for parent, line, child in RELATION.findall(PAGE) if line == "--"}
     tables = all_tables().tables.values()
     assert drawn == {(key.column.table.name, table.name) for table in tables for key in table.foreign_keys}
+
+
+def layers_of(container: str) -> list[str]:
+    """Return the layers of a package's import contract, without those that are optional."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract.get("containers") == [container]]
+    return [" | ".join(part for part in layer.split(" | ") if not part.startswith("(")) for layer in layers]
+
+
+def test_the_page_shows_the_import_contracts() -> None:
+    rules = PAGE.partition("\n## Import rules\n")[2].partition("\n## ")[0]
+    assert rules.split("```")[1].strip().splitlines() == layers_of("gateway")
+    for container in ("gateway.api", "gateway.domain"):
+        item = rules.partition(f"- Inside `{container}`: ")[2].partition("\n- ")[0]
+        assert re.findall(r"`([^`]+)`", item) == layers_of(container)

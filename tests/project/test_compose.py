@@ -19,11 +19,12 @@ ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
 SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
 """By the image, or for all roles but Flower."""
+READ_BY_FLOWER = {"FLOWER_BASIC_AUTH", "FLOWER_BROKER_API"}
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    """The services of docker-compose.yml, with its merges done."""
+    """Return the services of docker-compose.yml with merged keys."""
     found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return found
 
@@ -65,6 +66,13 @@ def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -
     settings = {name.upper() for name in Settings.model_fields} - SET_OTHERWISE | {renamed.old for renamed in RENAMED}
     for name in services.keys() - OTHER_SERVICES:
         assert settings - services[name]["environment"].keys() == set(), f"x-settings of docker-compose.yml, {name}"
+
+
+def test_compose_passes_nothing_that_no_role_reads(services: dict[str, Any]) -> None:
+    settings = {name.upper() for name in Settings.model_fields} | {renamed.old for renamed in RENAMED}
+    read = settings | set(re.findall(r"\$\{(\w+):-", (ROOT / "Procfile").read_text())) | READ_BY_FLOWER
+    for name in services.keys() - OTHER_SERVICES:
+        assert services[name]["environment"].keys() - read == set(), name
 
 
 def test_the_entrypoint_becomes_the_role_itself_so_that_signals_reach_it(tmp_path: Path) -> None:

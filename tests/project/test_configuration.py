@@ -13,7 +13,7 @@ from gateway.config.renamed import RENAMED
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "configuration.md").read_text()
+PAGE = (ROOT / "docs/configuration.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 PROCFILE = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "Procfile").read_text()))
 READ_BY_FLOWER = {"FLOWER_BASIC_AUTH", "FLOWER_BROKER_API"}

@@ -10,10 +10,10 @@ import pytest
 from devstack import docs
 from devstack.bootstrap import ROOT
 from gateway.api.http import field_codes
-from gateway.api.http.validation import _CODES
+from gateway.api.http.validation import PYDANTIC_CODES
 from gateway.app import PARTS
 from gateway.errors import GatewayError
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers.simulated import TEST_TOKENS
 
 pytestmark = pytest.mark.unit
 
@@ -69,7 +69,7 @@ def test_every_code_of_a_field_has_a_remedy() -> None:
 
     unlisted = {(file, code) for file, code in used if code not in field_codes.REMEDIES}
     assert unlisted == set(), "add them to gateway/api/http/field_codes.py"
-    assert set(_CODES.values()) <= set(field_codes.REMEDIES)
+    assert set(PYDANTIC_CODES.values()) <= set(field_codes.REMEDIES)
 
 
 def test_the_remedy_of_an_unexpected_error_is_to_repeat_the_request_with_its_key() -> None:
@@ -88,7 +88,7 @@ def test_the_postman_collection_has_every_call_of_the_document() -> None:
 def test_the_page_about_testing_lists_every_test_token() -> None:
     listed = set(re.findall(r"`(tok_\w+)`", (ROOT / "docs" / "testing.md").read_text()))
 
-    assert listed == SANDBOX_TOKENS
+    assert listed == TEST_TOKENS
 
 
 def test_the_page_about_idempotency_lists_every_call_that_takes_a_key() -> None:

@@ -123,7 +123,7 @@ def test_code_names_a_page_by_its_path() -> None:
     missing = [
         f"{place(file)}: {page}"
         for file in modules(*PRODUCT, *TESTS, *TOOLS)
-        for page in re.findall(r"(?<![\w./*-])(?:[\w-]+/)*[\w-]+\.md\b", file.read_text())
+        for page in re.findall(r"""(?<![\w./*"-])(?:[\w-]+/)*[\w-]+\.md\b""", file.read_text())
         if not (ROOT / page).exists()
     ]
     assert missing == []
@@ -200,3 +200,16 @@ def test_every_kind_of_alert_has_a_runbook() -> None:
     pages = {kind: LINK.search(line) for line in rows for kind in CODE.findall(line.split("|")[1])}
     assert pages.keys() - {"kind"} == set(kinds_of_alerts())
     assert [kind for kind, page in pages.items() if page is None and kind != "kind"] == []
+
+
+def test_messages_that_a_page_for_operators_quotes_exist() -> None:
+    source = "\n".join(module.read_text() for module in modules(*PRODUCT))
+    missing = [
+        (name_of(page), quoted)
+        for page in [*DOCS.glob("operations.md"), *DOCS.glob("deployment*.md"), *(DOCS / "runbooks").glob("*.md")]
+        for quoted in re.findall(
+            r'"([^"\n]{12,})"', re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+        )
+        if any(part.strip(" .;,") not in source for part in re.split(r"…|\d+", quoted))
+    ]
+    assert missing == []

@@ -1,4 +1,4 @@
-"""Which providers there are, which get new payments, and which payment methods the API takes."""
+"""The configured providers, those of new payments, and the payment methods that the API accepts."""
 
 from typing import get_args
 
@@ -10,15 +10,16 @@ from gateway.config import ConfigError, settings
 from gateway.config.values import ProviderName
 from gateway.providers import poison, registry
 from gateway.providers.sandbox import TOKENS
-from gateway.providers.simulated import SANDBOX_TOKENS
+from gateway.providers.simulated import TEST_TOKENS
 from tests.sandbox.process import Configure
 
 pytestmark = pytest.mark.unit
 
+
 URL = "http://127.0.0.1:9"
 
 
-def taken_by_the_api(payment_method: str) -> bool:
+def accepted_by_api(payment_method: str) -> bool:
     try:
         TransactionRequest(amount=1, currency="USD", payment_method=payment_method)
     except ValidationError:
@@ -36,12 +37,12 @@ def test_providers_keep_the_order_of_the_list(configure: Configure) -> None:
     assert [provider.name for provider in registry.preferred()] == ["sandbox", "simulated"]
 
 
-def test_every_name_that_the_settings_allow_is_a_provider(configure: Configure) -> None:
+def test_every_name_that_the_settings_accept_is_a_provider(configure: Configure) -> None:
     configure(SANDBOX_ACQUIRER_URL=URL)
     assert set(registry.configured()) == set(get_args(ProviderName))
 
 
-def test_a_configured_provider_can_be_asked_without_being_listed(configure: Configure) -> None:
+def test_a_configured_provider_can_be_called_without_being_listed(configure: Configure) -> None:
     configure(PROVIDERS="simulated", SANDBOX_ACQUIRER_URL=URL)
     assert registry.provider("sandbox").name == "sandbox"
 
@@ -62,29 +63,27 @@ def test_a_provider_that_is_not_configured_is_an_error(configure: Configure) -> 
         (",", None, "PROVIDERS"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_by_name(
-    configure: Configure, providers: str, url: str | None, named: str
-) -> None:
+def test_an_invalid_setting_is_named(configure: Configure, providers: str, url: str | None, named: str) -> None:
     configure(PROVIDERS=providers, SANDBOX_ACQUIRER_URL=url)
     with pytest.raises(ConfigError, match=rf"\n  {named}: "):
         settings()
 
 
-def test_the_api_takes_the_acquirers_payment_methods_only_when_payments_go_there(configure: Configure) -> None:
+def test_the_api_accepts_payment_methods_of_the_acquirer_only_if_it_is_listed(configure: Configure) -> None:
     configure(PROVIDERS="simulated", SANDBOX_ACQUIRER_URL=URL)
-    assert {token for token in TOKENS if taken_by_the_api(token)} == SANDBOX_TOKENS
+    assert {token for token in TOKENS if accepted_by_api(token)} == TEST_TOKENS
     configure(PROVIDERS="sandbox")
-    assert all(taken_by_the_api(token) for token in TOKENS)
+    assert all(accepted_by_api(token) for token in TOKENS)
 
 
 @pytest.mark.parametrize("token", [poison.KILL_WORKER, poison.HANG])
 @pytest.mark.parametrize("provider", ["simulated", "sandbox"])
-def test_the_api_takes_test_only_payment_methods_only_under_test(
+def test_the_api_accepts_test_only_payment_methods_only_in_test_stacks(
     configure: Configure, provider: str, token: str
 ) -> None:
     configure(PROVIDERS=provider, SANDBOX_ACQUIRER_URL=URL, GATEWAY_TEST_TOKENS=None)
-    assert not taken_by_the_api(token)
+    assert not accepted_by_api(token)
     configure(GATEWAY_TEST_TOKENS="0")
-    assert not taken_by_the_api(token)
+    assert not accepted_by_api(token)
     configure(GATEWAY_TEST_TOKENS="1")
-    assert taken_by_the_api(token)
+    assert accepted_by_api(token)

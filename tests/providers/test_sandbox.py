@@ -1,6 +1,8 @@
-"""The adapter of the sandbox acquirer tells, for each way an acquirer can answer, what that means for the money."""
+"""The outcome of each response of the sandbox acquirer."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,16 +12,18 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.outcomes import Approved, Charge, Declined, Outcome, Unavailable, Unknown
-from gateway.providers.sandbox import ANSWER_MAX_BYTES, TOKENS, Sandbox
+from gateway.outcomes import Approved, Charge, Declined, Outcome, Unknown
+from gateway.providers.sandbox import RESPONSE_MAX_BYTES, TOKENS, SandboxProvider
 from gateway.providers.simulated import REFUND_TOKENS
 from gateway.sandbox.behaviour import PAYMENT_METHODS
 from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
 from tests.helpers.http_servers import answering
 from tests.sandbox.process import AcquirerProcess, Configure
 
+pytestmark = pytest.mark.unit
+
 TIMEOUT_SECONDS = 1
-"""Of which an answer gets 0.6 s."""
+"""A response has 0.6 s of it."""
 
 
 def new_charge(token: str = "tok_approve", attempt: int = 1) -> Charge:
@@ -36,7 +40,7 @@ MODES = [
     ("wrong_amount", "Unknown answer_mismatch", "Unknown answer_mismatch", 1),
     ("hang", "Unknown provider_timeout", "Unknown provider_timeout", 0),
 ]
-"""The acquirer's modes: what an instruction comes to, what its status is then, and how often it was carried out."""
+"""Modes of the acquirer with the outcome of an instruction, that of a status query, and the number of executions."""
 
 
 def kind(outcome: Outcome) -> str:
@@ -45,8 +49,8 @@ def kind(outcome: Outcome) -> str:
 
 
 @contextmanager
-def stranger(*pieces: bytes, pause: float = 0) -> Iterator[str]:
-    """A server that answers each request with `pieces`, a `pause` between them; its URL."""
+def responding(*pieces: bytes, pause: float = 0) -> Iterator[str]:
+    """Start a server that sends `pieces` as its response, with a `pause` between them; yield its URL."""
     ended = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -72,18 +76,18 @@ def stranger(*pieces: bytes, pause: float = 0) -> Iterator[str]:
         thread.join()
 
 
-def answer(status: str, body: str = "", headers: str = "") -> bytes:
+def response(status: str, body: str = "", headers: str = "") -> bytes:
     head = f"HTTP/1.1 {status}\r\n{headers}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return (head + body).encode()
 
 
-def asked_of(url: str, charge: Charge | None = None) -> tuple[Outcome, Outcome]:
-    """What a charge and a status query come to."""
-    provider, charge = Sandbox(url, TIMEOUT_SECONDS), charge or new_charge()
+def outcomes_at(url: str, charge: Charge | None = None) -> tuple[Outcome, Outcome]:
+    """Return the outcomes of a charge and of a status query."""
+    provider, charge = SandboxProvider(url, TIMEOUT_SECONDS), charge or new_charge()
     return provider.charge(charge), provider.status(charge)
 
 
-def test_the_adapter_knows_the_payment_methods_of_the_acquirer() -> None:
+def test_the_adapter_accepts_the_payment_methods_of_the_acquirer() -> None:
     assert set(PAYMENT_METHODS) == TOKENS
 
 
@@ -112,15 +116,17 @@ TOKEN_OUTCOMES = {
 
 
 @pytest.mark.parametrize("token", sorted(TOKEN_OUTCOMES))
-def test_each_payment_method_comes_to_its_outcome_and_charges_at_most_once(
-    acquirer: AcquirerProcess, token: str
-) -> None:
-    provider, charge, expected = Sandbox(acquirer.url, TIMEOUT_SECONDS), new_charge(token), TOKEN_OUTCOMES[token]
+def test_each_payment_method_has_its_outcome_and_charges_at_most_once(acquirer: AcquirerProcess, token: str) -> None:
+    provider, charge, expected = (
+        SandboxProvider(acquirer.url, TIMEOUT_SECONDS),
+        new_charge(token),
+        TOKEN_OUTCOMES[token],
+    )
     assert [kind(provider.charge(charge)) for _ in expected] == expected
     assert len(acquirer.charges(charge.idempotency_key)) == ("Approved" in expected)
 
 
-def test_every_payment_method_has_an_expectation() -> None:
+def test_every_payment_method_has_an_expected_outcome() -> None:
     assert set(TOKEN_OUTCOMES) == TOKENS | {"tok_nonsense"}
 
 
@@ -136,25 +142,25 @@ def test_every_payment_method_has_an_expectation() -> None:
         "tok_hang_charged",
     ],
 )
-def test_a_charge_whose_answer_was_lost_is_found_by_its_key(acquirer: AcquirerProcess, token: str) -> None:
+def test_a_charge_whose_response_was_lost_is_found_by_its_key(acquirer: AcquirerProcess, token: str) -> None:
     charge = new_charge(token)
-    charged, status = asked_of(acquirer.url, charge)
+    charged, status = outcomes_at(acquirer.url, charge)
     assert isinstance(charged, Unknown)
     assert status == Approved(acquirer.charges(charge.idempotency_key)[0]["id"])
 
 
 @pytest.mark.parametrize("token", ["tok_timeout_not_charged", "tok_error_once"])
-def test_the_acquirer_says_that_it_did_not_charge(acquirer: AcquirerProcess, token: str) -> None:
-    assert kind(asked_of(acquirer.url, new_charge(token))[1]) == "Unavailable not_charged"
+def test_a_status_query_reports_that_nothing_was_charged(acquirer: AcquirerProcess, token: str) -> None:
+    assert kind(outcomes_at(acquirer.url, new_charge(token))[1]) == "Unavailable not_charged"
 
 
-def test_a_charge_in_hand_is_unknown(acquirer: AcquirerProcess) -> None:
-    charged, status = asked_of(acquirer.url, new_charge("tok_slow"))
+def test_a_charge_in_progress_is_unknown(acquirer: AcquirerProcess) -> None:
+    charged, status = outcomes_at(acquirer.url, new_charge("tok_slow"))
     assert (kind(charged), kind(status)) == ("Unknown provider_timeout", "Unknown in_progress")
 
 
 def test_a_decline_is_found_by_its_key(acquirer: AcquirerProcess) -> None:
-    charged, status = asked_of(acquirer.url, new_charge("tok_decline_fraud"))
+    charged, status = outcomes_at(acquirer.url, new_charge("tok_decline_fraud"))
     assert charged == status
     assert isinstance(status, Declined)
 
@@ -163,45 +169,45 @@ def test_a_decline_is_found_by_its_key(acquirer: AcquirerProcess) -> None:
     ("mode", "charged", "status", "charges"),
     MODES,
 )
-def test_each_mode_leaves_the_charge_as_unknown_as_it_is(
+def test_each_mode_has_its_outcomes_of_a_charge(
     acquirer: AcquirerProcess, mode: str, charged: str, status: str, charges: int
 ) -> None:
     acquirer.control(mode, calls="all", late_ms=5_000)
     charge = new_charge()
-    assert tuple(map(kind, asked_of(acquirer.url, charge))) == (charged, status)
+    assert tuple(map(kind, outcomes_at(acquirer.url, charge))) == (charged, status)
     assert len(acquirer.charges(charge.idempotency_key)) == charges
 
 
 def test_garbage_of_either_kind_is_unknown(acquirer: AcquirerProcess) -> None:
     acquirer.control("garbage", calls="all", seed=1)
-    outcomes = [outcome for _ in range(10) for outcome in asked_of(acquirer.url)]
+    outcomes = [outcome for _ in range(10) for outcome in outcomes_at(acquirer.url)]
     assert {kind(outcome) for outcome in outcomes} == {"Unknown invalid_answer", "Unknown connection_lost"}
 
 
 def test_an_acquirer_that_refuses_connections_has_not_charged(own_acquirer: AcquirerProcess) -> None:
-    provider, charge = Sandbox(own_acquirer.url, TIMEOUT_SECONDS), new_charge()
-    assert isinstance(provider.charge(charge), Approved)  # so that there is a connection to be closed
+    provider, charge = SandboxProvider(own_acquirer.url, TIMEOUT_SECONDS), new_charge()
+    assert isinstance(provider.charge(charge), Approved)  # leaves a connection to be closed
     own_acquirer.control("refuse", seconds=30)
     assert kind(provider.charge(new_charge())) == "Unavailable connection_refused"
     assert kind(provider.status(charge)) == "Unknown connection_refused"
 
 
 def test_a_host_without_an_address_has_not_charged() -> None:
-    charged, status = asked_of("http://acquirer.invalid:9")
+    charged, status = outcomes_at("http://acquirer.invalid:9")
     assert (kind(charged), kind(status)) == ("Unavailable connection_refused", "Unknown connection_refused")
 
 
-def test_a_host_that_takes_no_connection_has_not_charged() -> None:
+def test_a_host_that_accepts_no_connection_has_not_charged() -> None:
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
-        socket.create_connection(full.getsockname()),  # the only one that the queue takes
+        socket.create_connection(full.getsockname()),  # fills the queue
     ):
-        charged, status = asked_of(f"http://127.0.0.1:{full.getsockname()[1]}")
+        charged, status = outcomes_at(f"http://127.0.0.1:{full.getsockname()[1]}")
     assert (kind(charged), kind(status)) == ("Unavailable connect_timeout", "Unknown connect_timeout")
 
 
-def test_a_connection_that_was_closed_while_idle_puts_no_charge_in_doubt(own_acquirer: AcquirerProcess) -> None:
-    provider = Sandbox(own_acquirer.url, TIMEOUT_SECONDS)
+def test_a_connection_that_was_closed_while_idle_makes_no_charge_unknown(own_acquirer: AcquirerProcess) -> None:
+    provider = SandboxProvider(own_acquirer.url, TIMEOUT_SECONDS)
     for _ in range(3):
         assert isinstance(provider.charge(new_charge()), Approved)
         own_acquirer.kill()
@@ -213,82 +219,98 @@ ENDLESS_HEAD = b"HTTP/1.1 201 Created\r\nX-Header: "
 
 
 @pytest.mark.parametrize("start", [b"", ENDLESS_HEAD, HEAD], ids=["first line", "headers", "body"])
-def test_an_answer_that_drips_is_cut_off_in_time(start: bytes) -> None:
+def test_a_slow_response_is_aborted_in_time(start: bytes) -> None:
     pieces: Sequence[bytes] = [start, *[b"h"] * 1_000]
-    with stranger(*pieces, pause=0.05) as url:
+    with responding(*pieces, pause=0.05) as url:
         started = time.monotonic()
-        outcome = Sandbox(url, TIMEOUT_SECONDS).charge(new_charge())
+        outcome = SandboxProvider(url, TIMEOUT_SECONDS).charge(new_charge())
         assert time.monotonic() - started < TIMEOUT_SECONDS
     assert kind(outcome) == "Unknown provider_timeout"
 
 
 @pytest.mark.parametrize("name", ["100 Continue", "shortest 100"])
-def test_an_answer_without_end_is_cut_off_at_its_length(name: str) -> None:
+def test_an_endless_response_is_aborted_at_the_limit(name: str) -> None:
     with answering(ENDLESS_BEFORE_STATUS[name]) as url:
-        outcome = Sandbox(url, 10 * TIMEOUT_SECONDS).charge(new_charge())
+        outcome = SandboxProvider(url, 10 * TIMEOUT_SECONDS).charge(new_charge())
     assert kind(outcome) == "Unknown connection_lost"
 
 
-STRANGE_ANSWERS = {
-    "no answer": b"",
+UNUSABLE_RESPONSES = {
+    "no response": b"",
     "half a head": b"HTTP/1.1 201 Cre",
     "half a body": b'HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"id": "ch_1"',
-    "no object": answer("201 Created", "[]"),
-    "too little": answer("201 Created", '{"id": "ch_1", "status": "approved"}'),
-    "too much": answer("201 Created", " " * (ANSWER_MAX_BYTES + 1)),
-    "a redirect": answer("302 Found", headers="Location: http://127.0.0.1:9/\r\n"),
-    "not found by a proxy": answer("404 Not Found", "<html>"),
-    "not found without a code": answer("404 Not Found", '{"error": "unknown_charge"}'),
-    "not ours": answer("401 Unauthorized", '{"error": {"code": "unauthorized"}}'),
-    "conflict": answer("409 Conflict", '{"error": {"code": "idempotency_conflict"}}'),
-    "bad request": answer("400 Bad Request", '{"error": {"code": "invalid_request"}}'),
-    "bad gateway": answer("502 Bad Gateway", "<html>"),
-    "gateway timeout": answer("504 Gateway Timeout", "<html>"),
-    "nothing to say": answer("204 No Content"),
+    "no object": response("201 Created", "[]"),
+    "too little": response("201 Created", '{"id": "ch_1", "status": "approved"}'),
+    "too much": response("201 Created", " " * (RESPONSE_MAX_BYTES + 1)),
+    "a redirect": response("302 Found", headers="Location: http://127.0.0.1:9/\r\n"),
+    "not found by a proxy": response("404 Not Found", "<html>"),
+    "not found without a code": response("404 Not Found", '{"error": "unknown_charge"}'),
+    "unauthorized": response("401 Unauthorized", '{"error": {"code": "unauthorized"}}'),
+    "conflict": response("409 Conflict", '{"error": {"code": "idempotency_conflict"}}'),
+    "bad request": response("400 Bad Request", '{"error": {"code": "invalid_request"}}'),
+    "bad gateway": response("502 Bad Gateway", "<html>"),
+    "gateway timeout": response("504 Gateway Timeout", "<html>"),
+    "no content": response("204 No Content"),
 }
 
 
-@pytest.mark.parametrize("name", sorted(STRANGE_ANSWERS))
-def test_an_answer_that_proves_nothing_is_unknown(name: str) -> None:
-    with stranger(STRANGE_ANSWERS[name]) as url:
-        assert [type(outcome) for outcome in asked_of(url)] == [Unknown, Unknown]
+@pytest.mark.parametrize("name", sorted(UNUSABLE_RESPONSES))
+def test_an_unusable_response_is_unknown(name: str) -> None:
+    with responding(UNUSABLE_RESPONSES[name]) as url:
+        assert [type(outcome) for outcome in outcomes_at(url)] == [Unknown, Unknown]
 
 
 @pytest.mark.parametrize("change", [("key", "other"), ("amount", "1001"), ("currency", "EUR")])
-def test_an_answer_about_another_charge_is_unknown(change: tuple[str, str]) -> None:
+def test_a_response_about_another_charge_is_unknown(change: tuple[str, str]) -> None:
     charge = new_charge()
-    told = {"key": charge.idempotency_key, "amount": "1000", "currency": "USD"} | dict([change])
+    fields = {"key": charge.idempotency_key, "amount": "1000", "currency": "USD"} | dict([change])
     body = (
-        f'{{"id": "ch_1", "idempotency_key": "{told["key"]}", "status": "approved", "amount": {told["amount"]}, '
-        f'"currency": "{told["currency"]}"}}'
+        f'{{"id": "ch_1", "idempotency_key": "{fields["key"]}", "status": "approved", "amount": {fields["amount"]}, '
+        f'"currency": "{fields["currency"]}"}}'
     )
-    with stranger(answer("200 OK", body)) as url:
-        assert [kind(outcome) for outcome in asked_of(url, charge)] == ["Unknown answer_mismatch"] * 2
+    with responding(response("200 OK", body)) as url:
+        assert [kind(outcome) for outcome in outcomes_at(url, charge)] == ["Unknown answer_mismatch"] * 2
 
 
 def test_a_rate_limit_means_not_processed() -> None:
-    with stranger(answer("429 Too Many Requests")) as url:
-        assert tuple(map(kind, asked_of(url))) == ("Unavailable http_429", "Unknown http_429")
+    with responding(response("429 Too Many Requests")) as url:
+        assert tuple(map(kind, outcomes_at(url))) == ("Unavailable http_429", "Unknown http_429")
 
 
-def test_the_proxies_of_the_environment_are_ignored(acquirer: AcquirerProcess, configure: Configure) -> None:
+def test_proxies_of_the_environment_are_ignored(acquirer: AcquirerProcess, configure: Configure) -> None:
     configure(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", NO_PROXY=None, no_proxy=None)
-    assert isinstance(asked_of(acquirer.url)[0], Approved)
+    assert isinstance(outcomes_at(acquirer.url)[0], Approved)
 
 
 def test_threads_that_share_an_adapter_charge_one_key_once(acquirer: AcquirerProcess) -> None:
-    provider, charge = Sandbox(acquirer.url, 10 * TIMEOUT_SECONDS), new_charge()
+    provider, charge = SandboxProvider(acquirer.url, 10 * TIMEOUT_SECONDS), new_charge()
     with ThreadPoolExecutor(50) as pool:
         outcomes = set(pool.map(lambda _: provider.charge(charge), range(200)))
     assert [kind(outcome) for outcome in outcomes] == ["Approved"]
     assert len(acquirer.charges(charge.idempotency_key)) == 1
 
 
-def test_a_forked_process_does_not_use_its_parents_connection(acquirer: AcquirerProcess) -> None:
-    provider = Sandbox(acquirer.url, TIMEOUT_SECONDS)
-    assert isinstance(provider.charge(new_charge()), Approved)
-    before = provider._session()
-    provider._local.connection.process = 1  # as a fork would see it
-    assert provider._session() is not before
-    assert isinstance(provider.status(new_charge()), Unavailable)
-    before.close()
+_CHARGE_IN_TWO_PROCESSES = """
+import os, sys
+from uuid import uuid4
+from gateway.outcomes import Approved, Charge
+from gateway.providers.sandbox import SandboxProvider
+
+provider = SandboxProvider(sys.argv[1], 10)
+
+def charge(times):
+    charges = [Charge(uuid4(), 1_000, "USD", "tok_approve", 1) for _ in range(times)]
+    return all(isinstance(provider.charge(charge), Approved) for charge in charges)
+
+charge(1)
+child = os.fork()
+succeeded = charge(50)
+if child == 0:
+    os._exit(0 if succeeded else 1)
+sys.exit(0 if succeeded and os.waitpid(child, 0)[1] == 0 else 1)
+"""
+
+
+def test_a_forked_process_does_not_use_the_connection_of_its_parent(acquirer: AcquirerProcess) -> None:
+    command = [sys.executable, "-c", _CHARGE_IN_TWO_PROCESSES, acquirer.url]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a real acquirer process."""
+"""Fixtures of the tests that use the sandbox acquirer."""
 
 from tests.sandbox.process import acquirer, configure, own_acquirer, running_acquirer
 

@@ -1,4 +1,4 @@
-"""A sandbox acquirer as a process of its own, and the fixtures that start it."""
+"""A process of the sandbox acquirer, and the fixtures that start it."""
 
 import json
 import os
@@ -24,7 +24,7 @@ Configure = Callable[..., None]
 
 
 class AcquirerProcess:
-    """`python -m gateway.sandbox` on a port that the system chose, which it keeps when it is started again."""
+    """`python -m gateway.sandbox` on a port that the system chooses. A restart uses the same port."""
 
     def __init__(self, file: Path, *options: str) -> None:
         self._file, self._options = file, options
@@ -47,11 +47,11 @@ class AcquirerProcess:
         return self
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self._end(lambda process: process.kill())
 
     def stop(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self._end(lambda process: process.terminate())
 
     def _end(self, how: Callable[[subprocess.Popen[str]], None]) -> None:
@@ -71,24 +71,24 @@ class AcquirerProcess:
         return self.call("POST", "/charges", json=body)
 
     def control(self, mode: str, **values: object) -> None:
-        answer = self.call("PUT", "/control", json={"mode": mode, **values})
-        assert answer.status_code == 200, answer.text
+        response = self.call("PUT", "/control", json={"mode": mode, **values})
+        assert response.status_code == 200, response.text
 
     def charges(self, key: str | None = None) -> list[dict[str, Any]]:
-        """What it charged, for all keys or for one; declines are no charges."""
-        answer = self.call("GET", "/charges")
-        charges = [json.loads(line) for line in answer.text.splitlines()]
+        """Return the approved charges of all keys or of one."""
+        response = self.call("GET", "/charges")
+        charges = [json.loads(line) for line in response.text.splitlines()]
         approved = [charge for charge in charges if charge["status"] == "approved"]
         return [charge for charge in approved if key in {None, charge["idempotency_key"]}]
 
     def refunds(self) -> list[dict[str, Any]]:
-        """What it gave back."""
+        """Return the refunds."""
         return [json.loads(line) for line in self.call("GET", "/refunds").text.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def running_acquirer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AcquirerProcess]:
-    """One acquirer for all tests of a module."""
+    """Start an acquirer for all tests of a module."""
     acquirer = AcquirerProcess(tmp_path_factory.mktemp("acquirer") / "acquirer.db").start()
     yield acquirer
     acquirer.stop()
@@ -96,14 +96,14 @@ def running_acquirer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acqui
 
 @pytest.fixture
 def acquirer(running_acquirer: AcquirerProcess) -> AcquirerProcess:
-    """The module's acquirer, behaving."""
+    """Return the acquirer of the module, without faults."""
     running_acquirer.control("normal")
     return running_acquirer
 
 
 @pytest.fixture
 def own_acquirer(tmp_path: Path) -> Iterator[AcquirerProcess]:
-    """An acquirer for one test, which may kill it."""
+    """Start an acquirer for one test, which may kill it."""
     acquirer = AcquirerProcess(tmp_path / "acquirer.db").start()
     yield acquirer
     acquirer.kill()
@@ -116,7 +116,7 @@ def _forget_settings() -> None:
 
 @pytest.fixture
 def configure() -> Iterator[Configure]:
-    """Sets environment variables (None unsets one) and makes the gateway read its settings again."""
+    """Return a function that sets environment variables (None unsets one) and reloads the settings."""
     before = dict(os.environ)
 
     def set_variables(**variables: str | None) -> None:

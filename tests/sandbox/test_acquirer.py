@@ -1,4 +1,4 @@
-"""The acquirer charges at most once per key, forgets nothing, and misbehaves exactly as it is told."""
+"""The acquirer charges at most once per key, loses nothing, and has exactly the requested faults."""
 
 import csv
 import io
@@ -20,6 +20,8 @@ from gateway.sandbox.store import FEE_BASIS_POINTS, PAGE_ROWS, Store
 from tests.helpers.waiting import eventually
 from tests.sandbox.process import ROOT, START_SECONDS, AcquirerProcess
 
+pytestmark = pytest.mark.unit
+
 
 def new_key() -> str:
     return str(uuid4())
@@ -31,12 +33,12 @@ def refund(acquirer: AcquirerProcess, charge_id: str, amount: int, key: str | No
 
 
 def statement(acquirer: AcquirerProcess, **period: str) -> list[dict[str, str]]:
-    answer = acquirer.call("GET", "/statement", params=period)
-    return list(csv.DictReader(io.StringIO(answer.text)))
+    response = acquirer.call("GET", "/statement", params=period)
+    return list(csv.DictReader(io.StringIO(response.text)))
 
 
-def code(answer: requests.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
+def code(response: requests.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
 
 
 def is_refusing(acquirer: AcquirerProcess) -> bool:
@@ -47,7 +49,7 @@ def is_refusing(acquirer: AcquirerProcess) -> bool:
     return False
 
 
-def test_a_repeated_charge_gets_the_first_result_and_another_one_with_its_key_a_conflict(
+def test_a_repeated_charge_gets_the_first_result_and_a_different_one_a_conflict(
     acquirer: AcquirerProcess,
 ) -> None:
     key = new_key()
@@ -61,24 +63,24 @@ def test_a_repeated_charge_gets_the_first_result_and_another_one_with_its_key_a_
 def test_fifty_concurrent_posts_with_one_key_charge_once(acquirer: AcquirerProcess) -> None:
     key = new_key()
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: acquirer.post_charge(key), range(50)))
-    assert sorted(answer.status_code for answer in answers) == [200] * 49 + [201]
-    assert len({answer.text for answer in answers}) == 1
+        responses = list(pool.map(lambda _: acquirer.post_charge(key), range(50)))
+    assert sorted(response.status_code for response in responses) == [200] * 49 + [201]
+    assert len({response.text for response in responses}) == 1
     assert len(acquirer.charges(key)) == 1
 
 
-def test_what_was_answered_survives_a_sigkill_in_the_middle_of_a_load(own_acquirer: AcquirerProcess) -> None:
-    answered: dict[str, str] = {}
+def test_a_charge_that_got_a_response_survives_a_sigkill_under_load(own_acquirer: AcquirerProcess) -> None:
+    confirmed: dict[str, str] = {}
     enough = threading.Event()
 
     def post_until_it_dies() -> None:
         while True:
             key = new_key()
             try:
-                answered[key] = own_acquirer.post_charge(key).json()["id"]
+                confirmed[key] = own_acquirer.post_charge(key).json()["id"]
             except requests.ConnectionError:
                 return
-            if len(answered) >= 100:
+            if len(confirmed) >= 100:
                 enough.set()
 
     with ThreadPoolExecutor(4) as pool:
@@ -87,10 +89,10 @@ def test_what_was_answered_survives_a_sigkill_in_the_middle_of_a_load(own_acquir
         assert enough.wait(30)
         own_acquirer.kill()
     own_acquirer.start()
-    assert {key: own_acquirer.post_charge(key).json()["id"] for key in answered} == answered
+    assert {key: own_acquirer.post_charge(key).json()["id"] for key in confirmed} == confirmed
     charged = {charge["idempotency_key"]: charge["id"] for charge in own_acquirer.charges()}
-    assert answered.items() <= charged.items()
-    assert len(charged) <= len(answered) + 4
+    assert confirmed.items() <= charged.items()
+    assert len(charged) <= len(confirmed) + 4
 
 
 def test_the_count_of_failing_calls_survives_a_sigkill(own_acquirer: AcquirerProcess) -> None:
@@ -102,7 +104,7 @@ def test_the_count_of_failing_calls_survives_a_sigkill(own_acquirer: AcquirerPro
     assert statuses == [503, 503, 201]
 
 
-def test_a_stop_leaves_the_charges_in_the_file(own_acquirer: AcquirerProcess) -> None:
+def test_charges_survive_a_stop(own_acquirer: AcquirerProcess) -> None:
     key = new_key()
     charge = own_acquirer.post_charge(key).json()
     own_acquirer.stop()
@@ -110,12 +112,14 @@ def test_a_stop_leaves_the_charges_in_the_file(own_acquirer: AcquirerProcess) ->
     assert own_acquirer.call("GET", f"/charges/{key}").json() == charge
 
 
-def test_a_charge_in_hand_is_neither_there_nor_unknown(acquirer: AcquirerProcess) -> None:
+def test_a_charge_in_progress_is_reported_as_processing(acquirer: AcquirerProcess) -> None:
     key = new_key()
     statuses = [acquirer.call("GET", f"/charges/{key}").status_code]
     with ThreadPoolExecutor(1) as pool:
         posted = pool.submit(acquirer.post_charge, key, "tok_slow")
-        eventually(lambda: acquirer.call("GET", f"/charges/{key}").status_code == 202, what="the charge being in hand")
+        eventually(
+            lambda: acquirer.call("GET", f"/charges/{key}").status_code == 202, what="the charge being in progress"
+        )
         assert posted.result().status_code == 201
     statuses.append(acquirer.call("GET", f"/charges/{key}").status_code)
     assert statuses == [404, 200]
@@ -124,20 +128,20 @@ def test_a_charge_in_hand_is_neither_there_nor_unknown(acquirer: AcquirerProcess
 def test_concurrent_refunds_never_exceed_the_charge(acquirer: AcquirerProcess) -> None:
     charge_id = acquirer.post_charge(new_key(), amount=1_000).json()["id"]
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: refund(acquirer, charge_id, 100), range(20)))
-    assert sorted(answer.status_code for answer in answers) == [201] * 10 + [422] * 10
+        responses = list(pool.map(lambda _: refund(acquirer, charge_id, 100), range(20)))
+    assert sorted(response.status_code for response in responses) == [201] * 10 + [422] * 10
     assert code(refund(acquirer, charge_id, 1)) == (422, "amount_exceeds_charge")
 
 
 def test_a_repeated_refund_gets_the_first_result(acquirer: AcquirerProcess) -> None:
     charge_id, key = acquirer.post_charge(new_key()).json()["id"], new_key()
-    answers = [refund(acquirer, charge_id, 600, key) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [201, 200]
-    assert answers[0].json() == answers[1].json() == acquirer.call("GET", f"/refunds/{key}").json()
+    responses = [refund(acquirer, charge_id, 600, key) for _ in range(2)]
+    assert [response.status_code for response in responses] == [201, 200]
+    assert responses[0].json() == responses[1].json() == acquirer.call("GET", f"/refunds/{key}").json()
     assert code(refund(acquirer, charge_id, 400, key)) == (409, "idempotency_conflict")
 
 
-def test_what_was_not_charged_cannot_be_refunded(acquirer: AcquirerProcess) -> None:
+def test_a_declined_or_unknown_charge_cannot_be_refunded(acquirer: AcquirerProcess) -> None:
     declined = acquirer.post_charge(new_key(), "tok_decline_fraud").json()
     assert declined["decline_code"] == "fraud_suspected"
     assert code(refund(acquirer, declined["id"], 1)) == (422, "not_refundable")
@@ -145,7 +149,7 @@ def test_what_was_not_charged_cannot_be_refunded(acquirer: AcquirerProcess) -> N
     assert code(acquirer.call("GET", f"/refunds/{new_key()}")) == (404, "unknown_refund")
 
 
-def test_the_statement_is_what_was_charged_and_refunded(own_acquirer: AcquirerProcess) -> None:
+def test_the_statement_lists_charges_and_refunds(own_acquirer: AcquirerProcess) -> None:
     charges = [own_acquirer.post_charge(new_key(), amount=amount).json() for amount in (1_000, 2_550, 1)]
     own_acquirer.post_charge(new_key(), "tok_decline_fraud")
     refunded = refund(own_acquirer, charges[0]["id"], 400).json()
@@ -162,7 +166,7 @@ def test_the_statement_is_what_was_charged_and_refunded(own_acquirer: AcquirerPr
     assert [line["charge_id"] for line in statement(own_acquirer, **period)] == [charges[1]["id"]]
 
 
-def test_lists_hold_everything_however_long_and_go_on_where_one_stopped(own_acquirer: AcquirerProcess) -> None:
+def test_lists_are_complete_and_can_be_continued(own_acquirer: AcquirerProcess) -> None:
     ids = [own_acquirer.post_charge(new_key()).json()["id"] for _ in range(3)]
     lines = own_acquirer.call("GET", "/charges", params={"after": 1}).text.splitlines()
     assert [json.loads(line)["id"] for line in lines] == ids[1:]
@@ -170,7 +174,7 @@ def test_lists_hold_everything_however_long_and_go_on_where_one_stopped(own_acqu
     assert [json.loads(line) for line in own_acquirer.call("GET", "/refunds").text.splitlines()] == [refunded]
 
 
-def test_a_store_of_several_pages_is_listed_whole(tmp_path: Path) -> None:
+def test_several_pages_are_listed_completely(tmp_path: Path) -> None:
     store, count = Store(tmp_path / "acquirer.db"), 2 * PAGE_ROWS + 1
     for number in range(count):
         store.charge(str(number), 100, "USD", "tok_approve", None)
@@ -180,7 +184,7 @@ def test_a_store_of_several_pages_is_listed_whole(tmp_path: Path) -> None:
     store.close()
 
 
-GOOD = {"idempotency_key": "k", "amount": 1, "currency": "USD", "payment_method": "tok_approve"}
+VALID_CHARGE = {"idempotency_key": "k", "amount": 1, "currency": "USD", "payment_method": "tok_approve"}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ GOOD = {"idempotency_key": "k", "amount": 1, "currency": "USD", "payment_method"
         b"\xff",
         b"[" * 16_000,
         *(
-            json.dumps(GOOD | change).encode()
+            json.dumps(VALID_CHARGE | change).encode()
             for change in (
                 {"amount": 0},
                 {"amount": -1},
@@ -211,11 +215,11 @@ GOOD = {"idempotency_key": "k", "amount": 1, "currency": "USD", "payment_method"
         ),
     ],
 )
-def test_malformed_charges_are_refused_and_charge_nothing(acquirer: AcquirerProcess, body: bytes) -> None:
+def test_a_malformed_charge_is_rejected_and_charges_nothing(acquirer: AcquirerProcess, body: bytes) -> None:
     before = len(acquirer.charges())
-    answer = acquirer.call("POST", "/charges", data=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"]
+    response = acquirer.call("POST", "/charges", data=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
     assert len(acquirer.charges()) == before
 
 
@@ -235,15 +239,15 @@ def test_malformed_charges_are_refused_and_charge_nothing(acquirer: AcquirerProc
         ("PUT", "/control", {"json": {"mode": "slow", "probability": 2}}, 400),
     ],
 )
-def test_requests_that_cannot_be_served_say_why(
+def test_an_invalid_request_gets_an_error_with_a_reason(
     acquirer: AcquirerProcess, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
-    answer = acquirer.call(method, path, **options)
-    assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"code", "message"}
+    response = acquirer.call(method, path, **options)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"code", "message"}
 
 
-def test_the_start_option_sets_how_long_each_call_takes(tmp_path: Path) -> None:
+def test_the_start_option_sets_the_latency(tmp_path: Path) -> None:
     acquirer = AcquirerProcess(tmp_path / "acquirer.db", "--latency-ms", "200").start()
     try:
         started = time.monotonic()
@@ -266,32 +270,32 @@ def test_the_same_seed_hits_the_same_calls(acquirer: AcquirerProcess) -> None:
     assert set(runs[0]) == {201, 503}
 
 
-def test_refused_connections_are_taken_again_after_the_given_time(own_acquirer: AcquirerProcess) -> None:
+def test_connections_are_accepted_again_after_the_given_time(own_acquirer: AcquirerProcess) -> None:
     own_acquirer.control("refuse", seconds=0.5)
-    eventually(lambda: is_refusing(own_acquirer), what="refusal")
+    eventually(lambda: is_refusing(own_acquirer), what="the refusal")
     eventually(lambda: not is_refusing(own_acquirer), what="its end")
     assert own_acquirer.call("GET", "/control").json()["mode"] == "normal"
 
 
-def test_flapping_comes_and_goes_until_it_is_told_otherwise(own_acquirer: AcquirerProcess) -> None:
+def test_flapping_continues_until_the_mode_changes(own_acquirer: AcquirerProcess) -> None:
     own_acquirer.control("flap", seconds=0.3)
     for _ in range(2):
-        eventually(lambda: is_refusing(own_acquirer), what="going")
-        eventually(lambda: not is_refusing(own_acquirer), what="coming")
+        eventually(lambda: is_refusing(own_acquirer), what="the outage")
+        eventually(lambda: not is_refusing(own_acquirer), what="the end of the outage")
     own_acquirer.control("normal")
     assert own_acquirer.post_charge(new_key()).status_code == 201
 
 
-def test_a_client_that_gives_up_on_a_hanging_charge_leaves_nothing_in_hand(acquirer: AcquirerProcess) -> None:
+def test_a_hanging_charge_ends_when_its_client_disconnects(acquirer: AcquirerProcess) -> None:
     key = new_key()
-    body = GOOD | {"idempotency_key": key, "payment_method": "tok_hang"}
+    body = VALID_CHARGE | {"idempotency_key": key, "payment_method": "tok_hang"}
     with pytest.raises(requests.ReadTimeout):
         requests.post(f"{acquirer.url}/charges", json=body, timeout=0.3)
     eventually(lambda: acquirer.call("GET", f"/charges/{key}").status_code == 404, what="the charge being forgotten")
     assert acquirer.charges(key) == []
 
 
-def test_a_port_in_use_is_named(own_acquirer: AcquirerProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(own_acquirer: AcquirerProcess, tmp_path: Path) -> None:
     port = own_acquirer.url.rpartition(":")[2]
     command = [sys.executable, "-m", "gateway.sandbox", "--port", port, "--file", str(tmp_path / "other.db")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_SECONDS, check=False)

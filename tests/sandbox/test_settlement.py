@@ -1,4 +1,4 @@
-"""Settling against a real acquirer that misbehaves: it charges once, and the gateway settles what it charged."""
+"""Settlement with a faulty acquirer: it charges once, and the gateway settles what it charged."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from gateway.config import settings
 from gateway.db import autocommit, begin
 from gateway.domain.payments import settling as settlements
 from gateway.flows import routing
-from gateway.flows.provider_calls import Handled
+from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
 from gateway.providers import poison, registry
 from tests.helpers.factories import (
@@ -38,26 +38,26 @@ RUN_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def sandbox_is_the_provider(acquirer: AcquirerProcess, configure: Configure) -> None:
-    """Payments go to the acquirer, which has 0.6 s to answer."""
+    """Send payments to the acquirer, which has 0.6 s for a response."""
     configure(PROVIDERS="sandbox", SANDBOX_ACQUIRER_URL=acquirer.url, PROVIDER_TIMEOUT_SECONDS="1")
 
 
 def outcomes(transaction_id: UUID) -> list[tuple[str, str | None]]:
-    """Outcome and code of each attempt, the first one first."""
+    """Return outcome and code of each attempt in order."""
     query = text("SELECT outcome, code FROM charge_attempts WHERE transaction_id = :id ORDER BY number")
     with begin() as connection:
         return [(row.outcome, row.code) for row in connection.execute(query, {"id": transaction_id})]
 
 
 def settled_reference(transaction_id: UUID) -> str:
-    """The provider's reference of its only settlement."""
+    """Return the provider's reference of the only settlement."""
     query = text("SELECT provider_reference FROM settlements WHERE transaction_id = :id")
     with begin() as connection:
         return str(connection.execute(query, {"id": transaction_id}).scalar_one())
 
 
 def assert_settled_as_charged(acquirer: AcquirerProcess, ids: Sequence[UUID]) -> None:
-    """Each of `ids` is completed, with the one charge that the acquirer has for it."""
+    """Check that each of `ids` is completed with its only charge at the acquirer."""
     for id in ids:
         assert status_of(id) == "completed"
         [charge] = acquirer.charges(str(id))
@@ -65,16 +65,14 @@ def assert_settled_as_charged(acquirer: AcquirerProcess, ids: Sequence[UUID]) ->
     assert count("settlements") == len(ids)
 
 
-def test_a_payment_is_settled_with_the_acquirers_charge(acquirer: AcquirerProcess) -> None:
+def test_a_payment_is_settled_with_the_charge_of_the_acquirer(acquirer: AcquirerProcess) -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     assert settle([id], "task-1").completed == [id]
     assert_settled_as_charged(acquirer, [id])
 
 
 @pytest.mark.parametrize("mode", ["drop_after", "error_after", "slow", "garbage", "wrong_amount"])
-def test_a_charge_whose_answer_is_lost_is_completed_at_once_by_the_status_query(
-    acquirer: AcquirerProcess, mode: str
-) -> None:
+def test_the_status_query_completes_a_charge_whose_response_is_lost(acquirer: AcquirerProcess, mode: str) -> None:
     acquirer.control(mode, late_ms=3_000)
     [id] = route_payments(make_merchant(), "tok_approve")
     assert settle([id], "task-1").completed == [id]
@@ -83,12 +81,10 @@ def test_a_charge_whose_answer_is_lost_is_completed_at_once_by_the_status_query(
 
 
 @pytest.mark.parametrize("mode", ["drop_after", "error_after", "garbage", "wrong_amount", "hang"])
-def test_a_charge_that_stays_unknown_is_asked_after_before_it_is_tried_again(
-    acquirer: AcquirerProcess, mode: str
-) -> None:
+def test_an_unknown_charge_is_queried_before_it_is_sent_again(acquirer: AcquirerProcess, mode: str) -> None:
     acquirer.control(mode, calls="all")
     [id] = route_payments(make_merchant(), "tok_approve")
-    assert settle([id], "task-1") == Handled(retry=[id])
+    assert settle([id], "task-1") == ProcessedList(retry=[id])
     assert [outcome for outcome, _ in outcomes(id)] == ["unknown"]
     assert count("settlements") == 0
     acquirer.control("normal")
@@ -97,7 +93,7 @@ def test_a_charge_that_stays_unknown_is_asked_after_before_it_is_tried_again(
 
 
 @pytest.mark.parametrize("mode", ["error_before", "drop_before"])
-def test_a_charge_that_was_not_made_is_tried_again(acquirer: AcquirerProcess, mode: str) -> None:
+def test_a_charge_that_was_not_processed_is_sent_again(acquirer: AcquirerProcess, mode: str) -> None:
     acquirer.control(mode)
     [id] = route_payments(make_merchant(), "tok_approve")
     assert settle([id], "task-1").retry == [id]
@@ -108,7 +104,7 @@ def test_a_charge_that_was_not_made_is_tried_again(acquirer: AcquirerProcess, mo
     assert_settled_as_charged(acquirer, [id])
 
 
-def test_an_acquirer_that_is_away_delays_payments_and_loses_none(
+def test_an_unavailable_acquirer_delays_payments_and_loses_none(
     own_acquirer: AcquirerProcess, configure: Configure
 ) -> None:
     configure(SANDBOX_ACQUIRER_URL=own_acquirer.url)
@@ -121,7 +117,7 @@ def test_an_acquirer_that_is_away_delays_payments_and_loses_none(
     assert_settled_as_charged(own_acquirer, ids)
 
 
-def test_an_acquirer_that_dies_after_charging_is_asked_when_it_is_back(
+def test_an_acquirer_that_dies_after_charging_is_queried_after_its_restart(
     own_acquirer: AcquirerProcess, configure: Configure
 ) -> None:
     configure(SANDBOX_ACQUIRER_URL=own_acquirer.url, PROVIDER_TIMEOUT_SECONDS="10")
@@ -134,20 +130,20 @@ def test_an_acquirer_that_dies_after_charging_is_asked_when_it_is_back(
         assert settling.result().retry == [id]
     assert [outcome for outcome, _ in outcomes(id)] == ["unknown"]
     own_acquirer.start()
-    own_acquirer.control("hang")  # so that only the query can tell
+    own_acquirer.control("hang")  # so that only the query finds the charge
     assert settle([id], "task-1").completed == [id]
     assert_settled_as_charged(own_acquirer, [id])
 
 
-def test_a_worker_that_finds_a_charge_in_the_hand_of_another_does_not_charge(
+def test_a_worker_does_not_charge_while_another_charge_is_in_progress(
     acquirer: AcquirerProcess, configure: Configure
 ) -> None:
     configure(PROVIDER_TIMEOUT_SECONDS="10")
     [id] = route_payments(make_merchant(), "tok_slow")
     with ThreadPoolExecutor(1) as pool:
         orphaned = pool.submit(settle, [id], "task-1")
-        in_hand = f"/charges/{id}"
-        eventually(lambda: acquirer.call("GET", in_hand).status_code == 202, what="the charge being in hand")
+        path = f"/charges/{id}"
+        eventually(lambda: acquirer.call("GET", path).status_code == 202, what="the charge being in progress")
         expire_lease([id])
         assert settle([id], "task-2").retry == [id]
         assert orphaned.result().completed == [id]
@@ -155,9 +151,7 @@ def test_a_worker_that_finds_a_charge_in_the_hand_of_another_does_not_charge(
     assert_settled_as_charged(acquirer, [id])
 
 
-def test_two_workers_that_both_learn_of_the_charge_settle_it_once(
-    acquirer: AcquirerProcess, configure: Configure
-) -> None:
+def test_two_workers_that_both_find_the_charge_settle_it_once(acquirer: AcquirerProcess, configure: Configure) -> None:
     configure(PROVIDER_TIMEOUT_SECONDS="10")
     acquirer.control("slow", late_ms=2_000)
     [id] = route_payments(make_merchant(), "tok_approve")
@@ -171,7 +165,7 @@ def test_two_workers_that_both_learn_of_the_charge_settle_it_once(
     assert_settled_as_charged(acquirer, [id])
 
 
-def test_workers_that_charge_the_same_payments_at_once_charge_each_once(acquirer: AcquirerProcess) -> None:
+def test_workers_that_charge_the_same_payments_concurrently_charge_each_once(acquirer: AcquirerProcess) -> None:
     ids = route_payments(make_merchant(), *["tok_approve"] * 20)
     claims = []
     for task in ("task-1", "task-2"):
@@ -181,14 +175,16 @@ def test_workers_that_charge_the_same_payments_at_once_charge_each_once(acquirer
         expire_lease(ids)
     assert len(claims) == 40
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.instruction)), claims))
-    for answer in answers:
+        responses = list(
+            pool.map(lambda claim: (claim, registry.provider("sandbox").charge(claim.instruction)), claims)
+        )
+    for response in responses:
         with autocommit() as connection:
-            settlements.record(connection, [answer])
+            settlements.record(connection, [response])
     assert_settled_as_charged(acquirer, ids)
 
 
-def test_under_faults_of_every_kind_each_charge_is_settled_and_nothing_else(acquirer: AcquirerProcess) -> None:
+def test_under_all_faults_exactly_the_charges_are_settled(acquirer: AcquirerProcess) -> None:
     ids = route_payments(make_merchant(), *["tok_approve", "tok_error_once", "tok_garbage"] * 10)
     for seed, mode in enumerate(("drop_after", "error_after", "drop_before")):
         acquirer.control(mode, calls="all", probability=0.7, seed=seed)
@@ -199,7 +195,7 @@ def test_under_faults_of_every_kind_each_charge_is_settled_and_nothing_else(acqu
     assert_settled_as_charged(acquirer, ids)
 
 
-def test_new_payments_go_to_the_first_provider_of_the_list(configure: Configure) -> None:
+def test_new_payments_are_routed_to_the_first_provider(configure: Configure) -> None:
     configure(PROVIDERS="simulated, sandbox")
     id = accept_payment(make_merchant())
     routing.route([id])
@@ -225,12 +221,12 @@ from gateway.flows.settlement import settle
 result = settle([UUID(id) for id in sys.argv[1:]], "task-1")
 sys.stdout.write(json.dumps({"completed": list(map(str, result.completed)), "retry": list(map(str, result.retry))}))
 sys.stdout.flush()
-os._exit(0)  # as a worker's child ends: without waiting for the call that never returns
+os._exit(0)  # as a worker's child exits: without waiting for the blocked call
 """
 
 
-def settle_elsewhere(ids: Sequence[UUID]) -> "subprocess.CompletedProcess[str]":
-    """Settle in a process of its own, where test-only payment methods are allowed."""
+def settle_in_process(ids: Sequence[UUID]) -> "subprocess.CompletedProcess[str]":
+    """Settle in a separate process, in which test-only payment methods are allowed."""
     return subprocess.run(
         [sys.executable, "-c", _SETTLE, *map(str, ids)],
         cwd=ROOT,
@@ -243,31 +239,29 @@ def settle_elsewhere(ids: Sequence[UUID]) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("provider", ["simulated", "sandbox"])
-def test_a_provider_call_that_never_returns_ends_as_unknown_and_holds_up_no_neighbour(
+def test_a_blocked_provider_call_becomes_unknown_and_delays_no_other_payment(
     configure: Configure, provider: str
 ) -> None:
     configure(PROVIDERS=provider)
     hanging, good = ids = route_payments(make_merchant(), poison.HANG, "tok_approve")
-    result: dict[str, Any] = json.loads(settle_elsewhere(ids).stdout)
+    result: dict[str, Any] = json.loads(settle_in_process(ids).stdout)
     assert result == {"completed": [str(good)], "retry": [str(hanging)]}
     assert outcomes(hanging) == [("unknown", "provider_timeout")]
 
 
 @pytest.mark.parametrize("provider", ["simulated", "sandbox"])
-def test_a_payment_that_kills_its_worker_does_so_again_when_it_is_taken_up_alone(
-    configure: Configure, provider: str
-) -> None:
+def test_a_payment_that_kills_its_worker_kills_the_next_one_too(configure: Configure, provider: str) -> None:
     configure(PROVIDERS=provider)
     [id] = route_payments(make_merchant(), poison.KILL_WORKER)
     for _ in range(2):
-        assert settle_elsewhere([id]).returncode == -signal.SIGKILL
+        assert settle_in_process([id]).returncode == -signal.SIGKILL
         expire_lease([id])
     assert count("charge_attempts") == 2
 
 
 @pytest.mark.parametrize("provider", ["simulated", "sandbox"])
 @pytest.mark.parametrize("token", [poison.KILL_WORKER, poison.HANG])
-def test_outside_of_tests_they_are_declined(configure: Configure, provider: str, token: str) -> None:
+def test_these_payment_methods_are_declined_outside_of_tests(configure: Configure, provider: str, token: str) -> None:
     configure(PROVIDERS=provider, GATEWAY_TEST_TOKENS=None)
     [id] = route_payments(make_merchant(), token)
     settle([id], "task-1")

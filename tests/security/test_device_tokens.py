@@ -10,13 +10,15 @@ from cryptography.fernet import Fernet
 from gateway.config import ConfigError, settings
 from gateway.security import device_tokens, signing_keys
 from gateway.security.device_tokens import DEVICE_TOKEN_SECONDS, TOKEN_MAX_LENGTH
-from tests.security.test_signing_keys import output, run
+from tests.security.processes import output, run
+
+pytestmark = pytest.mark.unit
 
 EMAIL, HASH = "ada@example.com", "$argon2id$v=19$..."
 
 
-def start_anew() -> None:
-    for cached in (settings, signing_keys.prepared_folder, device_tokens._keys):
+def forget_keys() -> None:
+    for cached in (settings, signing_keys.prepared_folder, device_tokens.keys):
         cached.cache_clear()
 
 
@@ -24,14 +26,14 @@ def start_anew() -> None:
 def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Use a separate folder for the keys; yield the key file."""
     monkeypatch.setenv("KEYS_DIR", str(tmp_path / "keys"))
-    start_anew()
+    forget_keys()
     device_tokens.make_ready()
     yield tmp_path / "keys" / "device-tokens.key"
     monkeypatch.undo()
-    start_anew()
+    forget_keys()
 
 
-def test_a_token_is_known_for_its_account_and_its_password_only(key_file: Path) -> None:
+def test_a_token_is_valid_for_its_account_and_its_password_only(key_file: Path) -> None:
     device = device_tokens.read(device_tokens.issue(EMAIL, HASH, None))
 
     assert device is not None
@@ -41,7 +43,7 @@ def test_a_token_is_known_for_its_account_and_its_password_only(key_file: Path) 
 
 
 @pytest.mark.usefixtures("key_file")
-def test_each_token_of_a_device_is_another_one_and_the_device_stays_the_same() -> None:
+def test_a_device_keeps_its_id_with_each_new_token() -> None:
     first = device_tokens.issue(EMAIL, HASH, None)
     device = device_tokens.read(first)
     second = device_tokens.issue(EMAIL, HASH, device)
@@ -52,14 +54,14 @@ def test_each_token_of_a_device_is_another_one_and_the_device_stays_the_same() -
 
 
 @pytest.mark.usefixtures("key_file")
-def test_a_token_says_nothing_and_is_not_too_long() -> None:
+def test_a_token_discloses_no_email_and_has_a_maximum_length() -> None:
     token = device_tokens.issue(EMAIL, HASH, None)
 
     assert EMAIL not in token
     assert len(token) <= TOKEN_MAX_LENGTH
 
 
-def test_an_old_token_is_not_known(key_file: Path) -> None:
+def test_an_old_token_is_invalid(key_file: Path) -> None:
     fernet = Fernet(key_file.read_bytes())
     content = fernet.decrypt(device_tokens.issue(EMAIL, HASH, None))
 
@@ -72,7 +74,7 @@ def test_an_old_token_is_not_known(key_file: Path) -> None:
 
 
 @pytest.mark.usefixtures("key_file")
-def test_what_was_not_issued_here_is_not_known() -> None:
+def test_a_token_that_was_not_issued_here_is_invalid() -> None:
     token = device_tokens.issue(EMAIL, HASH, None)
     forged = Fernet(Fernet.generate_key()).encrypt(bytes(64)).decode()
 
@@ -80,7 +82,7 @@ def test_what_was_not_issued_here_is_not_known() -> None:
         assert device_tokens.read(sent) is None
 
 
-def test_a_new_key_takes_over_while_the_old_one_still_works(key_file: Path) -> None:
+def test_a_new_key_encrypts_while_the_old_key_still_decrypts(key_file: Path) -> None:
     before = device_tokens.issue(EMAIL, HASH, None)
     old, new = key_file.read_bytes(), Fernet.generate_key()
     key_file.write_bytes(new + b"\n" + old + b"\n")
@@ -95,7 +97,7 @@ def test_a_new_key_takes_over_while_the_old_one_still_works(key_file: Path) -> N
 
 
 @pytest.mark.usefixtures("key_file")
-def test_revoking_all_leaves_no_device_known() -> None:
+def test_revoking_all_tokens_makes_every_device_unknown() -> None:
     before = device_tokens.issue(EMAIL, HASH, None)
 
     device_tokens.revoke_all()
@@ -104,7 +106,7 @@ def test_revoking_all_leaves_no_device_known() -> None:
     assert device_tokens.read(device_tokens.issue(EMAIL, HASH, None)) is not None
 
 
-def test_a_file_that_breaks_leaves_the_known_keys_in_use(key_file: Path) -> None:
+def test_the_known_keys_stay_in_use_while_the_file_is_broken(key_file: Path) -> None:
     token = device_tokens.issue(EMAIL, HASH, None)
     for content in (b"", b"not a key\n"):
         key_file.write_bytes(content)
@@ -115,9 +117,9 @@ def test_a_file_that_breaks_leaves_the_known_keys_in_use(key_file: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a key\n"])
-def test_a_start_with_broken_keys_is_refused_with_their_name(key_file: Path, content: bytes) -> None:
+def test_a_start_with_broken_keys_fails_and_names_the_file(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
-    start_anew()
+    forget_keys()
 
     with pytest.raises(ConfigError, match=r"KEYS_DIR.*device-tokens\.key"):
         device_tokens.make_ready()

@@ -1,4 +1,4 @@
-"""Password hashes, and how many are computed at once."""
+"""Password hashes, and the limit of concurrent computations."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 PASSWORD = "correct horse battery staple"
 
 
-def test_a_hash_is_argon2id_with_a_salt_of_its_own() -> None:
+def test_each_argon2id_hash_has_a_different_salt() -> None:
     first, second = hash_password(PASSWORD), hash_password(PASSWORD)
 
     assert first.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
@@ -40,15 +40,16 @@ def test_a_password_verifies_against_its_own_hash_only() -> None:
     assert not verify_password(PASSWORD, "not a hash")
 
 
-def test_nobody_has_a_password() -> None:
-    assert not verify_password("the password of nobody", None)
+def test_an_unknown_user_has_no_password() -> None:
+    assert not verify_password(PASSWORD, None)
+    assert not verify_password("", None)
 
 
-def test_a_password_of_nobody_costs_what_that_of_somebody_does() -> None:
-    assert extract_parameters(passwords._nobodys_hash()) == extract_parameters(hash_password(PASSWORD))
+def test_the_password_of_an_unknown_user_takes_as_long_to_verify() -> None:
+    assert extract_parameters(passwords.hash_of_unknown_user()) == extract_parameters(hash_password(PASSWORD))
 
 
-def test_no_more_hashes_than_the_bound_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_hashes_than_the_limit_are_computed_concurrently(monkeypatch: pytest.MonkeyPatch) -> None:
     release, running, most, lock = threading.Event(), 0, 0, threading.Lock()
 
     class Slow:
@@ -62,7 +63,7 @@ def test_no_more_hashes_than_the_bound_run_at_once(monkeypatch: pytest.MonkeyPat
                 running -= 1
             return "hash"
 
-    monkeypatch.setattr(passwords, "_hasher", Slow())
+    monkeypatch.setattr(passwords, "hasher", Slow())
     with ThreadPoolExecutor(UNKNOWN_DEVICES.places) as threads:
         futures = [threads.submit(hash_password, PASSWORD) for _ in range(UNKNOWN_DEVICES.places)]
         eventually(lambda: running == UNKNOWN_DEVICES.at_once, what="the first hashes")
@@ -72,7 +73,7 @@ def test_no_more_hashes_than_the_bound_run_at_once(monkeypatch: pytest.MonkeyPat
     assert most == UNKNOWN_DEVICES.at_once
 
 
-def test_when_every_place_is_taken_the_next_one_is_refused_and_may_come_again() -> None:
+def test_a_login_above_the_limit_is_rejected_and_can_be_repeated() -> None:
     with ExitStack() as held:
         for _ in range(UNKNOWN_DEVICES.places):
             held.enter_context(verification(UNKNOWN_DEVICES))
@@ -84,7 +85,7 @@ def test_when_every_place_is_taken_the_next_one_is_refused_and_may_come_again() 
     assert hash_password(PASSWORD)
 
 
-def test_known_devices_have_places_of_their_own_and_take_others_when_those_are_full() -> None:
+def test_known_devices_have_separate_places_and_may_use_the_others() -> None:
     stored = hash_password(PASSWORD)
     with ExitStack() as held:
         for _ in range(UNKNOWN_DEVICES.places):
@@ -101,5 +102,5 @@ def test_known_devices_have_places_of_their_own_and_take_others_when_those_are_f
             assert verify(PASSWORD, stored)
 
 
-def test_log_ins_leave_threads_of_the_api_for_payments() -> None:
+def test_logins_leave_api_threads_for_payments() -> None:
     assert UNKNOWN_DEVICES.places + KNOWN_DEVICES.places < settings().api_threads

@@ -1,4 +1,4 @@
-"""Which URLs of merchants are called, whatever the name, the number or the DNS say."""
+"""URLs and addresses that may be called, including redirection by DNS."""
 
 import asyncio
 import ipaddress
@@ -22,6 +22,7 @@ from tests.helpers.webhooks import Receiver, receiver
 
 pytestmark = pytest.mark.unit
 
+
 PUBLIC = ("93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::5db8:d822")
 NOT_PUBLIC = (
     "127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
@@ -40,12 +41,12 @@ def test_a_public_address_is_public(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_no_other_address_is(address: str) -> None:
+def test_every_other_address_is_not_public(address: str) -> None:
     assert not public_http.is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_a_url_with_such_an_address_is_refused(address: str) -> None:
+def test_a_url_with_an_address_that_is_not_public_is_rejected(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(ForbiddenUrl):
         public_http.check_url(f"https://{host}/hooks", allow_loopback=False)
@@ -85,35 +86,35 @@ def test_a_public_url_is_accepted(url: str) -> None:
         "https://example.com/" + "x" * public_http.URL_MAX_LENGTH,
     ],
 )  # fmt: skip
-def test_any_other_url_is_refused(url: str) -> None:
+def test_every_other_url_is_rejected(url: str) -> None:
     with pytest.raises(ForbiddenUrl):
         public_http.check_url(url, allow_loopback=False)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000/hooks", "http://localhost:9000/", "http://[::1]:9000/", "http://example.com/"])  # fmt: skip  # noqa: E501
-def test_for_development_http_and_this_host_can_be_allowed(url: str) -> None:
+def test_http_and_this_host_can_be_allowed_for_development(url: str) -> None:
     public_http.check_url(url, allow_loopback=True)
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://169.254.169.254/", "http://rabbitmq:15672/", "http://0.0.0.0/", "http://2130706433/"])  # fmt: skip  # noqa: E501
-def test_and_nothing_else(url: str) -> None:
+def test_other_addresses_stay_forbidden_in_development(url: str) -> None:
     with pytest.raises(ForbiddenUrl):
         public_http.check_url(url, allow_loopback=True)
 
 
 class Names:
-    """The answers of the resolver: what the operating system's would say, and how often it was asked."""
+    """Answers of a resolver, and the names that were looked up."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[list[str]]] = {}
-        self.asked: list[str] = []
+        self.addresses: dict[str, list[list[str]]] = {}
+        self.lookups: list[str] = []
 
     def getaddrinfo(self, host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        self.asked.append(host)
-        answers = self.answers.get(host)
-        if answers is None:
+        self.lookups.append(host)
+        responses = self.addresses.get(host)
+        if responses is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        found = responses.pop(0) if len(responses) > 1 else responses[0]
         return [
             (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in found
@@ -126,44 +127,44 @@ def port_of(there: Receiver) -> int:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """A resolver of the test's own."""
+    """Replace the resolver of the operating system."""
     made = Names()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     return made
 
 
 def call(url: str, *, allow_loopback: bool = False, times: int = 1) -> list[int]:
-    """POST to `url` as a delivery does; the statuses."""
+    """Send POST requests to `url` and return their statuses."""
 
     async def post() -> list[int]:
         session = public_http.session(allow_loopback=allow_loopback, user_agent="test", timeout_seconds=3)
         statuses = []
         async with session:
             for _ in range(times):
-                async with session.post(url, data=b"{}", allow_redirects=False) as answer:
-                    statuses.append(answer.status)
+                async with session.post(url, data=b"{}", allow_redirects=False) as response:
+                    statuses.append(response.status)
                     with suppress(aiohttp.ClientError, OSError):
-                        await answer.read()
+                        await response.read()
         return statuses
 
     return asyncio.run(post())
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_a_name_that_leads_to_another_than_a_public_address_is_not_called(names: Names, address: str) -> None:
-    names.answers["rebound.example"] = [["93.184.216.34", address]]
+def test_a_name_that_resolves_to_an_address_that_is_not_public_is_not_called(names: Names, address: str) -> None:
+    names.addresses["rebound.example"] = [["93.184.216.34", address]]
     with pytest.raises(aiohttp.ClientError) as failure:
         call("http://rebound.example:9/")
     assert isinstance(failure.value.__cause__, ForbiddenAddress)
-    assert names.asked == ["rebound.example"]
+    assert names.lookups == ["rebound.example"]
 
 
-def test_the_address_that_was_checked_is_the_one_that_is_called_with_the_name_as_host(names: Names) -> None:
+def test_the_address_that_was_checked_is_called_with_the_name_as_host(names: Names) -> None:
     with receiver() as there:
         port = port_of(there)
-        names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
+        names.addresses["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         assert call(f"http://shop.example:{port}/hooks", allow_loopback=True) == [200]
-        assert names.asked == ["shop.example"], "asked once: there is no second answer to be rebound to"
+        assert names.lookups == ["shop.example"], "a second lookup could give another address"
         [got] = there.calls
     assert got.headers["host"] == f"shop.example:{port}"
     assert got.headers["user-agent"] == "test"
@@ -172,7 +173,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_called_with_the_name_as
 def test_a_name_that_changes_its_address_later_is_checked_again(names: Names) -> None:
     with receiver() as there:
         port = port_of(there)
-        names.answers["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
+        names.addresses["shop.example"] = [["127.0.0.1"], ["10.0.0.1"]]
         url = f"http://shop.example:{port}/hooks"
         assert call(url, allow_loopback=True) == [200]
         with pytest.raises(aiohttp.ClientError) as failure:
@@ -182,7 +183,7 @@ def test_a_name_that_changes_its_address_later_is_checked_again(names: Names) ->
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost"])
-def test_what_slipped_into_the_database_is_not_called_either(host: str) -> None:
+def test_a_forbidden_url_from_the_database_is_not_called(host: str) -> None:
     with receiver() as there:
         port = port_of(there)
         with pytest.raises((aiohttp.ClientError, OSError)):
@@ -190,7 +191,7 @@ def test_what_slipped_into_the_database_is_not_called_either(host: str) -> None:
         assert there.calls == []
 
 
-def test_the_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as proxy, receiver() as there:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url.partition("/hooks")[0])
@@ -199,7 +200,7 @@ def test_the_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.Monkey
 
 
 def certificate_for(name: str, folder: Path) -> Path:
-    """A self-signed certificate with its key, in one file."""
+    """Create a self-signed certificate with its key in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     made = (
@@ -221,13 +222,13 @@ def certificate_for(name: str, folder: Path) -> Path:
     return path
 
 
-def test_a_certificate_must_be_one_for_the_name_though_an_address_is_called(
+def test_a_certificate_must_match_the_name_although_an_address_is_called(
     names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = certificate_for("shop.example", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     for name in ("shop.example", "other.example"):
-        names.answers[name] = [["127.0.0.1"]]
+        names.addresses[name] = [["127.0.0.1"]]
     with receiver(certificate=certificate) as there:
         assert call(f"https://shop.example:{port_of(there)}/", allow_loopback=True) == [200]
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
@@ -239,12 +240,12 @@ def test_a_certificate_must_be_one_for_the_name_though_an_address_is_called(
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_calls_on_one_connection_may_each_receive_a_whole_answer(
+def test_each_call_on_one_connection_may_receive_a_whole_response(
     names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tls: bool
 ) -> None:
     certificate = certificate_for("shop.example", tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    names.answers["shop.example"] = [["127.0.0.1"]]
+    names.addresses["shop.example"] = [["127.0.0.1"]]
     calls = 30
     answer = b"x" * 10_000
     assert calls * len(answer) > 4 * RECEIVED_MAX_BYTES

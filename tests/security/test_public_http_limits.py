@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from gateway.security import public_http
-from gateway.security.public_http import AnswerTooLong
+from gateway.security.public_http import ResponseTooLong
 from tests.helpers.endless_responses import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS, ENDLESS_REFUSED
 from tests.helpers.http_servers import answering
 from tests.security.test_public_http import call
@@ -32,16 +32,16 @@ def causes_of(exc: BaseException | None) -> list[type[BaseException]]:
 
 
 @pytest.mark.parametrize("behave", ENDLESS_BEFORE_STATUS.values(), ids=ENDLESS_BEFORE_STATUS)
-def test_an_answer_that_never_comes_to_its_status_ends_with_what_one_call_may_receive(
+def test_a_response_without_a_status_ends_at_the_limit_of_one_call(
     behave: Callable[[socket.socket], object],
 ) -> None:
     with answering(behave) as url, pytest.raises((aiohttp.ClientError, OSError)) as failure:
         call(url, allow_loopback=True)
-    assert AnswerTooLong in causes_of(failure.value)
+    assert ResponseTooLong in causes_of(failure.value)
 
 
 @pytest.mark.parametrize("behave", ENDLESS_AFTER_STATUS.values(), ids=ENDLESS_AFTER_STATUS)
-def test_the_status_counts_whatever_comes_after_it(behave: Callable[[socket.socket], object]) -> None:
+def test_a_status_is_returned_despite_an_endless_body(behave: Callable[[socket.socket], object]) -> None:
     with answering(behave) as url:
         assert call(url, allow_loopback=True) == [200]
 
@@ -50,7 +50,7 @@ ENDLESS = ENDLESS_BEFORE_STATUS | ENDLESS_AFTER_STATUS | ENDLESS_REFUSED
 
 
 @pytest.mark.parametrize("behave", ENDLESS.values(), ids=ENDLESS)
-def test_no_answer_costs_more_than_bounded_time_and_memory(behave: Callable[[socket.socket], object]) -> None:
+def test_every_response_takes_bounded_time_and_memory(behave: Callable[[socket.socket], object]) -> None:
     async def read_all() -> tuple[float, int]:
         async with public_http.session(allow_loopback=True, user_agent="test", timeout_seconds=10) as session:
             tracemalloc.start()

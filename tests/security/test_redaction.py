@@ -1,4 +1,4 @@
-"""What may not be logged, and what must stay legible."""
+"""Redaction of secrets in log lines."""
 
 import secrets
 import time
@@ -38,7 +38,7 @@ SECRET = "hunter2-Correct"
         "DETAIL:  Key (email)=({}) already exists.",
     ],
 )
-def test_a_secret_is_taken_out_wherever_it_stands(text: str) -> None:
+def test_a_secret_is_redacted_in_every_form(text: str) -> None:
     shown = redact(f"before {text.format(SECRET)} after")
 
     assert "hunter2" not in shown
@@ -48,20 +48,20 @@ def test_a_secret_is_taken_out_wherever_it_stands(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "Bearer {}", "token {} expired", "('{}',)"])
-def test_an_access_token_is_taken_out(text: str) -> None:
+def test_an_access_token_is_redacted(text: str) -> None:
     shown = redact(text.format(JWT))
 
     assert not any(part in shown for part in JWT.split("."))
 
 
-def test_a_client_secret_is_taken_out_even_alone() -> None:
+def test_a_client_secret_is_redacted_without_its_name() -> None:
     for _ in range(1_000):
         secret = secrets.token_urlsafe(CLIENT_SECRET_BYTES)
         if any(map(str.isdigit, secret)):  # all but one in two thousand
             assert redact(f"no client {secret} here") == "no client [redacted] here"
 
 
-def test_a_card_number_is_taken_out() -> None:
+def test_a_card_number_is_redacted() -> None:
     assert redact("card 4242 4242 4242 4242, 4111-1111-1111-1111") == "card [card number], [card number]"
 
 
@@ -79,12 +79,12 @@ def test_a_card_number_is_taken_out() -> None:
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
 )
-def test_ordinary_lines_stay_as_they_are(text: str) -> None:
+def test_ordinary_lines_are_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
 @pytest.mark.parametrize("text", ["a" * 100_000, "://a:" * 20_000, "secret" * 15_000, "eyJ" * 30_000, "-" * 100_000])
-def test_the_longest_line_costs_little(text: str) -> None:
+def test_long_lines_take_little_time(text: str) -> None:
     started = time.process_time()
     redact(text)
 

@@ -1,9 +1,7 @@
-"""Signing keys and the key of client secrets."""
+"""Signing keys: files, rotation and states."""
 
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,42 +13,35 @@ from gateway.config import ConfigError
 from gateway.config.groups import ACCESS_TOKEN_SECONDS_MAX
 from gateway.security import signing_keys
 from gateway.security.signing_keys import JWKS_CACHE_SECONDS, OVERLAP_SECONDS, RETIRED_AFTER_SECONDS, KeyRing
+from tests.security.processes import output, run
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.unit
+
 PROCESSES = 6
-
-
-def run(code: str, folder: Path) -> "subprocess.Popen[str]":
-    """Run Python code in a process whose keys are in `folder`."""
-    environment = os.environ | {"KEYS_DIR": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def output(process: "subprocess.Popen[str]") -> str:
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    return out.strip()
+MAKE_READY = (
+    "from gateway.security import client_secrets, signing_keys; signing_keys.make_ready(); client_secrets.make_ready()"
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where keys are made by another process."""
+    """Return a folder in which another process has created the keys."""
     made = tmp_path / "deep" / "keys"
-    output(run("from gateway.security import signing_keys; signing_keys.make_ready()", made))
+    output(run(MAKE_READY, made))
     return made
 
 
 @pytest.fixture
 def ring(folder: Path, monkeypatch: pytest.MonkeyPatch) -> KeyRing:
-    """The keys of `folder`, looked at again whenever they are needed."""
+    """Return the keys of `folder`; the folder is checked at every use."""
     monkeypatch.setattr(signing_keys, "RELOAD_SECONDS", 0.0)
     return KeyRing(folder)
 
 
 def add_key(folder: Path, name: str = "signing-0002.pem", age: float = 0.0) -> Path:
-    """Add a key file of this age in seconds, complete at once."""
+    """Add a key file of this age in seconds atomically."""
     temporary = folder / ".new-test"
-    temporary.write_bytes(signing_keys._new_private_key())
+    temporary.write_bytes(signing_keys.new_private_key())
     os.utime(temporary, times=(time.time() - age,) * 2)
     return temporary.rename(folder / name)
 
@@ -59,7 +50,7 @@ def states(ring: KeyRing) -> list[str]:
     return [f"{key.path.stem[-4:]} {state}" for key, state in ring.with_states()]
 
 
-def test_the_first_start_makes_keys_that_only_their_owner_can_read(folder: Path) -> None:
+def test_the_first_start_creates_keys_that_only_their_owner_can_read(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert sorted(path.name for path in folder.iterdir()) == ["client-secrets.key", "signing-0001.pem"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -67,9 +58,9 @@ def test_the_first_start_makes_keys_that_only_their_owner_can_read(folder: Path)
 
 def test_processes_that_start_together_agree_on_the_keys(tmp_path: Path) -> None:
     code = """if True:
-        from gateway.security import signing_keys
+        from gateway.security import client_secrets, signing_keys
         signing_keys.make_ready()
-        print(signing_keys.key_ring().signing().key_id, signing_keys.hash_secret('s').hex())
+        print(signing_keys.key_ring().signing().key_id, client_secrets.hash_secret('s').hex())
     """
     processes = [run(code, tmp_path / "keys") for _ in range(PROCESSES)]
 
@@ -99,14 +90,14 @@ def test_the_thumbprint_is_the_one_of_rfc_7638() -> None:
         algorithm="RS256",
     )
 
-    assert signing_keys._thumbprint(example.key) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+    assert signing_keys.thumbprint(example.key) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 
 
 def test_a_published_key_has_no_private_part(ring: KeyRing) -> None:
     assert set(ring.as_jwks()["keys"][0]) == {"kty", "n", "e", "use", "alg", "kid"}
 
 
-def test_an_added_key_is_published_at_once_but_signs_only_after_the_overlap(ring: KeyRing, folder: Path) -> None:
+def test_an_added_key_is_published_immediately_and_signs_after_the_overlap(ring: KeyRing, folder: Path) -> None:
     old = ring.signing()
     added = add_key(folder, age=OVERLAP_SECONDS - 5)
 
@@ -121,7 +112,7 @@ def test_an_added_key_is_published_at_once_but_signs_only_after_the_overlap(ring
     assert ring.find(old.key_id) == old
 
 
-def test_the_overlap_is_longer_than_others_keep_the_published_keys() -> None:
+def test_the_overlap_is_longer_than_clients_may_cache_the_published_keys() -> None:
     assert JWKS_CACHE_SECONDS + signing_keys.RELOAD_SECONDS < OVERLAP_SECONDS
 
 
@@ -138,7 +129,7 @@ def test_a_key_retires_when_every_token_that_it_signed_has_expired(ring: KeyRing
     assert [key["kid"] for key in ring.as_jwks()["keys"]] == [ring.signing().key_id]
 
 
-def test_of_several_keys_the_highest_that_is_old_enough_signs(ring: KeyRing, folder: Path) -> None:
+def test_the_highest_key_that_is_old_enough_signs(ring: KeyRing, folder: Path) -> None:
     add_key(folder, "signing-0002.pem", age=RETIRED_AFTER_SECONDS)
     add_key(folder, "signing-0010.pem", age=OVERLAP_SECONDS)
     add_key(folder, "signing-10000.pem")
@@ -146,7 +137,7 @@ def test_of_several_keys_the_highest_that_is_old_enough_signs(ring: KeyRing, fol
     assert states(ring) == ["0001 retired", "0002 verifying", "0010 signing", "0000 next"]
 
 
-def test_when_no_key_is_old_enough_the_lowest_signs(ring: KeyRing, folder: Path) -> None:
+def test_the_lowest_key_signs_if_no_key_is_old_enough(ring: KeyRing, folder: Path) -> None:
     add_key(folder)
     assert states(ring) == ["0001 signing", "0002 next"]
 
@@ -155,7 +146,7 @@ def test_when_no_key_is_old_enough_the_lowest_signs(ring: KeyRing, folder: Path)
     assert states(ring) == ["0002 signing"]
 
 
-def test_a_removed_key_verifies_no_more(ring: KeyRing, folder: Path) -> None:
+def test_a_removed_key_does_not_verify(ring: KeyRing, folder: Path) -> None:
     old = ring.signing()
     add_key(folder)
     (folder / "signing-0001.pem").unlink()
@@ -163,7 +154,7 @@ def test_a_removed_key_verifies_no_more(ring: KeyRing, folder: Path) -> None:
     assert ring.find(old.key_id) is None
 
 
-def test_a_folder_that_cannot_be_read_again_leaves_the_known_keys_in_use(ring: KeyRing, folder: Path) -> None:
+def test_the_known_keys_stay_in_use_while_the_folder_cannot_be_read(ring: KeyRing, folder: Path) -> None:
     known = ring.signing()
     broken = folder / "signing-0002.pem"
     broken.write_text("not a key")
@@ -177,7 +168,7 @@ def test_a_folder_that_cannot_be_read_again_leaves_the_known_keys_in_use(ring: K
     assert ring.signing() == known
 
 
-def test_a_rotation_makes_one_key_and_waits_for_it_to_sign(ring: KeyRing, folder: Path) -> None:
+def test_a_rotation_creates_no_second_key_before_the_first_one_signs(ring: KeyRing, folder: Path) -> None:
     made = ring.add_key()
 
     assert made == folder / "signing-0002.pem"
@@ -186,7 +177,7 @@ def test_a_rotation_makes_one_key_and_waits_for_it_to_sign(ring: KeyRing, folder
     assert len(ring.with_states()) == 2
 
 
-def test_of_rotations_at_the_same_time_one_makes_a_key(folder: Path) -> None:
+def test_concurrent_rotations_create_one_key(folder: Path) -> None:
     code = "from gateway.security import signing_keys; print(signing_keys.key_ring().add_key())"
     made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
 
@@ -205,7 +196,7 @@ def test_only_retired_keys_are_deleted(ring: KeyRing, folder: Path) -> None:
     assert states(ring) == ["0002 verifying", "0003 signing", "0004 next"]
 
 
-def test_a_key_that_replaces_all_signs_at_once_and_leaves_no_other(ring: KeyRing, folder: Path) -> None:
+def test_a_key_that_replaces_all_signs_immediately_and_is_the_only_one(ring: KeyRing, folder: Path) -> None:
     add_key(folder, "signing-0002.pem", age=OVERLAP_SECONDS)
     add_key(folder, "signing-0003.pem")
     before, generation = {key.key_id for key, _ in ring.with_states()}, ring.generation()
@@ -220,7 +211,7 @@ def test_a_key_that_replaces_all_signs_at_once_and_leaves_no_other(ring: KeyRing
     assert ring.generation() != generation
 
 
-def test_of_keys_that_replace_all_at_the_same_time_the_highest_stays(folder: Path) -> None:
+def test_concurrent_replacements_leave_the_highest_key(folder: Path) -> None:
     code = "from gateway.security import signing_keys; print(signing_keys.key_ring().replace_all()[0].name)"
     made = [output(process) for process in [run(code, folder) for _ in range(PROCESSES)]]
 
@@ -229,7 +220,7 @@ def test_of_keys_that_replace_all_at_the_same_time_the_highest_stays(folder: Pat
     assert not list(folder.glob(".new-*"))
 
 
-def test_the_generation_changes_with_the_files_only(ring: KeyRing, folder: Path) -> None:
+def test_the_generation_changes_only_when_the_files_change(ring: KeyRing, folder: Path) -> None:
     first = ring.generation()
     assert ring.generation() == first
 
@@ -239,25 +230,8 @@ def test_the_generation_changes_with_the_files_only(ring: KeyRing, folder: Path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"])
-def test_a_start_with_a_broken_key_is_refused_with_its_name(folder: Path, content: bytes) -> None:
+def test_a_start_with_a_broken_key_fails_and_names_the_file(folder: Path, content: bytes) -> None:
     (folder / "signing-0001.pem").write_bytes(content)
 
     with pytest.raises(ConfigError, match=r"KEYS_DIR.*signing-0001\.pem"):
         KeyRing(folder)
-
-
-def test_a_secret_matches_its_own_hash_only() -> None:
-    stored = signing_keys.hash_secret("secret")
-
-    assert len(stored) == 32
-    assert signing_keys.secret_matches("secret", stored)
-    assert not signing_keys.secret_matches("Secret", stored)
-    assert not signing_keys.secret_matches("secret", bytes(32))
-
-
-def test_a_secret_has_another_hash_under_another_key(folder: Path) -> None:
-    elsewhere = output(
-        run("from gateway.security import signing_keys; print(signing_keys.hash_secret('secret').hex())", folder)
-    )
-
-    assert elsewhere != signing_keys.hash_secret("secret").hex()

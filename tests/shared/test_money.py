@@ -1,4 +1,4 @@
-"""Minor units and currencies."""
+"""Minor units, currencies and fees."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_a_currency_has_the_minor_unit_of_iso_4217(currency: str, exponent: int)
     "code",
     ["XXX", "XTS", "XAU", "XAG", "XDR", "CHE", "CHW", "CLF", "BOV", "COU", "MXV", "USN", "UYI", "DEM", "usd", ""],
 )
-def test_what_nobody_pays_in_is_not_payable(code: str) -> None:
+def test_other_codes_are_not_payable(code: str) -> None:
     assert not is_payable(code)
 
 
@@ -49,5 +49,5 @@ def test_every_payable_code_is_three_capital_letters_with_a_small_exponent() -> 
         (AMOUNT_MAX, 290, 29_000_000_000),
     ],
 )
-def test_a_fee_is_rounded_half_up_and_never_more_than_the_amount(amount: int, basis_points: int, fee: int) -> None:
+def test_a_fee_is_rounded_half_up_and_at_most_the_amount(amount: int, basis_points: int, fee: int) -> None:
     assert fee_of(amount, basis_points) == fee

@@ -1,4 +1,4 @@
-"""Reasons of failures, as text."""
+"""Reasons of failures as text."""
 
 import pytest
 from amqp.exceptions import MessageNacked, NotFound

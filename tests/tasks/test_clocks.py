@@ -77,8 +77,7 @@ def test_a_scheduled_job_expires_by_the_brokers_clock_alone(broker: Connection, 
 
 def test_a_delayed_message_carries_no_time_of_its_senders_clock(broker: Connection) -> None:
     began = utc_now()
-    with app.amqp.Producer(broker, auto_declare=False) as producer:
-        transactions.accepted([str(new_id())]).apply_async(producer=producer, countdown=1)
+    transactions.accepted([str(new_id())]).apply_async(countdown=1)
     message = eventually(lambda: raw(broker, "transaction.created.bulk"), what="the delayed message")
     message.ack()
     assert utc_now() - began >= timedelta(seconds=1)

@@ -1,9 +1,5 @@
 """Several broker URLs, one of which does not answer; and a broker that refuses messages for a while."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +15,17 @@ from kombu.exceptions import OperationalError
 
 from celeryconfig import PAYMENTS
 from gateway.config import settings
+from gateway.flows import settlement
 from tasks import lists, relay, transactions
 from tasks.base import TRANSIENT
 from tests.conftest import MANAGEMENT_TIMEOUT_SECONDS, NAME
 from tests.helpers.factories import accept_payment, count, make_merchant
 from tests.helpers.waiting import eventually
 from tests.tasks.test_relay import relaying
+from tests.tasks.workers import START_SECONDS, worker_process
 
 AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
 REFUSED_SECONDS = 2.0
-WORKER_SECONDS = 60.0
 
 
 @pytest.mark.usefixtures("database", "broker")
@@ -40,7 +37,7 @@ def test_the_relay_takes_the_next_node_when_the_first_one_is_away(monkeypatch: p
 
 
 @pytest.mark.usefixtures("database", "broker")
-def test_the_relay_keeps_what_it_cannot_publish_and_still_ends_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_relay_keeps_what_it_cannot_publish_and_still_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{AWAY};{AWAY}")
     accept_payment(make_merchant())
     tries = 0
@@ -58,19 +55,13 @@ def test_the_relay_keeps_what_it_cannot_publish_and_still_ends_when_told(monkeyp
 
 
 @pytest.mark.usefixtures("broker")
-def test_a_worker_works_at_once_although_one_node_is_away(tmp_path: Path) -> None:
-    env = os.environ | {"RABBITMQ_URL": f"{AWAY};{settings().rabbitmq_url}"}
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", "settlement.completed", "-P", "solo"]
+def test_a_worker_starts_at_once_although_one_node_is_away(tmp_path: Path) -> None:
+    environment = {"RABBITMQ_URL": f"{AWAY};{settings().rabbitmq_url}"}
     log = tmp_path / "worker.log"
-    with log.open("wb") as output:
-        worker = subprocess.Popen([*command, "-n", f"{uuid4()}@%h"], env=env, stdout=output, stderr=subprocess.STDOUT)
-    try:
+    with worker_process(log, "settlement.completed", "-P", "solo", environment=environment):
         transactions.announce.delay([str(uuid4())])
-        eventually(lambda: "succeeded" in log.read_text(), within=WORKER_SECONDS, what="the first task")
+        eventually(lambda: "succeeded" in log.read_text(), within=START_SECONDS, what="the first task")
         assert "delayed delivery" not in log.read_text(), "it waited for the node that is away"
-    finally:
-        worker.send_signal(signal.SIGTERM)
-        worker.wait(WORKER_SECONDS)
 
 
 @pytest.fixture
@@ -116,6 +107,8 @@ def test_a_payment_whose_next_message_the_broker_does_not_take_keeps_its_attempt
         raise error
 
     with pytest.raises(type(error)):
-        lists.work_through(transactions.settle, [str(id)], publish)
+        lists.process_list(
+            transactions.settle, [str(id)], publish, id_field="transaction_id", exhaust=settlement.exhaust
+        )
     assert count("transactions", "attempts < attempt_limit AND last_error IS NULL") == 1
     assert isinstance(error, TRANSIENT)

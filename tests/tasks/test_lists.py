@@ -1,20 +1,25 @@
 """Unfinished ids of a message, on real queues and real PostgreSQL."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
+from celery.canvas import Signature
+from celery.exceptions import Ignore
 from kombu import Connection
 
 from gateway.config import settings
 from gateway.db import autocommit
 from gateway.domain.payments import settling as settlements
-from gateway.flows.provider_calls import Handled
+from gateway.flows import routing, settlement
+from gateway.flows.provider_calls import ProcessedList
 from gateway.ids import new_id
 from tasks import app, lists, transactions
-from tests.helpers.factories import expire_lease, make_merchant, route_payments, status_of
+from tasks.base import GatewayTask
+from tests.helpers.factories import accept_payment, expire_lease, make_merchant, route_payments, status_of
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -36,55 +41,63 @@ def length(broker: Connection, name: str) -> int:
     return int(channel.queue_declare(name, passive=True).message_count)
 
 
+@contextmanager
+def handling(task: GatewayTask, retries: int = 0, chain: Sequence[Signature] = ()) -> Iterator[Any]:
+    """Put a task into the state in which it handles a message."""
+    task.push_request(
+        id="task-1", retries=retries, chain=list(chain), delivery_info={"routing_key": MAIN}, called_directly=False
+    )
+    try:
+        yield task
+    finally:
+        task.pop_request()
+
+
 @pytest.fixture
-def settling() -> Any:
-    """Return the task in the state in which it handles a message of a chain."""
-    task = transactions.settle
-    chain = [transactions.announce.s()]
-    task.push_request(id="task-1", retries=1, chain=chain, delivery_info={"routing_key": MAIN}, called_directly=False)
-    yield task
-    task.pop_request()
+def settling() -> Iterator[Any]:
+    """Return the task in the state in which it handles a message that was retried once."""
+    with handling(transactions.settle, retries=1) as task:
+        yield task
 
 
-def test_what_is_tried_again_travels_in_bulk(broker: Connection, settling: Any) -> None:
+def test_retries_use_the_bulk_queue(broker: Connection, settling: Any) -> None:
     [id] = route_payments(make_merchant(), "tok_error_once")
-    lists.send_on(settling, [id], Handled(retry=[id]), transactions.recover)
+    lists.republish_unfinished(settling, [id], ProcessedList(retry=[id]), transactions.recover)
     assert got(broker, BULK) == ("payments.settle", [id], 2)
     assert length(broker, MAIN) == 0
 
 
-def test_what_finds_no_room_is_put_back_in_bulk_and_no_retry_is_counted(broker: Connection, settling: Any) -> None:
+def test_ids_without_room_are_republished_in_bulk_and_no_retry_is_counted(broker: Connection, settling: Any) -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
-    lists.send_on(settling, [id], Handled(waiting=[id]), transactions.recover)
+    lists.republish_unfinished(settling, [id], ProcessedList(waiting=[id]), transactions.recover)
     assert got(broker, BULK) == ("payments.settle", [id], 1)
 
 
-def test_what_follows_a_late_answer_is_published_after_the_message_has_been_handled(broker: Connection) -> None:
+def test_the_next_steps_after_late_outcomes_are_published_after_the_message_has_been_handled(
+    broker: Connection,
+) -> None:
     done, failed, dead = route_payments(make_merchant(), *["tok_approve"] * 3)
-    task = transactions.settle
-    chain = [transactions.announce.s()]
-    task.push_request(id="task-1", retries=0, chain=chain, delivery_info={"routing_key": MAIN}, called_directly=False)
-    publish = lists.follow_up(task)
-    task.pop_request()
-    publish(Handled(completed=[done], retry=[failed], dead=[dead]))
+    with handling(transactions.settle) as task:
+        publish = lists.late_callback(task, transactions.publish_settled)
+    publish(ProcessedList(completed=[done], retry=[failed], dead=[dead]))
     assert got(broker, ANNOUNCED) == ("payments.announce", [done], 0)
     assert got(broker, BULK) == ("payments.settle", [dead], task.max_retries)
     assert got(broker, BULK) == ("payments.settle", [failed], 1)
 
 
-def test_calls_in_hand_are_looked_for_once_their_leases_are_over(broker: Connection) -> None:
+def test_calls_in_progress_are_checked_when_their_leases_have_expired(broker: Connection) -> None:
     dead, alive, done = ids = route_payments(make_merchant(), *["tok_approve"] * 3)
     with autocommit() as connection:
         settlements.claim(connection, [dead, alive], "task-1", settings().claim_lease_seconds)
     expire_lease([dead])
     transactions.recover.apply(([str(id) for id in ids],), throw=True)
     assert got(broker, BULK) == ("payments.settle", [dead], 0)
-    assert length(broker, BULK) == 0, "the one in a worker's hands comes back when its lease is over"
+    assert length(broker, BULK) == 0, "the one with a live worker comes back when its lease has expired"
     assert status_of(done) == "processing"
 
 
 @pytest.mark.parametrize("queue", [MAIN, BULK])
-def test_a_list_of_a_main_queue_is_looked_at_whole_and_of_a_bulk_queue_as_room_allows(
+def test_a_list_of_a_main_queue_is_processed_whole_and_of_a_bulk_queue_as_room_allows(
     settling: Any, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [new_id() for _ in range(5)]
@@ -92,16 +105,71 @@ def test_a_list_of_a_main_queue_is_looked_at_whole_and_of_a_bulk_queue_as_room_a
     settling.request.delivery_info = {"routing_key": f"0.0.1.{queue}"}
     seen: list[UUID] = []
 
-    def work(now: Sequence[UUID]) -> Handled:
+    def process(now: Sequence[UUID]) -> ProcessedList:
         seen.extend(now)
-        return Handled(waiting=[ids[0]])
+        return ProcessedList(waiting=[ids[0]])
 
-    result = lists.work_as_room_allows(settling, ids, work)
+    result = lists.process_within_room(settling, ids, process)
     assert (seen, result.waiting) == ((ids, ids[:1]) if queue == MAIN else (ids[:2], [*ids[2:], ids[0]]))
 
 
-def test_a_message_that_celery_itself_delays_comes_back_in_bulk(broker: Connection) -> None:
+def test_a_message_that_celery_itself_delays_uses_the_bulk_queue(broker: Connection) -> None:
     id = new_id()  # as after the loss of a worker, where Celery names no queue
     transactions.settle.apply_async(([str(id)],), countdown=1)
     eventually(lambda: length(broker, BULK) == 1, what="the message on the bulk queue")
     assert length(broker, MAIN) == 0
+
+
+def test_a_route_that_routes_nothing_publishes_no_settlement(broker: Connection) -> None:
+    [settled] = route_payments(make_merchant(), "tok_approve")
+    settlement.settle([settled], "task-1")
+    new = accept_payment(make_merchant())
+    with handling(transactions.route, chain=[transactions.settle.s()]) as task:
+        assert task.run([str(settled), str(new)]) == [str(new)]
+        with pytest.raises(Ignore):
+            task.run([str(settled)])
+    assert (length(broker, MAIN), length(broker, BULK)) == (0, 0)
+
+
+def test_a_list_that_is_split_publishes_each_id_with_the_rest_of_its_chain_and_no_settlement(
+    broker: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [new_id(), new_id()]
+
+    def fail(_: Sequence[UUID]) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(routing, "route", fail)
+    with handling(transactions.route, chain=[transactions.settle.s()]) as task, pytest.raises(Ignore):
+        task.run([str(id) for id in ids])
+    queue = app.amqp.queues["transaction.created.bulk"](broker.default_channel)
+    found = []
+    for _ in ids:
+        message: Any = eventually(queue.get, what="a message for each id")
+        message.ack()
+        args, _, embedded = json.loads(str(message.body))
+        found += args[0]
+        assert [step["task"] for step in embedded["chain"]] == ["payments.settle"]
+    assert sorted(found) == sorted(map(str, ids))
+
+
+def test_a_repeated_settlement_is_announced_under_the_same_task_id(broker: Connection) -> None:
+    ids = [str(id) for id in route_payments(make_merchant(), "tok_approve")]
+    queue = app.amqp.queues[ANNOUNCED](broker.default_channel)
+    announced = []
+    with handling(transactions.settle) as task:
+        for _ in range(2):
+            task.run(ids)
+            message: Any = eventually(queue.get, what="the announcement")
+            message.ack()
+            announced.append((message.headers["id"], json.loads(str(message.body))[0]))
+    assert announced[0] == announced[1]
+    assert announced[0][1] == [ids]
+
+
+def test_a_message_of_an_older_version_is_announced_once(broker: Connection) -> None:
+    [id] = route_payments(make_merchant(), "tok_approve")
+    with handling(transactions.settle, chain=[transactions.announce.s()]) as task, pytest.raises(Ignore):
+        task.run([str(id)])
+    assert got(broker, ANNOUNCED) == ("payments.announce", [id], 0)
+    assert length(broker, ANNOUNCED) == 0

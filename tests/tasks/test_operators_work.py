@@ -1,12 +1,11 @@
-"""What operators order, through the relay's topics, the broker and a real worker of the operations queue."""
+"""Jobs and reconciliations that operators request, through the relay, the broker and a real operations worker."""
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from celery.contrib.testing.worker import start_worker
 from kombu import Connection
 from sqlalchemy import text
 
@@ -18,21 +17,15 @@ from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation.runs import ADVISORY_LOCK
 from gateway.ids import new_id, utc_now
 from tasks import app
-from tasks.dead_letter_jobs import take_step
+from tasks.dead_letters import run_job_step
 from tasks.reconciliation import reconcile_as_requested
 from tasks.relay import relay_once
 from tests.helpers import lifecycles
 from tests.helpers.factories import count, make_merchant
 from tests.helpers.waiting import eventually
+from tests.tasks.workers import worker_thread
 
 pytestmark = pytest.mark.usefixtures("database")
-
-
-def operations_worker() -> AbstractContextManager[Any]:
-    worker: AbstractContextManager[Any] = start_worker(
-        app, pool="solo", queues=["operations"], perform_ping_check=False, shutdown_timeout=30
-    )
-    return worker
 
 
 def publish(broker: Connection) -> None:
@@ -46,7 +39,7 @@ def replay_all(max_per_second: int) -> UUID:
         return UUID(bulk_jobs.create(connection, job, "test", "req-test")["id"])
 
 
-def test_a_job_on_dead_letters_is_worked_off_step_by_step_at_its_rate(broker: Connection) -> None:
+def test_a_job_on_dead_letters_runs_step_by_step_at_its_rate(broker: Connection) -> None:
     merchant_id = make_merchant()
     for _ in range(3):
         lifecycles.dead_lettered(merchant_id)
@@ -56,7 +49,7 @@ def test_a_job_on_dead_letters_is_worked_off_step_by_step_at_its_rate(broker: Co
     replay_all(max_per_second=1)
     publish(broker)
 
-    with operations_worker():
+    with worker_thread("operations"):
         eventually(lambda: count("dead_letter_jobs", "status = 'completed'") == 1, what="the end of the job")
 
     assert utc_now() - began > timedelta(seconds=2), "three letters at one a second"
@@ -64,7 +57,7 @@ def test_a_job_on_dead_letters_is_worked_off_step_by_step_at_its_rate(broker: Co
     assert count("dead_letter_jobs", "done = 3 AND failed = 0") == 1
 
 
-def test_a_requested_reconciliation_waits_for_the_one_under_way_and_runs_then(broker: Connection) -> None:
+def test_a_requested_reconciliation_waits_for_the_one_in_progress_and_runs_then(broker: Connection) -> None:
     with begin() as connection:
         run = reconciliation_requests.request(connection, utc_now() - timedelta(days=1), utc_now(), None, "test")
     publish(broker)
@@ -72,7 +65,7 @@ def test_a_requested_reconciliation_waits_for_the_one_under_way_and_runs_then(br
     with ExitStack() as worker:
         with begin() as connection:
             connection.execute(lock, {"key": ADVISORY_LOCK})  # before there is a worker that could be faster
-            worker.enter_context(operations_worker())
+            worker.enter_context(worker_thread("operations"))
             eventually(lambda: waiting(broker) == 0, what="that a worker takes the message")
             assert count("reconciliation_runs", "status = 'pending'") == 1
         eventually(lambda: count("reconciliation_runs", "status = 'completed'") == 1, what="the run")
@@ -86,7 +79,7 @@ def waiting(broker: Connection) -> int:
     return depth
 
 
-def test_reconciliations_in_one_message_are_taken_apart(broker: Connection) -> None:
+def test_reconciliations_in_one_message_are_split(broker: Connection) -> None:
     ids = [str(new_id()) for _ in range(2)]
 
     assert reconcile_as_requested.apply(args=(ids,)).successful()
@@ -94,11 +87,11 @@ def test_reconciliations_in_one_message_are_taken_apart(broker: Connection) -> N
     eventually(lambda: waiting(broker) == 2, what="a message for each")
 
 
-def test_a_message_that_names_no_jobs_is_refused() -> None:
-    for task in (take_step, reconcile_as_requested):
+def test_a_message_that_names_no_jobs_is_rejected() -> None:
+    for task in (run_job_step, reconcile_as_requested):
         assert task.apply(args=("everything",)).failed()
 
 
-def test_jobs_and_runs_that_do_not_exist_are_nothing_to_do() -> None:
-    for task in (take_step, reconcile_as_requested):
+def test_jobs_and_runs_that_do_not_exist_are_ignored() -> None:
+    for task in (run_job_step, reconcile_as_requested):
         assert task.apply(args=([str(new_id())],)).successful()

@@ -112,7 +112,7 @@ def test_before_any_relay_looked_nothing_is_claimed() -> None:
 
 def test_queues_that_take_messages_are_found_up_and_get_one_probe_each(broker: Connection, watch: QueueWatch) -> None:
     for _ in range(3):
-        assert [found.reason for found in watch.look()] == [None] * len(celeryconfig.WORK_QUEUE_NAMES)
+        assert [found.reason for found in watch.check()] == [None] * len(celeryconfig.WORK_QUEUE_NAMES)
     assert broker_state() == (BrokerState.UP, None)
     for name in celeryconfig.WORK_QUEUE_NAMES:
         assert [args for args, *_ in received(broker, name)] == [[name]]
@@ -123,7 +123,7 @@ def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are
 ) -> None:
     with full(management, stack):
         avoided.avoid(FULL, 60)  # the relay did, when the queue refused its message
-        found = {observation.name: observation.reason for observation in watch.look()}
+        found = {observation.name: observation.reason for observation in watch.check()}
         assert "MessageNacked" in str(found[FULL])
         assert f"waiting for {FULL} to confirm" in str(found[FULL])
         assert [found[name] for name in OTHERS] == [None] * len(OTHERS)
@@ -131,7 +131,7 @@ def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are
         state, reason = broker_state()
         assert state is BrokerState.DEGRADED
         assert FULL in str(reason)
-    watch.look()
+    watch.check()
     assert avoided.names() == set()
     assert broker_state() == (BrokerState.UP, None)
 
@@ -173,7 +173,7 @@ def test_a_queue_that_does_not_exist_is_found(broker: Connection, watch: QueueWa
     channel: Any = broker.default_channel
     channel.queue_delete("webhook.delivery")
     try:
-        found = {observation.name: observation.reason for observation in watch.look()}
+        found = {observation.name: observation.reason for observation in watch.check()}
         assert "NOT_FOUND" in str(found["webhook.delivery"])
         assert found[FULL] is None
     finally:
@@ -184,7 +184,7 @@ def test_a_broker_that_cannot_be_reached_is_down_and_no_queue_is_blamed(avoided:
     def nowhere(_: int) -> Connection:
         return Connection("amqp://127.0.0.1:9//", transport_options={})
 
-    found = QueueWatch(nowhere, avoided).look()
+    found = QueueWatch(nowhere, avoided).check()
     assert all("cannot be reached" in str(observation.reason) for observation in found)
     assert broker_state()[0] is BrokerState.DOWN
     assert avoided.names() == set()
@@ -198,25 +198,25 @@ def test_one_alert_tells_of_a_queue_that_takes_nothing_for_a_while_and_is_delive
 ) -> None:
     with full(management, stack, "operations"), receiving(lambda _: None) as url, alerts_sent_to(url):
         avoided.avoid("operations", 60)
-        watch.look()
+        watch.check()
         assert count("alerts") == 0, "a leader may just be elected"
         execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute' WHERE reason IS NOT NULL")
-        watch.look()
-        watch.look()
+        watch.check()
+        watch.check()
         kind = "queue_takes_nothing"
         assert count("alerts") == count("alerts", f"details->>'kind' = '{kind}' AND severity = 'critical'") == 1
         assert count("alerts", "message LIKE '%operations has taken no messages%MessageNacked%'") == 1
         execute("UPDATE alerts SET created_at = now() - interval '10 seconds'")
-        watch.look()
+        watch.check()
         assert count("alerts", "status = 'delivered'") == 1
 
 
 def test_one_alert_tells_of_a_broker_of_which_no_queue_takes_anything(avoided: AvoidedQueues) -> None:
     nowhere = QueueWatch(lambda _: Connection("amqp://127.0.0.1:9//"), avoided)
-    nowhere.look()
+    nowhere.check()
     execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute'")
-    nowhere.look()
-    nowhere.look()
+    nowhere.check()
+    nowhere.check()
     assert count("alerts") == count("alerts", "details->>'subject' = 'all queues'") == 1
 
 
@@ -224,20 +224,20 @@ def test_a_queue_whose_messages_nobody_takes_is_alerted_although_it_has_a_consum
     broker: Connection, watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Consumer(broker.default_channel, [app.amqp.queues[FULL]], on_message=lambda _: None, auto_declare=False):
-        watch.look()
-        watch.look()
+        watch.check()
+        watch.check()
     assert states()[FULL].consumers == 1
     monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)
     for name in OTHERS:
         queue_watch.take_probe(name)
     execute("UPDATE queue_states SET waiting_since = now() - interval '2 minutes' WHERE name = :name", name=FULL)
-    watch.look()
+    watch.check()
     assert not states()[FULL].gives_messages
     assert broker_state()[0] is BrokerState.DEGRADED
     assert count("alerts") == count("alerts", "details->>'kind' = 'queue_gives_nothing'") == 1
     assert count("alerts", f"message LIKE 'nothing was taken from {FULL} for%; it has 1 consumers'") == 1
     queue_watch.take_probe(FULL)
-    watch.look()
+    watch.check()
     assert broker_state() == (BrokerState.UP, None)
 
 
@@ -245,7 +245,7 @@ def test_work_shows_that_a_queue_gives_messages_as_a_probe_does(
     watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)
-    watch.look()
+    watch.check()
     execute("UPDATE queue_states SET waiting_since = waiting_since - interval '2 minutes'")
     app.tasks["payments.announce"].apply(args=([str(new_id())],))
     assert states()["settlement.completed"].gives_messages

@@ -1,1 +1,1 @@
-"""Who may call: access tokens, revocations, log-ins and rate limits."""
+"""Access control: access tokens, revocations, log-ins and rate limits."""

@@ -1,4 +1,4 @@
-"""The limit of unfinished payments of one merchant.
+"""Limit the unfinished payments of each merchant.
 
 Most requests need no query: a process counts the unfinished payments, and may then accept a fraction of the remaining
 capacity before it counts again. Thus each process can exceed the limit by at most a sixteenth.
@@ -17,7 +17,7 @@ from gateway.config import settings
 from gateway.domain.operations import backlog
 from gateway.errors import RateLimited
 
-PART = 16
+SHARES = 16
 """The divisor of the remaining capacity: a process may accept a sixteenth of it before it counts again."""
 RECOUNT_SECONDS = 10.0
 """Maximum age of a count: other processes accept payments too."""
@@ -28,8 +28,8 @@ MERCHANTS_MAX = 10_000
 """Maximum number of merchants whose count is cached."""
 
 
-class _Unfinished:
-    """This process's count of one merchant's unfinished payments."""
+class UnfinishedCount:
+    """The count of one merchant's unfinished payments in this process."""
 
     __slots__ = ("_counted_at", "_lock", "_may_accept", "_merchant_id", "_pause")
 
@@ -41,7 +41,7 @@ class _Unfinished:
         self._pause = 0.0
 
     def accept(self, most: int) -> float:
-        """Accept one more payment; return the seconds to wait if that would exceed the limit, or else 0."""
+        """Accept one more payment; return the seconds to wait if it would exceed the limit, or else 0."""
         with self._lock:
             age = time.monotonic() - self._counted_at
             if age >= RECOUNT_SECONDS or (not self._may_accept and age >= self._pause):
@@ -59,11 +59,11 @@ class _Unfinished:
         except db.UNAVAILABLE:
             found = 0
         self._counted_at = time.monotonic()
-        self._may_accept = math.ceil(max(0, most - found) / PART)
+        self._may_accept = math.ceil(max(0, most - found) / SHARES)
         self._pause = max(PAUSE_MIN_SECONDS, found / COUNTED_PER_SECOND)
 
 
-_unfinished = lru_cache(maxsize=MERCHANTS_MAX)(_Unfinished)
+_unfinished = lru_cache(maxsize=MERCHANTS_MAX)(UnfinishedCount)
 
 
 def admit_payment(merchant_id: UUID) -> None:

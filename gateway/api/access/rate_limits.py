@@ -13,6 +13,7 @@ operations, payments and log-ins, then fail anyway.
 import math
 import threading
 import time
+from collections.abc import Callable
 from functools import cache, lru_cache
 from uuid import UUID
 
@@ -28,26 +29,27 @@ from gateway.reasons import reason_of
 LEASE_SECONDS = 1.0
 """How long leased tokens may be spent."""
 BLOCK_SHARE = 0.05
-"""The largest lease, of what a second brings: more processes than 1 / BLOCK_SHARE could hold a second's tokens idle."""
+"""The largest lease, as a share of the tokens of one second. More than 1 / BLOCK_SHARE processes could lease all of
+them without spending them."""
 PAUSE_SECONDS = 0.05
-"""The shortest time between a lease that emptied the bucket and the next one."""
-BLIND_SECONDS = 1.0
-"""How long everybody is let in after the database did not answer, before it is asked again."""
+"""Minimum time between a lease that emptied the bucket and the next one."""
+UNLIMITED_SECONDS = 1.0
+"""How long the limits do not apply after the database was unavailable, before it is queried again."""
 BUCKETS_MAX = 10_000
-"""Subjects whose lease is kept; another one's is forgotten, and its tokens lapse."""
+"""Maximum number of subjects whose leases are cached; the tokens of the least recently used one expire."""
 DEVICE_LOGINS = Limit(per_second=1, burst=10)
 """Log-ins from one known device, successful or not."""
-PACED_SHARE = 0.2
-"""Of a second's tokens, what a client that ran into its limit may use at once: worth several PAUSE_SECONDS."""
-PACED_MIN = 2
+SHARE_AT_LIMIT = 0.2
+"""The share of the tokens of a second that a client at its limit may use at once: several PAUSE_SECONDS."""
+TOKENS_AT_LIMIT_MIN = 2
 
 
-class _Leased:
-    """One subject's tokens in this process."""
+class LeasedTokens:
+    """The tokens of one subject that this process has leased."""
 
     __slots__ = (
-        "_blind_until",
         "_block",
+        "_clock",
         "_empty_until",
         "_expires_at",
         "_granted",
@@ -55,30 +57,31 @@ class _Leased:
         "_lock",
         "_subject",
         "_tokens",
+        "_unlimited_until",
     )
 
-    def __init__(self, subject: str, limit: Limit) -> None:
-        self._subject, self._limit = subject, limit
+    def __init__(self, subject: str, limit: Limit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._subject, self._limit, self._clock = subject, limit, clock
         self._lock = threading.Lock()
         self._tokens = self._granted = 0
         self._block = 1
-        self._expires_at = self._empty_until = self._blind_until = 0.0
+        self._expires_at = self._empty_until = self._unlimited_until = 0.0
 
     def take(self) -> float:
-        """Spend a token, after leasing some if need be; the seconds to wait if there is none."""
+        """Spend a token, and lease more if necessary; return the seconds to wait if there is none, or else 0."""
         with self._lock:
-            now = time.monotonic()
-            if (self._tokens == 0 or now >= self._expires_at) and now >= max(self._empty_until, self._blind_until):
+            now = self._clock()
+            if (self._tokens == 0 or now >= self._expires_at) and now >= max(self._empty_until, self._unlimited_until):
                 self._lease(now)
             if now < self._expires_at and self._tokens > 0:
                 self._tokens -= 1
                 return 0.0
-            return 0.0 if now < self._blind_until else self._empty_until - now
+            return 0.0 if now < self._unlimited_until else self._empty_until - now
 
     @property
-    def is_blind(self) -> bool:
-        """Whether the limit is not applied, because the database did not answer."""
-        return time.monotonic() < self._blind_until
+    def is_unlimited(self) -> bool:
+        """Return whether the limit does not apply, because the database was unavailable."""
+        return self._clock() < self._unlimited_until
 
     def _lease(self, now: float) -> None:
         largest = max(1, int(self._limit.per_second * BLOCK_SHARE))
@@ -87,8 +90,8 @@ class _Leased:
             with db.autocommit() as connection:
                 leased = rate_limits.lease(connection, self._subject, self._limit, self._block)
         except db.UNAVAILABLE as exc:
-            logger.warning("No rate limits for {:g} s: {}", BLIND_SECONDS, reason_of(exc))
-            self._blind_until = time.monotonic() + BLIND_SECONDS  # the failure may have taken a while
+            logger.warning("No rate limits for {:g} s: {}", UNLIMITED_SECONDS, reason_of(exc))
+            self._unlimited_until = self._clock() + UNLIMITED_SECONDS  # the failed query may have taken a while
             return
         self._granted = self._tokens = leased.granted
         self._expires_at = now + LEASE_SECONDS
@@ -96,7 +99,8 @@ class _Leased:
             self._empty_until = now + max(leased.wait_seconds, PAUSE_SECONDS)
 
 
-_leased = lru_cache(maxsize=BUCKETS_MAX)(_Leased)
+leased_tokens = lru_cache(maxsize=BUCKETS_MAX)(LeasedTokens)
+"""The cached tokens of a subject with a limit."""
 
 
 def admit_caller(subject: str, merchant_id: UUID | None) -> None:
@@ -108,7 +112,7 @@ def admit_caller(subject: str, merchant_id: UUID | None) -> None:
     """
     per_second = settings().rate_limit_per_second
     if per_second and not _admit(f"caller:{subject}", _limit_of_caller(per_second), "this API client or user"):
-        return  # while the database is unavailable, it is not queried a second time
+        return  # the database is unavailable: do not query it a second time
     per_second = settings().merchant_rate_limit_per_second
     if per_second and merchant_id is not None:
         _admit(f"merchant:{merchant_id}", _limit_of_caller(per_second), "this merchant, all its API clients together")
@@ -116,15 +120,15 @@ def admit_caller(subject: str, merchant_id: UUID | None) -> None:
 
 @cache
 def _limit_of_caller(per_second: int) -> Limit:
-    paced = max(PACED_MIN, int(per_second * PACED_SHARE))
-    return Limit(per_second, per_second, max(0, per_second - paced))
+    usable = max(TOKENS_AT_LIMIT_MIN, int(per_second * SHARE_AT_LIMIT))
+    return Limit(per_second, per_second, max(0, per_second - usable))
 
 
 def admit_address(address: str | None) -> None:
-    """Let a request without a token in that comes from this address.
+    """Admit a request without an access token from this address.
 
     Raises:
-        RateLimited: from there come more than AUTH_RATE_LIMIT_PER_SECOND.
+        RateLimited: the address exceeds AUTH_RATE_LIMIT_PER_SECOND.
     """
     config = settings()
     if config.auth_rate_limit_per_second:
@@ -142,11 +146,16 @@ def admit_device(device_id: bytes) -> None:
         _admit(f"device:{device_id.hex()}", DEVICE_LOGINS)
 
 
-def _admit(subject: str, limit: Limit, whose: str | None = None) -> bool:
-    """Admit a request if the limit allows it; return whether the limit is applied, that is, the database answered."""
-    leased = _leased(subject, limit)
-    wait_seconds = leased.take()
+def _admit(subject: str, limit: Limit, limited: str | None = None) -> bool:
+    """Admit a request if its limit allows it; return False if the limit does not apply, for lack of the database."""
+    tokens = leased_tokens(subject, limit)
+    wait_seconds = tokens.take()
     if wait_seconds > 0:
-        detail = f"Too many requests of {whose}: the limit is {limit.per_second:g} per second." if whose else ""
+        detail = f"Too many requests of {limited}: the limit is {limit.per_second:g} per second." if limited else ""
         raise RateLimited(detail, headers={"Retry-After": str(math.ceil(wait_seconds))})
-    return not leased.is_blind
+    return not tokens.is_unlimited
+
+
+def forget() -> None:
+    """Discard all leased tokens."""
+    leased_tokens.cache_clear()

@@ -1,1 +1,1 @@
-"""The machinery of the HTTP API: routes, schemas, problems, validation, paging, uploads, middleware."""
+"""The parts of the HTTP API that all resources share: routes, validation, errors, paging, uploads, middleware."""

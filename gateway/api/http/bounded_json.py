@@ -59,30 +59,30 @@ def _check_bounds(text: str) -> None:
             continue
         values += 1
         if values > VALUES_MAX:
-            _refuse(f"The body may have {VALUES_MAX} values at most.")
+            _reject(f"The body may have at most {VALUES_MAX} values.")
         if kind != ",":
             depth += 1
             if depth > DEPTH_MAX:
                 raise MalformedJson(f"The body is nested too deeply: more than {DEPTH_MAX} levels.")
 
 
-def _refuse(detail: str) -> NoReturn:
+def _reject(detail: str) -> NoReturn:
     raise ValidationFailed(detail, errors=[FieldError(pointer="", code="invalid_length", detail=detail)])
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MEMBERS_MAX:
-        _refuse(f"An object in the body may have {MEMBERS_MAX} members at most.")
+        _reject(f"An object in the body may have at most {MEMBERS_MAX} members.")
     members = dict(pairs)
     if len(members) != len(pairs):
         raise _DuplicateName
     return members
 
 
-def _refuse_constant(_constant: str) -> NoReturn:
+def _reject_constant(_constant: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_int=float, parse_float=float
+    object_pairs_hook=_distinct, parse_constant=_reject_constant, parse_int=float, parse_float=float
 )

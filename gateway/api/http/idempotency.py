@@ -1,4 +1,4 @@
-"""Calls that take an Idempotency-Key (api.md, Idempotency): doing their work once, and answering repeats."""
+"""Execute requests with an Idempotency-Key once, and respond to repeated ones with the stored response."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -6,30 +6,30 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply
+from gateway.api.http.routes import ApiResponse, RequestContext
 from gateway.domain.shared import idempotency
 from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidIdempotencyKey
 
 ERRORS = (InvalidIdempotencyKey, IdempotencyInProgress, IdempotencyKeyReused)
-"""What every such call may answer; for its declaration."""
+"""The errors that every endpoint with an Idempotency-Key declares."""
 
 
-def once(call: Call, transaction_id: UUID, work: Callable[[Connection], StoredResponse]) -> Reply:
-    """Answer `call`, which is about this transaction, with what `work` answers, in one commit; repeats alike.
+def once(context: RequestContext, transaction_id: UUID, work: Callable[[Connection], StoredResponse]) -> ApiResponse:
+    """Execute `work` on this transaction and store its response in one commit, or return the stored response.
 
     Raises:
-        ERRORS: see `Call.idempotency_key` and `idempotency.once`. An error of `work` rolls everything back.
+        ERRORS: see `RequestContext.idempotency_key` and `idempotency.once`. An error of `work` rolls everything back.
     """
-    key = call.idempotency_key()
+    key = context.idempotency_key()
     with db.begin() as connection:
-        given = idempotency.once(connection, call.merchant_id, key, transaction_id, lambda: work(connection))
-    return reply(given)
+        result = idempotency.once(connection, context.merchant_id, key, transaction_id, lambda: work(connection))
+    return api_response(result)
 
 
-def reply(given: IdempotentResponse) -> Reply:
-    """The answer as HTTP, with the header that tells a repeat."""
-    headers = {"Location": given.response.location} if given.response.location else {}
-    if given.replayed:
+def api_response(result: IdempotentResponse) -> ApiResponse:
+    """Return the HTTP response, with the header `Idempotency-Replayed` if it is a stored one."""
+    headers = {"Location": result.response.location} if result.response.location else {}
+    if result.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return Reply(given.response.body, given.response.status, headers)
+    return ApiResponse(result.response.body, result.response.status, headers)

@@ -13,7 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from gateway import db
 from gateway.config import settings
 from gateway.ids import new_id_text
-from gateway.security.card_numbers import holds_card_number
+from gateway.security.card_numbers import contains_card_number
 from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, labelled, log_context, log_frequent
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def request_id(of: Request) -> str:
 
 def chosen_request_id(offered: str) -> str:
     """Return the request id that a client sent if it is valid, or else a new one."""
-    if _REQUEST_ID.fullmatch(offered) and not holds_card_number(offered, issued_only=True):
+    if _REQUEST_ID.fullmatch(offered) and not contains_card_number(offered, issued_only=True):
         return offered
     return new_id_text()
 

@@ -1,4 +1,4 @@
-"""Lists in pages: newest first, by key, never by offset (api.md, Paging)."""
+"""Paginate lists: newest object first, by key (docs/api.md). There is no OFFSET, whose cost grows with its value."""
 
 import base64
 import binascii
@@ -9,6 +9,8 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from gateway import db
+from gateway.api.http.routes import ApiResponse
 from gateway.api.http.validation import QueryModel
 from gateway.domain.shared.listing import Listed
 from gateway.errors import InvalidCursor
@@ -17,49 +19,60 @@ LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 ID_BYTES = 16
 CURSOR_MAX_LENGTH = 100
-"""No cursor of the API is longer; a longer one is rejected without parsing."""
+"""No cursor of the API is longer: a longer one is rejected without parsing."""
 DECIMAL_MAX_DIGITS = 18
 """Fits into a PostgreSQL bigint."""
 
 
 def _decimal(text: Any) -> Any:
-    # pydantic's own reading of text takes "1_000", " 7 " and "7.0" too
+    # pydantic also parses "1_000", " 7 " and "7.0"
     if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= DECIMAL_MAX_DIGITS):
-        raise PydanticCustomError("invalid_type", "This should be a whole number in decimal digits.")
+        raise PydanticCustomError("invalid_type", "This must be a whole number in decimal digits.")
     return text
 
 
 Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValidator(_decimal)]
 """A non-negative integer written in decimal digits."""
-Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX, description="Objects per page"), BeforeValidator(_decimal)]
+Limit = Annotated[
+    int, Field(ge=1, le=LIMIT_MAX, description="Maximum number of objects per page"), BeforeValidator(_decimal)
+]
 
 
-class Page(QueryModel):
-    """The parameters of every list."""
+class ListQuery(QueryModel):
+    """The parameters of every list endpoint."""
 
     limit: Limit = LIMIT_DEFAULT
     cursor: Annotated[
         str | None,
-        Field(description="`next_cursor` of the page before. Only null ends a list: a page may be short, even empty"),
+        Field(
+            description="`next_cursor` of the previous page. A page may have fewer than `limit` objects, or none, and "
+            "still not be the last one: the list ends where `next_cursor` is null"
+        ),
     ] = None
 
+    def filters(self) -> dict[str, Any]:
+        """Return the parameters of this list, without those of all lists."""
+        return self.model_dump(exclude=set(ListQuery.model_fields))
 
-Fetch = Callable[[UUID | None, int], Sequence[dict[str, Any]]]
-"""Returns at most so many objects that are older than the given one."""
 
+def list_response(
+    kind: str, query: ListQuery, list_newest: Callable[..., Sequence[dict[str, Any]]], *filters: Any
+) -> ApiResponse:
+    """Respond with one page of the objects of `kind`.
 
-def list_page(kind: str, page: Page, fetch: Fetch) -> dict[str, Any]:
-    """One page of objects of `kind`, whose cursors no list of another kind takes.
+    `list_newest(connection, *filters, before=…, limit=…)` returns at most `limit` objects older than the object
+    `before`, newest first.
 
     Raises:
-        InvalidCursor: the cursor is not one of this list's.
+        InvalidCursor: the cursor was not issued by a list of this kind.
     """
-    before = None if page.cursor is None else _position_of(kind, page.cursor)
-    found = fetch(before, page.limit + 1)  # one more tells whether there is a next page
-    shown = list(found[: page.limit])
+    before = None if query.cursor is None else _position_of(kind, query.cursor)
+    with db.autocommit() as connection:
+        found = list_newest(connection, *filters, before=before, limit=query.limit + 1)  # one more shows a next page
+    shown = list(found[: query.limit])
     reached = found.reached if isinstance(found, Listed) else None
-    last = UUID(shown[-1]["id"]) if len(found) > page.limit else reached
-    return {"data": shown, "next_cursor": _cursor_of(kind, last) if last else None}
+    last = UUID(shown[-1]["id"]) if len(found) > query.limit else reached
+    return ApiResponse({"data": shown, "next_cursor": _cursor_of(kind, last) if last else None})
 
 
 def _cursor_of(kind: str, position: UUID) -> str:

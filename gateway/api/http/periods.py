@@ -1,22 +1,22 @@
-"""Periods of time in requests: from a moment (inclusive) to a later one (exclusive)."""
+"""Check periods of time in requests: they include their start (`from`) and exclude their end (`to`)."""
 
 from datetime import datetime, timedelta
 
-from gateway.api.http.validation import refuse
+from gateway.api.http.validation import reject
 from gateway.errors import FieldError
 from gateway.ids import utc_now
 
-AHEAD_MAX = timedelta(days=1)
-"""How far into the future a period may reach: to the end of today, wherever that is."""
+FUTURE_MAX = timedelta(days=1)
+"""Maximum time from now to the end of a period: today may be a day later elsewhere in the world."""
 
 
-def refuse_unless_ordered(since: datetime | None, until: datetime | None) -> None:
-    """Refuse a period that does not end after it begins, or that nothing can be known of yet.
+def check_period(start: datetime | None, end: datetime | None) -> None:
+    """Reject a period whose end is not later than its start, or that reaches into the future.
 
     Raises:
-        ValidationFailed: it is one.
+        ValidationFailed: the period is not valid.
     """
-    if since is not None and until is not None and since >= until:
-        refuse([FieldError(pointer="/to", code="out_of_range", detail="This should be later than `from`.")])
-    if until is not None and until > utc_now() + AHEAD_MAX:
-        refuse([FieldError(pointer="/to", code="out_of_range", detail="This should not be in the future.")])
+    if start is not None and end is not None and start >= end:
+        reject([FieldError(pointer="/to", code="out_of_range", detail="This must be later than `from`.")])
+    if end is not None and end > utc_now() + FUTURE_MAX:
+        reject([FieldError(pointer="/to", code="out_of_range", detail="This must not be in the future.")])

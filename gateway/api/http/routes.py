@@ -1,7 +1,8 @@
 """One declaration per call: what it takes, who may make it, what it answers.
 
-`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, every other one
-after `call` is an id in the path. The same declaration validates requests and generates /openapi.json.
+`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, `upload` is a
+file, `context` is a `RequestContext`, and every other parameter is an id in the path. The same declaration validates
+requests and generates /openapi.json.
 """
 
 import inspect
@@ -19,22 +20,22 @@ from pydantic import BaseModel
 from gateway.api.access import rate_limits, sign_in, tokens
 from gateway.api.access.tokens import Caller
 from gateway.api.http import middleware
-from gateway.api.http.request_content import JSON, body_of_type, parameters_of, refuse_parameters
+from gateway.api.http.request_content import JSON, body_of_type, parameters_of, reject_parameters
 from gateway.api.http.uploads import Upload
-from gateway.api.http.validation import NoBody, NoQuery, parse_json, parse_parameters, refuse_card_number
+from gateway.api.http.validation import NoBody, NoQuery, parse_json, parse_parameters, reject_card_number
 from gateway.domain.shared.idempotency import KEY_MAX_LENGTH, IdempotencyKey
 from gateway.errors import GatewayError, InsufficientScope, NotFound
 from gateway.ids import parse_id
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
-_GIVEN = frozenset({"call", "body", "query", "upload"})
+_GIVEN = frozenset({"context", "body", "query", "upload"})
 """The parameters of a view that are not ids."""
 _PATH_PARAMETER = re.compile(r"<(\w+)>")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ApiResponse:
     """An answer: a JSON document, or text that is sent as it is; a long one piece by piece, after the view is over."""
 
     body: Mapping[str, Any] | str | bytes | Iterator[bytes] | None = None
@@ -43,7 +44,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RequestContext:
     """The request being answered. `caller` is whom it speaks for; public calls have none."""
 
     request: Request
@@ -87,11 +88,11 @@ class Call:
         if key is None:
             return None
         if len(key) <= KEY_MAX_LENGTH:  # a longer one is rejected below without the regular expression
-            refuse_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
+            reject_card_number(key, (IDEMPOTENCY_HEADER,), issued_only=True)
         return IdempotencyKey.of(key, self.request.method, self.request.path, self.request.get_data())
 
 
-View = Callable[..., Reply]
+View = Callable[..., ApiResponse]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +110,12 @@ class Endpoint:
     upload: Upload | None
     query: type[BaseModel] | None
     ids: tuple[str, ...]
-    answers: Mapping[int, type[BaseModel] | None]
+    responses: Mapping[int, type[BaseModel] | None]
     errors: tuple[type[GatewayError], ...]
     media_type: str
     idempotent: bool
     documented: bool
+    takes_context: bool
 
     @property
     def name(self) -> str:
@@ -142,28 +144,30 @@ class Endpoint:
             tokens.require_scopes(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            refuse_parameters(request)
+            reject_parameters(request)
         elif self.query is not None:
             arguments["query"] = parse_parameters(self.query, parameters_of(request))
         if self.body is not None:
             absent = not self.needs_body and not request.get_data()
             body = self.body() if absent else parse_json(self.body, body_of_type(request, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
+        if self.takes_context:
+            arguments["context"] = RequestContext(request, caller)
         if self.upload is None:
-            return self._respond(self.view(Call(request, caller), **arguments))
+            return self._respond(self.view(**arguments))
         with self.upload.received() as file:
-            return self._respond(self.view(Call(request, caller), upload=file, **arguments))
+            return self._respond(self.view(upload=file, **arguments))
 
-    def _respond(self, reply: Reply) -> Response:
-        headers = list(reply.headers.items())
+    def _respond(self, result: ApiResponse) -> Response:
+        headers = list(result.headers.items())
         if not self.public:
             headers.append(("Cache-Control", "no-store"))
-        if reply.body is None:
-            response = Response(status=reply.status, headers=headers)
+        if result.body is None:
+            response = Response(status=result.status, headers=headers)
             del response.headers["Content-Type"]  # Flask's default
             return response
-        body = json.dumps(reply.body) if isinstance(reply.body, Mapping) else reply.body
-        return Response(body, reply.status, headers, content_type=self.media_type)
+        body = json.dumps(result.body) if isinstance(result.body, Mapping) else result.body
+        return Response(body, result.status, headers, content_type=self.media_type)
 
 
 class Routes:
@@ -194,7 +198,7 @@ class Routes:
         method: str,
         path: str,
         *,
-        answers: Mapping[int, type[BaseModel] | None],
+        responses: Mapping[int, type[BaseModel] | None],
         scope: str | None = None,
         public: bool = False,
         form: type[BaseModel] | None = None,
@@ -206,13 +210,14 @@ class Routes:
     ) -> Callable[[View], View]:
         """Declare the decorated view as the answer to `method` `path`.
 
-        `answers` maps each status to the model of its body; `errors` are those that the machinery does not raise by
+        `responses` maps each status to the model of its body; `errors` are those that the machinery does not raise by
         itself; `form` documents a form body that the view reads; `upload` is a file that it takes as a parameter;
         `idempotent` calls take an Idempotency-Key.
         """
 
         def declare(view: View) -> View:
-            models = {name: hint for name, hint in get_type_hints(view).items() if name in {"body", "query"}}
+            hints = get_type_hints(view)
+            models = {name: hint for name, hint in hints.items() if name in {"body", "query"}}
             takes_none = None if public and "body" not in models else NoQuery
             bodiless = None if method != "POST" or form or upload else NoBody
             endpoint = Endpoint(
@@ -227,14 +232,16 @@ class Routes:
                 upload=upload,
                 query=models.get("query", takes_none),
                 ids=tuple(_PATH_PARAMETER.findall(path)),
-                answers=answers,
+                responses=responses,
                 errors=tuple(errors),
                 media_type=media_type,
                 idempotent=idempotent,
                 documented=documented,
+                takes_context="context" in hints,
             )
-            taken = [name for name in inspect.signature(view).parameters if name not in _GIVEN]
-            assert sorted(taken) == sorted(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
+            ids = {name for name in inspect.signature(view).parameters if name not in _GIVEN}
+            assert ids == set(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
+            assert all(hints[name] is UUID for name in ids), f"{view.__name__} does not take the ids as UUID"
             self.endpoints.append(endpoint)
             return view
 

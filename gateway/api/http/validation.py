@@ -1,7 +1,7 @@
-"""Turns the text of a request into validated models, or into errors that say what is wrong and where.
+"""Validate the text of a request: return a model, or raise the errors with their places.
 
-Every string of a request passes the same guards before anything else looks at it: a card number is refused, and so is
-text that PostgreSQL cannot store. Errors name the place and the rule, never the value.
+Before anything else, every string of a request is checked: a card number is rejected, and so is text that PostgreSQL
+cannot store. Errors name the place and the rule, never the value.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,10 @@ from gateway.errors import (
     UnknownPaymentMethod,
     ValidationFailed,
 )
-from gateway.security.card_numbers import has_enough_digits, holds_card_number
+from gateway.security.card_numbers import contains_card_number, has_enough_digits
 
 ERRORS_MAX = 100
-"""Errors listed in one answer."""
+"""Maximum number of errors in one response."""
 PARAMETERS_MAX = 50
 """Maximum number of parameters in one query string or form: more than any endpoint has."""
 
@@ -31,29 +31,29 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class RequestModel(BaseModel):
-    """The base of every request body: exact JSON types, and no field that the contract does not name."""
+    """The base class of request bodies: exact JSON types, no unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class QueryModel(BaseModel):
-    """The base of every query string: values are read from text, and no parameter that the contract does not name."""
+    """The base class of query strings: values are parsed from text, no unknown parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NoBody(RequestModel):
-    """The body of a POST that takes none: nothing, or an object without fields."""
+    """The body of a POST without a body: nothing, or an object without fields."""
 
 
 class NoQuery(QueryModel):
-    """The query string of a call that takes none."""
+    """The query string of an endpoint without parameters."""
 
 
 _SPECIFIC = {kind.code: kind for kind in (UnknownField, UnknownPaymentMethod)}
-"""Problems that have a code of their own when nothing else is wrong with the request."""
+"""Errors whose code becomes the code of the problem if a request has no other errors."""
 
-_CODES = {
+PYDANTIC_CODES = {
     "missing": "required",
     "extra_forbidden": "unknown_field",
     "string_too_short": "invalid_length",
@@ -67,13 +67,14 @@ _CODES = {
     "string_pattern_mismatch": "invalid_format",
     "int_from_float": "invalid_type",
 }
-_DETAILS = {"required": "This is required.", "unknown_field": "This is not known here."}
+"""The code of an error in a response by the type of the pydantic error."""
+_DETAILS = {"required": "This field is required.", "unknown_field": "This endpoint has no such field or parameter."}
 _KEY_MARK = "[key]"
-"""What pydantic appends to the place of a key, as opposed to its value."""
+"""pydantic appends this to the location of an error in a key, as opposed to its value."""
 
 
 def pointer_to(place: Iterable[str | int]) -> str:
-    """The JSON pointer (RFC 6901) to a place inside a document.
+    """Return the JSON pointer (RFC 6901) to a place inside a document.
 
     >>> pointer_to(("metadata", "a/b"))
     '/metadata/a~1b'
@@ -82,10 +83,10 @@ def pointer_to(place: Iterable[str | int]) -> str:
 
 
 def parse_json(model: type[Model], body: bytes) -> Model:
-    """The validated body of a request.
+    """Return the validated body of a request.
 
     Raises:
-        MalformedJson: it is not one JSON text in UTF-8, or it is ambiguous (duplicate names).
+        MalformedJson: it is not a single JSON text in UTF-8, or it is ambiguous (duplicate names).
         CardNumberRejected: a string in it contains a card number.
         ValidationFailed: it does not match the model, or it exceeds the limits of any body.
     """
@@ -95,93 +96,94 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         raise MalformedJson from None
     parsed = bounded_json.decode(text)
     if "\\" in text or has_enough_digits(text):  # without escapes, each string appears literally in the text
-        _guard(parsed)
+        _check_strings(parsed)
     try:
         return model.model_validate_json(body)
     except ValidationError as exc:
         errors = _errors_of(exc)
         if errors[0]["type"] == "json_invalid":
             raise MalformedJson("The body contains a number that is too long.") from None
-        refuse([_field_error(error) for error in errors])
+        reject([_field_error(error) for error in errors])
 
 
 def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) -> Model:
-    """The validated parameters of a query string.
+    """Return the validated parameters of a query string.
 
     Raises:
-        CardNumberRejected: a value holds a card number.
-        ValidationFailed: they are not what the model describes, or one is given twice.
+        CardNumberRejected: a value contains a card number.
+        ValidationFailed: they do not match the model, or a parameter is repeated.
     """
     values = guarded_parameters(parameters)
     try:
         return model.model_validate_strings(values)
     except ValidationError as exc:
-        refuse([_field_error(error) for error in _errors_of(exc)])
+        reject([_field_error(error) for error in _errors_of(exc)])
 
 
 def guarded_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Parameters of a query string or a form, each given once and without anything that may not be stored.
+    """Return the parameters of a query string or a form, none of them repeated, all of them storable.
 
     Raises:
-        CardNumberRejected: a value holds a card number.
-        ValidationFailed: one is given twice, or holds what cannot be stored.
+        CardNumberRejected: a value contains a card number.
+        ValidationFailed: a parameter is repeated, or PostgreSQL cannot store it.
     """
     values: dict[str, str] = {}
     for name, value in parameters:
-        _guard({name: value})
+        _check_strings({name: value})
         if name in values:
-            refuse([FieldError(pointer=pointer_to((name,)), code="duplicate", detail="This is given more than once.")])
+            reject([FieldError(pointer=pointer_to((name,)), code="duplicate", detail="This parameter is repeated.")])
         values[name] = value
     return values
 
 
-def refuse(errors: list[FieldError]) -> NoReturn:
-    """Raise the problem that lists `errors`; it has a code of its own when they all say the same."""
+def reject(errors: list[FieldError]) -> NoReturn:
+    """Raise the problem that lists `errors`; if they all have one code, the problem may have it too (`_SPECIFIC`)."""
     codes = {error["code"] for error in errors}
     kind = _SPECIFIC.get(codes.pop(), ValidationFailed) if len(codes) == 1 else ValidationFailed
     first = errors[0]
     detail = f"{first['pointer']}: {first['detail']}".lstrip(": ")
     raise kind(
-        detail if len(errors) == 1 else f"{len(errors)} things are not valid; see errors.", errors=errors[:ERRORS_MAX]
+        detail if len(errors) == 1 else f"The request has {len(errors)} errors; see `errors`.",
+        errors=errors[:ERRORS_MAX],
     )
 
 
-def refuse_card_number(text: str, place: Place, *, issued_only: bool = False) -> None:
-    """Refuse a request whose string at `place` holds a card number; see `holds_card_number` for `issued_only`.
+def reject_card_number(text: str, place: Place, *, issued_only: bool = False) -> None:
+    """Reject a request whose string at `place` contains a card number; see `contains_card_number` for `issued_only`.
 
     Raises:
-        CardNumberRejected: it does.
+        CardNumberRejected: the string contains one.
     """
-    if holds_card_number(text, issued_only=issued_only):
+    if contains_card_number(text, issued_only=issued_only):
         error = FieldError(pointer=pointer_to(place), code=CardNumberRejected.code, detail=CardNumberRejected.title())
         raise CardNumberRejected(errors=[error])
 
 
-def refuse_many_parameters(parameters: bytes) -> None:
+def reject_too_many_parameters(parameters: bytes) -> None:
     """Reject a query string or a form of more than `PARAMETERS_MAX` parameters, before it is parsed.
 
     Raises:
-        ValidationFailed: it has more.
+        ValidationFailed: there are more.
     """
     if parameters.count(b"&") >= PARAMETERS_MAX:
-        detail = f"There may be {PARAMETERS_MAX} parameters at most."
-        refuse([FieldError(pointer="", code="invalid_length", detail=detail)])
+        detail = f"There may be at most {PARAMETERS_MAX} parameters."
+        reject([FieldError(pointer="", code="invalid_length", detail=detail)])
 
 
-def _guard(parsed: Any) -> None:
+def _check_strings(parsed: Any) -> None:
     """Reject a document with a string that contains a card number or cannot be stored; compute positions only then."""
     for text in _texts(parsed):
-        if holds_card_number(text) or not _is_storable(text):
+        if contains_card_number(text) or not _is_storable(text):
             break
     else:
         return
     unstorable: list[Place] = []
     for place, text in _placed_texts(parsed):  # names come before their values: no pointer repeats a card number
-        refuse_card_number(text, place)
+        reject_card_number(text, place)
         if not _is_storable(text) and len(unstorable) < ERRORS_MAX:
             unstorable.append(place)
     detail = "NUL characters and lone surrogates are not allowed."
-    refuse([FieldError(pointer=pointer_to(place), code="invalid_characters", detail=detail) for place in unstorable])
+    reject([FieldError(pointer=pointer_to(place), code="invalid_characters", detail=detail) for place in unstorable])
 
 
 def _texts(parsed: Any) -> Iterator[str]:
@@ -199,7 +201,7 @@ def _texts(parsed: Any) -> Iterator[str]:
 
 
 def _placed_texts(parsed: Any) -> Iterator[tuple[Place, str]]:
-    """Every string of a parsed document with its place, names first."""
+    """Yield every string of a parsed document with its place, names first."""
     waiting: list[tuple[Place, Any]] = [((), parsed)]
     while waiting:
         place, value = waiting.pop()
@@ -234,8 +236,8 @@ def _errors_of(exc: ValidationError) -> list[ErrorDetails]:
 
 
 def _code_of(kind: str) -> str:
-    if kind in _CODES:
-        return _CODES[kind]
+    if kind in PYDANTIC_CODES:
+        return PYDANTIC_CODES[kind]
     if kind.startswith(("datetime", "timezone")):
         return "invalid_time"
     if kind.endswith(("_type", "_parsing", "_parsing_size")):

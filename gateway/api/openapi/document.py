@@ -1,4 +1,4 @@
-"""Generates /openapi.json (OpenAPI 3.1) from the declarations that also validate requests."""
+"""Generate /openapi.json (OpenAPI 3.1) from the declarations that also validate requests."""
 
 import inspect
 from collections import defaultdict
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from gateway import __version__
 from gateway.api.access.sign_in import DEVICE_COOKIE, DEVICE_HEADER, ISSUING_PATHS, LOGIN_PATH
 from gateway.api.http.request_content import FORM, JSON
 from gateway.api.http.routes import IDEMPOTENCY_HEADER, Endpoint
@@ -23,42 +24,48 @@ from gateway.api.openapi.errors import (
     shared_responses,
 )
 from gateway.api.openapi.examples import ID, example_of
-from gateway.api.openapi.glossary import MEANINGS
+from gateway.api.openapi.glossary import DESCRIPTIONS
 from gateway.domain.merchants.accounts import MERCHANT_SCOPES, OPERATOR_SCOPES
 from gateway.domain.shared.idempotency import KEY_MAX_LENGTH
 from gateway.security.device_tokens import DEVICE_TOKEN_DAYS
 
-API_VERSION = "1.0.0"
-DESCRIPTION = """Accepts payments over HTTP and settles each of them exactly once.
+DESCRIPTION = """The API of a payment gateway. It accepts payments, and settles each of them exactly once.
 
-- Amounts are integers in the currency's minor unit; ids are UUIDv7; times are RFC 3339 in UTC.
-- Every error is `application/problem+json` (RFC 9457) with a stable `code`. An unknown path answers 404, a wrong
-  method 405 with `Allow`, a fault of ours 500 with nothing but the request id.
-- Send an `Idempotency-Key` with every POST that moves money, and repeat the request when no answer came.
-- `X-Request-Id` (1 to 128 of `A-Z a-z 0-9 . _ -`) is taken from the request, or made; the answer repeats it.
-- Lists are newest first. Pass `next_cursor` on as `cursor` to get the next page; after the last one it is null."""
+- Amounts are integers in the currency's minor unit, ids are UUIDv7, and times are RFC 3339 in UTC.
+- Errors are `application/problem+json` (RFC 9457) with a stable `code`. An unknown path returns 404, a method that the
+  path does not support 405 with `Allow`, and an internal error 500 with the request id.
+- Send an `Idempotency-Key` with every POST that creates or moves money. If you get no response, repeat the request with
+  the same key: it is executed once, and the first response is returned again.
+- Send an `X-Request-Id` (1 to 128 of `A-Z a-z 0-9 . _ -`) to identify a request, or the gateway generates one. Every
+  response contains it.
+- Lists are sorted by time, newest object first. Send `next_cursor` as `cursor` to get the next page; it is null on the
+  last page. In filters, `…_from` includes the time, and `…_to` excludes it."""
 REFERENCE = "#/components/schemas/"
 
 SCOPES = {
-    "transactions:read": "Read transactions, their timelines and refunds",
-    "transactions:write": "Take payments and cancel them",
-    "refunds:write": "Give money back",
+    "transactions:read": "Read transactions, timelines and refunds",
+    "transactions:write": "Create and cancel transactions",
+    "refunds:write": "Create refunds",
     "settlements:read": "Read settlements and the balance",
-    "webhooks:manage": "Manage webhook endpoints; read events and send them again",
+    "webhooks:manage": "Manage webhook endpoints, read events, and send events again",
     "clients:manage": "Manage the merchant's API clients",
-    "operations:read": "Operators only: look at dead letters, reconciliations and the audit log",
-    "operations:write": "Operators only: replay, discard, reconcile, resolve",
+    "operations:read": "Operators only: read dead letters, reconciliations, statements and the audit log",
+    "operations:write": "Operators only: resolve dead letters and discrepancies, reconcile, upload statements",
 }
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
-        "description": "The id of this request, the caller's own if it was usable",
+        "description": "The id of the request: the one that was sent, if it is valid, or else a new one",
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     },
-    "Location": {"description": "The path of what was made", "required": True, "schema": {"type": "string"}},
+    "Location": {
+        "description": "The path of the object that was created",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "Idempotency-Replayed": {
-        "description": "`true` when this is the first answer given again",
+        "description": "`true` if this is the stored response to an earlier request with the same key",
         "schema": {"type": "string", "enum": ["true"]},
     },
     DEVICE_HEADER: {
@@ -72,13 +79,19 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "required": True,
         "schema": {"type": "string"},
     },
-    "Retry-After": {"description": "Seconds to wait before the next try", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {"description": "How to authenticate, and what was wrong", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Number of seconds to wait before the request is repeated",
+        "schema": {"type": "integer"},
+    },
+    "WWW-Authenticate": {
+        "description": "The authentication scheme, and what is wrong with the credentials",
+        "schema": {"type": "string"},
+    },
 }
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI document of `endpoints`."""
+    """Return the OpenAPI document of `endpoints`."""
     shown = [endpoint for endpoint in endpoints if endpoint.documented]
     schemas = _schemas(shown)
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -87,7 +100,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths[path][endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Payment gateway", "version": API_VERSION, "description": DESCRIPTION},
+        "info": {"title": "Payment gateway", "version": __version__, "description": DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(endpoint.tag for endpoint in shown)],
         "paths": paths,
@@ -111,11 +124,11 @@ def _security_schemes() -> dict[str, Any]:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": "The `access_token` of /oauth/token, /auth/login or /auth/register",
+            "description": "An access token from /oauth/token, /auth/login or /auth/register",
         },
         "oauth2": {
             "type": "oauth2",
-            "description": "For programs: an API client's id and secret",
+            "description": "For programs: the id and the secret of an API client",
             "flows": {"clientCredentials": flow},
         },
     }
@@ -127,7 +140,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     )
     models.update(dict.fromkeys(openapi_webhooks.models(), "serialization"))
     for endpoint in endpoints:
-        models.update({model: "serialization" for model in endpoint.answers.values() if model is not None})
+        models.update({model: "serialization" for model in endpoint.responses.values() if model is not None})
         models.update({model: "validation" for model, _ in _request_bodies(endpoint)})
     _, definitions = models_json_schema(list(models.items()), ref_template=REFERENCE + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
@@ -138,10 +151,10 @@ def _schemas(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 
 
 def _explained(name: str, described: dict[str, Any]) -> dict[str, Any]:
-    """A field or parameter with its description, from the glossary unless it has one itself."""
+    """Return a field or parameter with a description: its own, or that of the glossary."""
     options = [described, *described.get("anyOf", [])]
-    known = name not in MEANINGS or any(option.keys() & {"description", "const", "$ref"} for option in options)
-    return described if known else {**described, "description": MEANINGS[name]}
+    known = name not in DESCRIPTIONS or any(option.keys() & {"description", "const", "$ref"} for option in options)
+    return described if known else {**described, "description": DESCRIPTIONS[name]}
 
 
 def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -199,17 +212,18 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         parameters.extend(_query_parameter(name, described) for name, described in _inlined(schema).items())
     if endpoint.idempotent:
         key = {"type": "string", "minLength": 1, "maxLength": KEY_MAX_LENGTH, "pattern": "^[ -~]+$"}
-        text = "A UUID of your own, say. It makes the request safe to repeat: the first answer is given again"
+        text = "A unique value that you choose, such as a UUID. A repeated request with the same key is not executed "
+        "again: it gets the response to the first one"
         parameters.append({"name": IDEMPOTENCY_HEADER, "in": "header", "description": text, "schema": key})
     if endpoint.path == LOGIN_PATH:
-        text = "The device token of an earlier log-in or of the registration. An invalid token is ignored"
+        text = "The device token of an earlier log-in or of the registration. An invalid one is ignored"
         for name, place in ((DEVICE_HEADER, "header"), (DEVICE_COOKIE, "cookie")):
             parameters.append({"name": name, "in": place, "description": text, "schema": {"type": "string"}})
     return parameters
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The properties of a query model, with what they refer to put in place: parameters have no definitions."""
+    """Return the properties of a query model, with references resolved: parameters have no definitions."""
     definitions = schema.get("$defs", {})
 
     def resolve(part: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +234,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _without_null(resolve: Any, described: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that may be left out is never null in a URL."""
+    """Return the schema of an optional parameter, which is omitted rather than null in a URL."""
     options = [resolve(option) for option in described.get("anyOf", []) if option.get("type") != "null"]
     if not options:
         return described
@@ -239,23 +253,23 @@ def _query_parameter(name: str, described: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, model in endpoint.answers.items():
+    for status, model in endpoint.responses.items():
         names = ["X-Request-Id"]
-        names += ["Location"] if _makes_something(endpoint, status, model) else []
+        names += ["Location"] if _creates_object(endpoint, status, model) else []
         names += ["Idempotency-Replayed"] if endpoint.idempotent else []
         names += [DEVICE_HEADER, "Set-Cookie"] if endpoint.path in ISSUING_PATHS else []
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": header_references(names)}
         if status != 204:
-            response["content"] = {endpoint.media_type: _answer(endpoint, model, schemas)}
+            response["content"] = {endpoint.media_type: _content_of(endpoint, model, schemas)}
         responses[str(status)] = response
     return responses | error_responses(endpoint)
 
 
-def _makes_something(endpoint: Endpoint, status: int, model: type[BaseModel] | None) -> bool:
+def _creates_object(endpoint: Endpoint, status: int, model: type[BaseModel] | None) -> bool:
     return status in {201, 202} and not endpoint.public and model is not None and "id" in model.model_fields
 
 
-def _answer(endpoint: Endpoint, model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:
+def _content_of(endpoint: Endpoint, model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:
     if model is not None:
         return _content(model, schemas)
     return {"schema": {} if endpoint.media_type == JSON else {"type": "string"}}

@@ -1,4 +1,4 @@
-"""The errors of each call, as /openapi.json tells about them: what the machinery raises, and what the call declares."""
+"""Describe the errors of each endpoint, for /openapi.json: the common ones, and those that the endpoint declares."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from gateway.api.http import problems
 from gateway.api.http.problems import OAuthError, type_uri
 from gateway.api.http.request_content import JSON
 from gateway.api.http.routes import Endpoint
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.openapi.examples import ID
 from gateway.errors import (
     AuthenticationRequired,
@@ -35,48 +35,54 @@ from gateway.errors import (
     ValidationFailed,
 )
 
-_CHALLENGE, _PATIENCE = ["WWW-Authenticate"], ["Retry-After"]
-_EXPLAINING = {401: _CHALLENGE, 403: _CHALLENGE, 409: _PATIENCE, 429: _PATIENCE, 503: _PATIENCE}
-"""The headers that come with an error of each status, besides those of every answer."""
-
+_CHALLENGE, _RETRY = ["WWW-Authenticate"], ["Retry-After"]
+_HEADERS = {401: _CHALLENGE, 403: _CHALLENGE, 409: _RETRY, 429: _RETRY, 503: _RETRY}
+"""The headers of an error by status, besides those of every response."""
 
 RESPONSES = "#/components/responses/"
 
 
-class FieldError(AnswerModel):
-    """What is wrong with one field."""
+class FieldError(ResponseModel):
+    """An error of one field or parameter."""
 
-    pointer: Annotated[str, Field(description="The field: a JSON pointer into the body, or `/` and a parameter's name")]
-    code: Annotated[str, Field(description="Stable; docs/errors.md lists them")]
-    detail: Annotated[str, Field(description="The same for people")]
+    pointer: Annotated[
+        str, Field(description="The place: a JSON pointer into the body, or `/` and the name of a parameter or header")
+    ]
+    code: Annotated[str, Field(description="The kind of error, for programs; docs/errors.md lists all codes")]
+    detail: Annotated[str, Field(description="The error in words, for people")]
 
 
-class Problem(AnswerModel):
+class Problem(ResponseModel):
     """An error (RFC 9457)."""
 
-    type: Annotated[str, Field(description="A URI that names this kind of error")]
-    title: Annotated[str, Field(description="The kind of error in a few words")]
-    status: Annotated[int, Field(description="The HTTP status")]
-    detail: Annotated[str, Field(description="This very occurrence, for people")]
-    code: Annotated[str, Field(description="Stable, for programs; docs/errors.md says what to do about each")]
-    request_id: Annotated[str, Field(description="The `X-Request-Id` of this answer: quote it when you ask about it")]
+    type: Annotated[str, Field(description="URI of the kind of error")]
+    title: Annotated[str, Field(description="The kind of error in words; the same for every occurrence")]
+    status: Annotated[int, Field(description="HTTP status")]
+    detail: Annotated[str, Field(description="This occurrence of the error in words, for people")]
+    code: Annotated[
+        str,
+        Field(description="The kind of error, for programs; docs/errors.md lists all codes with remedies"),
+    ]
+    request_id: Annotated[
+        str, Field(description="The `X-Request-Id` of this response; quote it when you contact support")
+    ]
 
 
 class ValidationProblem(Problem):
-    """A request that is well-formed but not valid."""
+    """The error of a request that is well-formed but not valid (RFC 9457)."""
 
-    errors: Annotated[list[FieldError], Field(description="What to correct, place by place")]
+    errors: Annotated[list[FieldError], Field(description="The errors by place; at most 100")]
 
 
-class OAuthProblem(AnswerModel):
+class OAuthProblem(ResponseModel):
     """An error of the token endpoint (RFC 6749, section 5.2)."""
 
-    error: Annotated[str, Field(description="Stable, for programs")]
-    error_description: Annotated[str, Field(description="For people")]
+    error: Annotated[str, Field(description="The kind of error, for programs")]
+    error_description: Annotated[str, Field(description="The error in words, for people")]
 
 
 def errors_of(endpoint: Endpoint) -> list[type[GatewayError]]:
-    """Every error that `endpoint` answers with, each once."""
+    """Return every error with which `endpoint` may respond."""
     return list(dict.fromkeys(_errors(endpoint)))
 
 
@@ -105,12 +111,12 @@ def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
 
 
 def error_responses(endpoint: Endpoint) -> dict[str, Any]:
-    """The responses of `endpoint` that are errors, by status: references to the document's own."""
+    """Return the error responses of `endpoint` by status, as references to the components of the document."""
     return {str(status): {"$ref": RESPONSES + _name(status, errors)} for status, errors in _by_status(endpoint)}
 
 
 def shared_responses(endpoints: Iterable[Endpoint], schema_prefix: str) -> dict[str, Any]:
-    """Every response that is an error, once, however many calls have it."""
+    """Return the error responses of all endpoints, each of them once."""
     found = {_name(*group): group for endpoint in endpoints for group in _by_status(endpoint)}
     return {name: _response(*group, schema_prefix) for name, group in sorted(found.items())}
 
@@ -144,7 +150,7 @@ def _response(status: int, errors: Sequence[type[GatewayError]], schema_prefix: 
             },
         }
     text = "\n".join(f"- `{error.code}`: {error.title()}. {error.remedy}" for error in errors)
-    headers = header_references(["X-Request-Id", *_EXPLAINING.get(status, [])])
+    headers = header_references(["X-Request-Id", *_HEADERS.get(status, [])])
     return {"description": text, "headers": headers, "content": content}
 
 
@@ -174,5 +180,5 @@ def _field_error(error: type[GatewayError]) -> dict[str, str]:
 
 
 def header_references(names: Iterable[str]) -> dict[str, Any]:
-    """The headers of a response, by reference to the document's own."""
+    """Return the headers of a response, as references to the components of the document."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -1,4 +1,4 @@
-"""Examples for /openapi.json, put together from those of their fields."""
+"""Build examples for /openapi.json from the examples of the fields."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from gateway.api.openapi.glossary import EXAMPLES
 ID = "0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"
 TIME = "2026-01-31T12:00:00.000000Z"
 UNKNOWN = "string"
-"""What stands for a text that says nothing about itself; a test sees to it that every text does."""
+"""The example of a text without any; a test checks that there is no such text."""
 
 _OF_FORMAT = {"uuid": ID, "date-time": TIME}
 _OF_TYPE: dict[str, Any] = {"string": UNKNOWN, "integer": 1, "number": 1.0, "boolean": False, "null": None}
 
 
 def example_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
-    """A value that `schema` allows: the example it gives, else its constant, its default, or one for its type."""
+    """Return a value that `schema` allows: its example, its constant, its default, or a value of its type."""
     if "$ref" in schema:
         return example_of(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     for keyword in ("examples", "enum"):
@@ -23,7 +23,7 @@ def example_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
     for keyword in ("const", "default"):
         if keyword in schema:
             return schema[keyword]
-    if "anyOf" in schema:  # what may be null is so in a new object
+    if "anyOf" in schema:  # what may be null is null in a new object
         return None if {"type": "null"} in schema["anyOf"] else example_of(schema["anyOf"][0], definitions)
     if "oneOf" in schema:
         return example_of(schema["oneOf"][0], definitions)

@@ -1,6 +1,5 @@
-"""People and programs sign in: registration, login, logout, and the keys that verify tokens."""
+"""Registration, log-in and log-out of users, and the public keys that verify access tokens."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -9,45 +8,34 @@ from pydantic_core import PydanticCustomError
 from gateway import db
 from gateway.api.access import sign_in, tokens
 from gateway.api.http.parameters import NotBlank
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import ResponseModel, Timestamp
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.merchants import accounts
+from gateway.domain.merchants.emails import EMAIL_MAX_LENGTH, normalize_email
 from gateway.errors import EmailTaken, InvalidCredentials
 from gateway.security.passwords import PASSWORD_MAX_LENGTH, PASSWORD_MIN_LENGTH, TooManyLogins, hash_password
 from gateway.security.signing_keys import JWKS_CACHE_SECONDS, key_ring
 
-EMAIL_MAX_LENGTH = 254
 BUSINESS_NAME_MAX_LENGTH = 255
-
-# HTML's definition of an email address, with a domain of at least two labels and the lengths of RFC 5321
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_EMAIL = re.compile(rf"[a-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@(?:{_LABEL}\.)+{_LABEL}")
 
 routes = Routes("Authentication")
 
 
-def normalised_email(email: str) -> str:
-    """`email` in lower case.
-
-    Raises:
-        PydanticCustomError: it is not an email address.
-    """
-    lowered = email.lower()
-    if not (email.isascii() and _EMAIL.fullmatch(lowered)):  # the Kelvin sign's lower case is an ASCII letter
-        raise PydanticCustomError("invalid_email", "This should be an email address such as ada@example.com.")
-    return lowered
+def _email(email: str) -> str:
+    try:
+        return normalize_email(email)
+    except ValueError as exc:
+        raise PydanticCustomError("invalid_email", "{reason}", {"reason": str(exc)}) from None
 
 
-Email = Annotated[
-    str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"]), AfterValidator(normalised_email)
-]
+Email = Annotated[str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"]), AfterValidator(_email)]
 NewPassword = Annotated[str, Field(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH)]
 
 
 class Registration(RequestModel):
-    """A business that wants to take payments, and the person who owns its account."""
+    """A new merchant and its first user."""
 
     email: Email
     password: NewPassword = Field(examples=["correct horse battery staple"])
@@ -59,7 +47,7 @@ class Registration(RequestModel):
 
 
 class Login(RequestModel):
-    """Email and password of a user."""
+    """The credentials of a user."""
 
     email: Annotated[str, Field(max_length=EMAIL_MAX_LENGTH, examples=["ada@example.com"])]
     password: Annotated[
@@ -67,34 +55,34 @@ class Login(RequestModel):
     ]
 
 
-class User(AnswerModel):
-    """A person who acts for a merchant."""
+class User(ResponseModel):
+    """A person with access to a merchant's account."""
 
     id: str
     object: Literal["user"]
     email: str
     role: Literal["owner"]
-    created_at: Time
+    created_at: Timestamp
 
 
-class Merchant(AnswerModel):
-    """A business that takes payments."""
+class Merchant(ResponseModel):
+    """A business that accepts payments."""
 
     id: str
     object: Literal["merchant"]
     business_name: str
-    created_at: Time
+    created_at: Timestamp
 
 
-class ClientCredentials(AnswerModel):
-    """The credentials of an API client. The secret is shown this once."""
+class ClientCredentials(ResponseModel):
+    """The credentials of an API client. The secret is shown only in this response."""
 
     client_id: str
     client_secret: str
 
 
-class RegisteredMerchant(AnswerModel):
-    """A new merchant, its owner with an access token, and its first API client."""
+class RegisteredMerchant(ResponseModel):
+    """A new merchant, its first user with an access token, and its first API client."""
 
     user: User
     merchant: Merchant
@@ -102,16 +90,16 @@ class RegisteredMerchant(AnswerModel):
     client: ClientCredentials
 
 
-class UserToken(AnswerModel):
-    """An access token for a user."""
+class UserToken(ResponseModel):
+    """An access token of a user."""
 
     access_token: str
     token_type: Literal["Bearer"]
     expires_in: Annotated[int, Field(description="Seconds until the token expires")]
 
 
-class JsonWebKey(AnswerModel):
-    """The public half of a signing key (RFC 7517)."""
+class JsonWebKey(ResponseModel):
+    """The public key of a key pair that signs access tokens (RFC 7517)."""
 
     kty: Literal["RSA"]
     n: str
@@ -121,15 +109,18 @@ class JsonWebKey(AnswerModel):
     kid: str
 
 
-class JsonWebKeySet(AnswerModel):
-    """The keys that verify access tokens."""
+class JsonWebKeySet(ResponseModel):
+    """The public keys that verify access tokens."""
 
     keys: list[JsonWebKey]
 
 
-@routes.post("/auth/register", public=True, answers={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
-def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
-    """Make a merchant, its first user and a first API client."""
+@routes.post("/auth/register", public=True, responses={201: RegisteredMerchant}, errors=(EmailTaken, TooManyLogins))
+def register(body: Registration) -> ApiResponse:
+    """Register a merchant, with its first user and its first API client.
+
+    The response contains the secret of the API client, which is not shown again.
+    """
     password_hash = hash_password(body.password)  # before the database: it takes a while
     with db.begin() as connection:
         made = accounts.register(
@@ -139,40 +130,40 @@ def register(call: Call, body: Registration) -> Reply:  # noqa: ARG001
             business_name=body.business_name,
             fee_basis_points=settings().fee_basis_points,
         )
-    answer = {
+    content = {
         "user": made.user,
         "merchant": made.merchant,
         "access_token": tokens.issue(made.owner),
         "client": {"client_id": made.client.client_id, "client_secret": made.client.client_secret},
     }
-    return Reply(answer, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
+    return ApiResponse(content, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
 
 
-@routes.post("/auth/login", public=True, answers={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
-def login(call: Call, body: Login) -> Reply:
-    """Get an access token with email and password.
+@routes.post("/auth/login", public=True, responses={200: UserToken}, errors=(InvalidCredentials, TooManyLogins))
+def login(context: RequestContext, body: Login) -> ApiResponse:
+    """Log in with email and password to get an access token.
 
-    Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers use the
-    cookie. Wrong passwords from unknown devices then do not limit the log-ins of this device.
+    Store the `X-Device-Token` of the response, and send it with the next log-in from the same device; browsers send the
+    cookie. Wrong passwords from unknown devices then do not limit the log-ins from this device.
     """
     email = body.email.lower()
-    user, device = sign_in.check_password(call.request, email, body.password)
-    answer = {
+    user, device = sign_in.check_password(context.request, email, body.password)
+    content = {
         "access_token": tokens.issue(user.identity),
         "token_type": tokens.TOKEN_TYPE,
         "expires_in": settings().access_token_seconds,
     }
-    return Reply(answer, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
+    return ApiResponse(content, 200, {**tokens.NO_STORE, **sign_in.device_headers(email, user.password_hash, device)})
 
 
-@routes.post("/auth/logout", answers={204: None})
-def logout(call: Call) -> Reply:
-    """Revoke the access token in hand; other processes refuse it within a second."""
-    tokens.revoke(call.caller)
-    return Reply(status=204)
+@routes.post("/auth/logout", responses={204: None})
+def logout(context: RequestContext) -> ApiResponse:
+    """Revoke the access token of this request. All servers reject it within a second."""
+    tokens.revoke(context.caller)
+    return ApiResponse(status=204)
 
 
-@routes.get("/.well-known/jwks.json", public=True, answers={200: JsonWebKeySet})
-def jwks(call: Call) -> Reply:  # noqa: ARG001
-    """The public keys that verify access tokens (RFC 7517)."""
-    return Reply(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})
+@routes.get("/.well-known/jwks.json", public=True, responses={200: JsonWebKeySet})
+def jwks() -> ApiResponse:
+    """List the public keys that verify access tokens (RFC 7517)."""
+    return ApiResponse(key_ring().as_jwks(), 200, {"Cache-Control": f"public, max-age={JWKS_CACHE_SECONDS}"})

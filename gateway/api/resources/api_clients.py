@@ -1,20 +1,21 @@
-"""API clients over HTTP: a merchant's programs, their secrets and scopes.
+"""API clients: the credentials of a merchant's programs.
 
-Nobody gets more than they hold: a caller grants only scopes of its own, and sees a new secret only of a client whose
-scopes it holds.
+A caller cannot extend its own permissions: it grants only scopes that it has, and rotates only the secret of a client
+whose scopes it has.
 """
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
 from gateway.api.access import revocations, tokens
-from gateway.api.http.paging import Page, list_page
+from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import NotBlank
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.domain.merchants import api_clients
 from gateway.domain.merchants.accounts import MERCHANT_SCOPES
@@ -25,102 +26,100 @@ SCOPE = "clients:manage"
 
 routes = Routes("API clients")
 
-Scope = Literal[MERCHANT_SCOPES]  # type: ignore[valid-type]  # the names of the tuple
+Scope = Literal[MERCHANT_SCOPES]  # type: ignore[valid-type]  # the values of the tuple
 
 
-def _each_once(scopes: list[Any]) -> list[Any]:
+def _without_duplicates(scopes: list[Any]) -> list[Any]:
     if len(set(scopes)) < len(scopes):
-        raise PydanticCustomError("duplicate", "This should name each scope once.")
+        raise PydanticCustomError("duplicate", "This must contain each scope at most once.")
     return scopes
 
 
 class ApiClientRequest(RequestModel):
-    """A program that is to act for the merchant."""
+    """The name and the scopes of an API client."""
 
-    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH, examples=["Web shop"]), NotBlank]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=NAME_MAX_LENGTH, description="A name of your choice", examples=["Web shop"]),
+        NotBlank,
+    ]
     scopes: Annotated[
         list[Scope],
         Field(
             min_length=1,
             max_length=len(MERCHANT_SCOPES),
-            description="What its tokens may do; each of them the caller's own",
+            description="What the client's access tokens may do; you need each of these scopes yourself",
             examples=[["transactions:read", "transactions:write"]],
             json_schema_extra={"uniqueItems": True},
         ),
-        AfterValidator(_each_once),
+        AfterValidator(_without_duplicates),
     ]
 
 
-class ApiClient(AnswerModel):
-    """A program that acts for the merchant."""
+class ApiClient(ResponseModel):
+    """The credentials of a program that acts for a merchant."""
 
     id: Id
     object: Literal["api_client"]
     client_id: str
-    name: Annotated[str, Field(examples=["Web shop"])]
-    scopes: list[Scope]
+    name: Annotated[str, Field(description="The name that the merchant chose", examples=["Web shop"])]
+    scopes: Annotated[list[Scope], Field(description="What the client's access tokens may do")]
     previous_secret_expires_at: Annotated[
-        Time | None, Field(description="Until then the secret before the last rotation works too")
+        Timestamp | None,
+        Field(description="Until then the secret before the last rotation is valid too; null if there is none"),
     ]
-    created_at: Time
+    created_at: Timestamp
 
 
 class ApiClientWithSecret(ApiClient):
-    """A program that acts for the merchant, with its new secret, which is shown this once."""
+    """An API client with its new secret, which is shown only in this response."""
 
     client_secret: str
 
 
-class ApiClientPage(AnswerModel):
-    """API clients, newest first."""
+@routes.post("/v1/api-clients", scope=SCOPE, responses={201: ApiClientWithSecret}, errors=(TooManyApiClients,))
+def create_api_client(context: RequestContext, body: ApiClientRequest) -> ApiResponse:
+    """Create an API client.
 
-    data: list[ApiClient]
-    next_cursor: str | None
-
-
-@routes.post("/v1/api-clients", scope=SCOPE, answers={201: ApiClientWithSecret}, errors=(TooManyApiClients,))
-def create_api_client(call: Call, body: ApiClientRequest) -> Reply:
-    """Make an API client. Its secret is in this answer only; its scopes are among the caller's."""
-    tokens.require_scopes(call.caller, *body.scopes)
+    The response contains its secret, which is not shown again. You can grant only scopes that your own token has.
+    """
+    tokens.require_scopes(context.caller, *body.scopes)
     with db.begin() as connection:
-        made = api_clients.create(connection, call.merchant_id, name=body.name, scopes=body.scopes, actor=call.actor)
-    return Reply(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
-
-
-@routes.get("/v1/api-clients", scope=SCOPE, answers={200: ApiClientPage})
-def list_api_clients(call: Call, query: Page) -> Reply:
-    """List API clients, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "api_client",
-            query,
-            lambda before, limit: api_clients.list_newest(connection, call.merchant_id, before, limit),
+        made = api_clients.create(
+            connection, context.merchant_id, name=body.name, scopes=body.scopes, actor=context.actor
         )
-    return Reply(page)
+    return ApiResponse(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
 
 
-@routes.get("/v1/api-clients/<id>", scope=SCOPE, answers={200: ApiClient})
-def get_api_client(call: Call, id: Any) -> Reply:
-    """Read an API client."""
+@routes.get("/v1/api-clients", scope=SCOPE, responses={200: page_of(ApiClient)})
+def list_api_clients(context: RequestContext, query: ListQuery) -> ApiResponse:
+    """List API clients, newest first."""
+    return list_response("api_client", query, api_clients.list_newest, context.merchant_id)
+
+
+@routes.get("/v1/api-clients/<id>", scope=SCOPE, responses={200: ApiClient})
+def get_api_client(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve an API client."""
     with db.autocommit() as connection:
-        return Reply(api_clients.find(connection, call.merchant_id, id))
+        return ApiResponse(api_clients.find(connection, context.merchant_id, id))
 
 
-@routes.post("/v1/api-clients/<id>/rotate", scope=SCOPE, answers={200: ApiClientWithSecret})
-def rotate_api_client(call: Call, id: Any) -> Reply:
-    """Give an API client a new secret.
+@routes.post("/v1/api-clients/<id>/rotate", scope=SCOPE, responses={200: ApiClientWithSecret})
+def rotate_api_client(context: RequestContext, id: UUID) -> ApiResponse:
+    """Rotate the secret of an API client.
 
-    The one before works for 24 hours more, an older one no longer. The caller holds all scopes of the client.
+    The response contains the new secret, which is not shown again. The previous secret stays valid for 24 hours; older
+    ones become invalid. Your own token needs all scopes of the client.
     """
     with db.begin() as connection:
-        tokens.require_scopes(call.caller, *api_clients.find(connection, call.merchant_id, id)["scopes"])
-        return Reply(api_clients.rotate(connection, call.merchant_id, id, call.actor))
+        tokens.require_scopes(context.caller, *api_clients.find(connection, context.merchant_id, id)["scopes"])
+        return ApiResponse(api_clients.rotate(connection, context.merchant_id, id, context.actor))
 
 
-@routes.delete("/v1/api-clients/<id>", scope=SCOPE, answers={204: None})
-def delete_api_client(call: Call, id: Any) -> Reply:
-    """Revoke an API client with its secrets and tokens."""
+@routes.delete("/v1/api-clients/<id>", scope=SCOPE, responses={204: None})
+def delete_api_client(context: RequestContext, id: UUID) -> ApiResponse:
+    """Delete an API client. Its secrets and access tokens become invalid immediately."""
     with db.begin() as connection:
-        api_clients.revoke(connection, call.merchant_id, id, call.actor)
+        api_clients.revoke(connection, context.merchant_id, id, context.actor)
     revocations.known().announce()
-    return Reply(status=204)
+    return ApiResponse(status=204)

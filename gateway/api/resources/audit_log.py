@@ -1,14 +1,13 @@
-"""The audit log over HTTP, for operators: who did what, when."""
+"""The audit log, for operators: who did what, and when."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import TimestampParameter
+from gateway.api.http.routes import ApiResponse, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.domain.shared import audit
 from gateway.domain.shared.audit import AuditFilter
 
@@ -17,41 +16,38 @@ NAME_MAX_LENGTH = 255
 routes = Routes("Audit log")
 
 
-class AuditEntry(AnswerModel):
-    """One deed, written in the same commit."""
+class AuditEntry(ResponseModel):
+    """One action of a user, an API client or a command. It is committed together with the action."""
 
     id: Id
     object: Literal["audit_entry"]
-    actor: Annotated[str, Field(examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
-    action: Annotated[str, Field(examples=["dead_letter.replayed"])]
-    subject: Annotated[str, Field(description="What it was done to", examples=["0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"])]
-    detail: dict[str, Any]
-    created_at: Time
+    actor: Annotated[
+        str,
+        Field(
+            description="Who acted: `user:` or `client:` and an id, or `cli:` and the name of a system user",
+            examples=["user:0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"],
+        ),
+    ]
+    action: Annotated[str, Field(description="What was done", examples=["dead_letter.replayed"])]
+    subject: Annotated[
+        str,
+        Field(description="The id of the affected object", examples=["0199f3a0-5c1e-7a55-9d64-2f2f7b1f5f10"]),
+    ]
+    detail: Annotated[dict[str, Any], Field(description="Details; the members depend on `action`")]
+    created_at: Timestamp
 
 
-class AuditPage(AnswerModel):
-    """Entries of the audit log, newest first."""
+class AuditQuery(ListQuery):
+    """Filters of the audit log."""
 
-    data: list[AuditEntry]
-    next_cursor: str | None
-
-
-class AuditQuery(Page):
-    """Which entries to list. Times are inclusive from, exclusive to."""
-
-    actor: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH)] = None
-    action: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH)] = None
-    subject: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH)] = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
+    actor: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH, description="Entries of this actor")] = None
+    action: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH, description="Entries of this action")] = None
+    subject: Annotated[str | None, Field(max_length=NAME_MAX_LENGTH, description="Entries about this object")] = None
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
 
 
-@routes.get("/v1/audit-log", scope="operations:read", answers={200: AuditPage})
-def list_audit_log(call: Call, query: AuditQuery) -> Reply:  # noqa: ARG001
-    """List who did what, newest first."""
-    wanted = AuditFilter(**query.model_dump(exclude={"limit", "cursor"}))
-    with db.autocommit() as connection:
-        page = list_page(
-            "audit_entry", query, lambda before, limit: audit.list_newest(connection, wanted, before, limit)
-        )
-    return Reply(page)
+@routes.get("/v1/audit-log", scope="operations:read", responses={200: page_of(AuditEntry)})
+def list_audit_log(query: AuditQuery) -> ApiResponse:
+    """List the entries of the audit log, newest first."""
+    return list_response("audit_entry", query, audit.list_newest, AuditFilter(**query.filters()))

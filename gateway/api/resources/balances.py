@@ -1,39 +1,40 @@
-"""The balance over HTTP: what a merchant's payments came to."""
+"""The balance of a merchant, computed from the ledger."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.domain.payments import balances
-
-MinorUnits = Annotated[int, Field(description="In the currency's minor unit")]
 
 routes = Routes("Settlements")
 
 
-class CurrencyBalance(AnswerModel):
-    """What a merchant's payments in one currency came to."""
+class CurrencyBalance(ResponseModel):
+    """The balance in one currency."""
 
     currency: str
     available: Annotated[
-        int, Field(description="`settled - refunded - fees`, in minor units; below zero when the merchant owes")
+        int,
+        Field(
+            description="`settled - refunded - fees`, in the currency's minor unit; negative if the merchant owes money"
+        ),
     ]
-    settled: MinorUnits
-    refunded: MinorUnits
-    fees: MinorUnits
+    settled: Annotated[int, Field(description="Sum of all settlements, before fees, in the currency's minor unit")]
+    refunded: Annotated[int, Field(description="Sum of all completed refunds, in the currency's minor unit")]
+    fees: Annotated[int, Field(description="Sum of all fees, in the currency's minor unit")]
 
 
-class Balance(AnswerModel):
-    """The balance in each currency that money was settled in, by currency."""
+class Balance(ResponseModel):
+    """The balance in each currency in which a transaction was settled, sorted by currency."""
 
-    data: list[CurrencyBalance]
+    data: Annotated[list[CurrencyBalance], Field(description="The balances, sorted by currency")]
 
 
-@routes.get("/v1/balance", scope="settlements:read", answers={200: Balance})
-def get_balance(call: Call) -> Reply:
-    """Read the balance, per currency. It holds every settlement and refund that is completed at this moment."""
+@routes.get("/v1/balance", scope="settlements:read", responses={200: Balance})
+def get_balance(context: RequestContext) -> ApiResponse:
+    """Retrieve the balance in each currency. It includes every settlement and every refund completed so far."""
     with db.autocommit() as connection:
-        return Reply({"data": balances.of_merchant(connection, call.merchant_id)})
+        return ApiResponse({"data": balances.of_merchant(connection, context.merchant_id)})

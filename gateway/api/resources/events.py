@@ -1,14 +1,15 @@
-"""Events over HTTP: what happened to a merchant's objects, whether or not it was sent anywhere."""
+"""Events: the changes of a merchant's objects, whether or not they were sent to an endpoint."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import IdParameter, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import IdParameter, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.api.resources.refunds import Refund
 from gateway.api.resources.settlements import Settlement
@@ -22,75 +23,61 @@ from gateway.states import EventType
 routes = Routes("Webhooks")
 
 
-class Event(AnswerModel):
-    """Something that happened to an object, with the object as it was then."""
+class Event(ResponseModel):
+    """A change of an object, with the object as it was after the change."""
 
     id: Id
     object: Literal["event"]
-    type: Literal[tuple(str(type) for type in EventType)]  # type: ignore[valid-type]  # the enum's values
-    created_at: Time
-    data: Annotated[Transaction | Refund | Settlement, Field(discriminator="object")]
+    type: Annotated[EventType, Field(description="The kind of change")]
+    created_at: Timestamp
+    data: Annotated[
+        Transaction | Refund | Settlement, Field(discriminator="object", description="The object after the change")
+    ]
 
 
-class EventPage(AnswerModel):
-    """Events, newest first."""
-
-    data: list[Event]
-    next_cursor: str | None
-
-
-class EventQuery(Page):
-    """Which events to list. Times are inclusive from, exclusive to."""
+class EventQuery(ListQuery):
+    """Filters of events."""
 
     type: EventType | None = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
-
-    def as_filter(self) -> EventFilter:
-        """What the domain is asked for."""
-        return EventFilter(**self.model_dump(exclude={"limit", "cursor"}))
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
 
 
-class Resend(RequestModel):
-    """Where an event is to be sent again; by default, to every enabled endpoint that asks for its type."""
+class ResendRequest(RequestModel):
+    """Where to send an event again."""
 
-    endpoint_id: IdParameter | None = None
-
-
-class Resent(AnswerModel):
-    """The pending deliveries of an event, one per endpoint; empty when no enabled endpoint subscribes to its type."""
-
-    data: list[WebhookDelivery]
+    endpoint_id: Annotated[
+        IdParameter | None,
+        Field(description="The webhook endpoint; by default, every enabled endpoint that subscribes to the type"),
+    ] = None
 
 
-@routes.get("/v1/events", scope="webhooks:manage", answers={200: EventPage})
-def list_events(call: Call, query: EventQuery) -> Reply:
+class ResentEvent(ResponseModel):
+    """The pending deliveries of an event, one per endpoint; none if no enabled endpoint subscribes to its type."""
+
+    data: Annotated[list[WebhookDelivery], Field(description="The pending deliveries")]
+
+
+@routes.get("/v1/events", scope="webhooks:manage", responses={200: page_of(Event)})
+def list_events(context: RequestContext, query: EventQuery) -> ApiResponse:
     """List events, newest first."""
+    return list_response("event", query, event_queries.list_newest, context.merchant_id, EventFilter(**query.filters()))
+
+
+@routes.get("/v1/events/<id>", scope="webhooks:manage", responses={200: Event})
+def get_event(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve an event."""
     with db.autocommit() as connection:
-        page = list_page(
-            "event",
-            query,
-            lambda before, limit: event_queries.list_newest(
-                connection, call.merchant_id, query.as_filter(), before, limit
-            ),
-        )
-    return Reply(page)
+        return ApiResponse(event_queries.find(connection, context.merchant_id, id))
 
 
-@routes.get("/v1/events/<id>", scope="webhooks:manage", answers={200: Event})
-def get_event(call: Call, id: Any) -> Reply:
-    """Read an event."""
-    with db.autocommit() as connection:
-        return Reply(event_queries.find(connection, call.merchant_id, id))
+@routes.post("/v1/events/<id>/resend", scope="webhooks:manage", responses={202: ResentEvent}, errors=(InvalidState,))
+def resend_event(context: RequestContext, id: UUID, body: ResendRequest) -> ApiResponse:
+    """Send an event again, with the same `webhook-id` and the same body.
 
-
-@routes.post("/v1/events/<id>/resend", scope="webhooks:manage", answers={202: Resent}, errors=(InvalidState,))
-def resend_event(call: Call, id: Any, body: Resend) -> Reply:
-    """Send an event again, under the same `webhook-id` and with the same body.
-
-    An event has at most one pending delivery per endpoint. If there is one, it is returned, and sent immediately if it
-    waits for its next attempt.
+    An event has at most one pending delivery for each endpoint. If there is one already, it is returned, and its next
+    attempt is made immediately.
     """
     with db.begin() as connection:
-        deliveries = delivery_queries.resend(connection, call.merchant_id, id, body.endpoint_id)
-    return Reply({"data": list(deliveries)}, 202)
+        deliveries = delivery_queries.resend(connection, context.merchant_id, id, body.endpoint_id)
+    return ApiResponse({"data": list(deliveries)}, 202)

@@ -1,4 +1,4 @@
-"""The token endpoint of RFC 6749, for programs: client credentials in the form or as HTTP Basic."""
+"""The token endpoint (RFC 6749) for programs, which send client credentials in the form or by HTTP Basic."""
 
 import base64
 import binascii
@@ -12,8 +12,8 @@ from gateway import db
 from gateway.api.access import tokens
 from gateway.api.http.problems import OAuthError
 from gateway.api.http.request_content import form_parameters
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.http.validation import guarded_parameters
 from gateway.config import settings
 from gateway.domain.merchants import accounts
@@ -27,10 +27,10 @@ routes = Routes("Authentication")
 
 
 class InvalidRequest(OAuthError):
-    """The token request lacks a parameter, or repeats one."""
+    """The token request lacks a parameter or repeats one."""
 
     code = "invalid_request"
-    remedy = "Send each parameter once, and the credentials in one way only."
+    remedy = "Send each parameter once, and the credentials either in the form or by HTTP Basic."
 
 
 class InvalidClient(OAuthError):
@@ -38,37 +38,39 @@ class InvalidClient(OAuthError):
 
     status = 401
     code = "invalid_client"
-    remedy = "Check client_id and client_secret; a rotated secret works for 24 hours more."
+    remedy = "Check client_id and client_secret; after a rotation, the previous secret is valid for 24 hours."
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"WWW-Authenticate": BASIC_CHALLENGE})
 
 
 class UnsupportedGrantType(OAuthError):
-    """The only grant type here is client_credentials."""
+    """The grant type is not client_credentials."""
 
     code = "unsupported_grant_type"
     remedy = "Send grant_type=client_credentials."
 
 
 class InvalidScope(OAuthError):
-    """The client may not have one of these scopes."""
+    """The client does not have one of the requested scopes."""
 
     code = "invalid_scope"
-    remedy = "Ask for scopes that the client has, or leave `scope` out to get all of them."
+    remedy = "Request scopes that the client has, or omit `scope` to get all of them."
 
 
 class TokenForm(BaseModel):
-    """A token request. The credentials may come as HTTP Basic instead."""
+    """A token request. The credentials may be sent by HTTP Basic instead."""
 
     grant_type: Literal["client_credentials"]
-    client_id: str = ""
-    client_secret: str = ""
-    scope: Annotated[str, Field(description="Space-separated; all of the client's without it")] = ""
+    client_id: Annotated[str, Field(description="The id of the API client")] = ""
+    client_secret: Annotated[str, Field(description="The secret of the API client")] = ""
+    scope: Annotated[
+        str, Field(description="The requested scopes, separated by spaces; by default, all scopes of the client")
+    ] = ""
 
 
-class ClientToken(AnswerModel):
-    """An access token for an API client (RFC 6749, section 5.1)."""
+class ClientToken(ResponseModel):
+    """An access token of an API client (RFC 6749, section 5.1)."""
 
     access_token: str
     token_type: Literal["Bearer"]
@@ -80,11 +82,11 @@ class ClientToken(AnswerModel):
     "/oauth/token",
     public=True,
     form=TokenForm,
-    answers={200: ClientToken},
+    responses={200: ClientToken},
     errors=(InvalidRequest, InvalidClient, UnsupportedGrantType, InvalidScope, CardNumberRejected),
 )
-def token(call: Call) -> Reply:  # noqa: ARG001
-    """Get an access token with a client's id and secret."""
+def token() -> ApiResponse:
+    """Get an access token with the id and the secret of an API client."""
     form = _form()
     grant_type = form.get("grant_type")
     if grant_type is None:
@@ -97,13 +99,13 @@ def token(call: Call) -> Reply:  # noqa: ARG001
     if client is None:
         raise InvalidClient
     granted = _granted(client, form.get("scope", ""))
-    answer: dict[str, Any] = {
+    content: dict[str, Any] = {
         "access_token": tokens.issue(client, granted),
         "token_type": tokens.TOKEN_TYPE,
         "expires_in": settings().access_token_seconds,
         "scope": " ".join(granted),
     }
-    return Reply(answer, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
+    return ApiResponse(content, 200, {**tokens.NO_STORE, "Pragma": "no-cache"})
 
 
 def _form() -> dict[str, str]:
@@ -112,21 +114,23 @@ def _form() -> dict[str, str]:
     except CardNumberRejected:
         raise
     except (ValidationFailed, UnicodeDecodeError):
-        raise InvalidRequest("A parameter is given twice or is not text, or there are too many.") from None
-    return {name: value for name, value in parameters.items() if value}  # section 3.2: an empty one counts as absent
+        raise InvalidRequest("A parameter is repeated or is not UTF-8, or there are too many parameters.") from None
+    return {
+        name: value for name, value in parameters.items() if value
+    }  # section 3.2: a parameter without a value is omitted
 
 
 def _credentials(form: dict[str, str]) -> tuple[str, str]:
     header = request.headers.get("Authorization")
     if header is None:
         if "client_id" not in form or "client_secret" not in form:
-            raise InvalidClient("Send client_id and client_secret, in the form or as HTTP Basic.")
+            raise InvalidClient("Send client_id and client_secret, in the form or by HTTP Basic.")
         return form["client_id"], form["client_secret"]
     if "client_secret" in form:
-        raise InvalidRequest("Send the client's credentials in one way only.")
+        raise InvalidRequest("Send the credentials either in the form or by HTTP Basic.")
     client_id, client_secret = _basic(header)
     if form.get("client_id", client_id) != client_id:
-        raise InvalidRequest("The client_id of the form is not the one of the Authorization header.")
+        raise InvalidRequest("The client_id of the form differs from that of the Authorization header.")
     return client_id, client_secret
 
 
@@ -139,17 +143,14 @@ def _basic(header: str) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         raise InvalidClient("The Authorization header is not valid HTTP Basic.") from None
     client_id, separator, client_secret = decoded.partition(":")
-    client_id, client_secret = (
-        unquote_plus(client_id),
-        unquote_plus(client_secret),
-    )  # section 2.3.1: both are form-encoded
+    client_id, client_secret = unquote_plus(client_id), unquote_plus(client_secret)  # section 2.3.1
     if scheme.lower() != "basic" or not separator or "\x00" in client_id:
         raise InvalidClient("The Authorization header is not valid HTTP Basic.")
     return client_id, client_secret
 
 
-def _granted(client: Identity, asked: str) -> tuple[str, ...]:
-    wanted = set(asked.split())
+def _granted(client: Identity, requested: str) -> tuple[str, ...]:
+    wanted = set(requested.split())
     if not wanted <= set(client.scopes):
         raise InvalidScope
     return tuple(scope for scope in client.scopes if scope in wanted) if wanted else client.scopes

@@ -1,19 +1,20 @@
-"""Refunds over HTTP: ask for one, read one, list them."""
+"""Refunds: create, retrieve and list them."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 from sqlalchemy import Connection
 
 from gateway import db
 from gateway.api.http import idempotency
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.parameters import IdParameter, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.parameters import IdParameter, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
-from gateway.api.resources.transactions import Failure
+from gateway.api.resources.transactions import PaymentFailure
 from gateway.domain.payments import refund_queries, refunds
 from gateway.domain.payments.refund_queries import RefundFilter
 from gateway.domain.payments.refunds import NewRefund
@@ -28,92 +29,87 @@ routes = Routes("Refunds")
 
 
 class RefundRequest(RequestModel):
-    """Money to be given back."""
+    """A refund of a completed transaction."""
 
     amount: Annotated[
         int | None,
-        Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="In the currency's minor unit; without it, all that is left"),
+        Field(
+            ge=AMOUNT_MIN,
+            le=AMOUNT_MAX,
+            description="Amount to refund, in the currency's minor unit; by default, all that is not refunded yet",
+        ),
     ] = None
-    reason: Annotated[str | None, Field(max_length=REASON_MAX_LENGTH, examples=["One seat was taken"])] = None
+    reason: Annotated[
+        str | None,
+        Field(
+            max_length=REASON_MAX_LENGTH, description="Your reason, for your records", examples=["One seat was taken"]
+        ),
+    ] = None
 
     def as_new(self) -> NewRefund:
-        """What the domain is asked for."""
+        """Return the refund for the domain."""
         return NewRefund(**dict(self))
 
 
-class Refund(AnswerModel):
-    """Money on its way back to a merchant's customer."""
+class Refund(ResponseModel):
+    """Money that a merchant returns to a customer."""
 
     id: Id
     object: Literal["refund"]
-    transaction_id: Id
+    transaction_id: Annotated[Id, Field(description="The refunded transaction")]
     merchant_id: Id
-    amount: Annotated[int, Field(description="In the currency's minor unit")]
+    amount: Annotated[int, Field(description="Refunded amount, in the currency's minor unit")]
     currency: str
-    reason: Annotated[str | None, Field(examples=["One seat was taken"])]
-    status: Literal[tuple(str(status) for status in RefundStatus)]  # type: ignore[valid-type]  # the enum's values
+    reason: Annotated[str | None, Field(description="The `reason` of the request", examples=["One seat was taken"])]
+    status: RefundStatus
     provider: str
     provider_reference: str | None
-    failure: Failure | None
+    failure: Annotated[PaymentFailure | None, Field(description="Why the refund failed; null if it did not")]
     attempts: int
-    created_at: Time
-    updated_at: Time
-    completed_at: Time | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    completed_at: Timestamp | None
 
 
-class RefundPage(AnswerModel):
-    """Refunds, newest first."""
-
-    data: list[Refund]
-    next_cursor: str | None
-
-
-class RefundQuery(Page):
-    """Which refunds to list. Times are inclusive from, exclusive to."""
+class RefundQuery(ListQuery):
+    """Filters of refunds."""
 
     transaction_id: IdParameter | None = None
     status: RefundStatus | None = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
-
-    def as_filter(self) -> RefundFilter:
-        """What the domain is asked for."""
-        return RefundFilter(**self.model_dump(exclude={"limit", "cursor"}))
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
 
 
 @routes.post(
     "/v1/transactions/<id>/refunds",
     scope="refunds:write",
     idempotent=True,
-    answers={201: Refund},
+    responses={201: Refund},
     errors=(*idempotency.ERRORS, InvalidState, AmountExceedsRefundable),
 )
-def create_refund(call: Call, id: Any, body: RefundRequest) -> Reply:
-    """Give back what was paid, all of it or a part. Refunds of one transaction never exceed its amount."""
+def create_refund(context: RequestContext, id: UUID, body: RefundRequest) -> ApiResponse:
+    """Refund a completed transaction, completely or in part.
+
+    The refunds of a transaction never exceed its amount. The refund is `pending` until the provider has executed it.
+    """
 
     def work(connection: Connection) -> StoredResponse:
-        refund = refunds.create(connection, call.merchant_id, id, body.as_new(), call.request_id)
+        refund = refunds.create(connection, context.merchant_id, id, body.as_new(), context.request_id)
         return StoredResponse(201, json.dumps(refund), f"/v1/refunds/{refund['id']}")
 
-    return idempotency.once(call, id, work)
+    return idempotency.once(context, id, work)
 
 
-@routes.get("/v1/refunds", scope="transactions:read", answers={200: RefundPage})
-def list_refunds(call: Call, query: RefundQuery) -> Reply:
+@routes.get("/v1/refunds", scope="transactions:read", responses={200: page_of(Refund)})
+def list_refunds(context: RequestContext, query: RefundQuery) -> ApiResponse:
     """List refunds, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "refund",
-            query,
-            lambda before, limit: refund_queries.list_newest(
-                connection, call.merchant_id, query.as_filter(), before, limit
-            ),
-        )
-    return Reply(page)
+    return list_response(
+        "refund", query, refund_queries.list_newest, context.merchant_id, RefundFilter(**query.filters())
+    )
 
 
-@routes.get("/v1/refunds/<id>", scope="transactions:read", answers={200: Refund})
-def get_refund(call: Call, id: Any) -> Reply:
-    """Read a refund."""
+@routes.get("/v1/refunds/<id>", scope="transactions:read", responses={200: Refund})
+def get_refund(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve a refund."""
     with db.autocommit() as connection:
-        return Reply(refund_queries.find(connection, call.merchant_id, id))
+        return ApiResponse(refund_queries.find(connection, context.merchant_id, id))

@@ -1,67 +1,51 @@
-"""Settlements over HTTP: what completed transactions brought."""
+"""Settlements of completed transactions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
+from gateway.api.http.paging import ListQuery, list_response
 from gateway.api.http.parameters import IdParameter
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.domain.payments import settlement_queries
-
-MinorUnits = Annotated[int, Field(description="In the currency's minor unit")]
 
 routes = Routes("Settlements")
 
 
-class Settlement(AnswerModel):
-    """What a completed transaction brought: the amount, less the fee."""
+class Settlement(ResponseModel):
+    """The proceeds of a completed transaction: its amount less the fee."""
 
     id: Id
     object: Literal["settlement"]
-    transaction_id: Id
-    amount: MinorUnits
-    fee: MinorUnits
-    net: MinorUnits
+    transaction_id: Annotated[Id, Field(description="The settled transaction")]
+    amount: Annotated[int, Field(description="Amount of the transaction, in the currency's minor unit")]
+    fee: Annotated[int, Field(description="Fee of the gateway, in the currency's minor unit")]
+    net: Annotated[int, Field(description="`amount - fee`, in the currency's minor unit")]
     currency: str
     status: Literal["settled"]
     provider: str
     provider_reference: str
     attempts: int
-    settled_at: Time
+    settled_at: Timestamp
 
 
-class SettlementPage(AnswerModel):
-    """Settlements, newest first."""
-
-    data: list[Settlement]
-    next_cursor: str | None
-
-
-class SettlementQuery(Page):
-    """Which settlements to list."""
+class SettlementQuery(ListQuery):
+    """Filters of settlements."""
 
     transaction_id: IdParameter | None = None
 
 
-@routes.get("/v1/settlements", scope="settlements:read", answers={200: SettlementPage})
-def list_settlements(call: Call, query: SettlementQuery) -> Reply:
+@routes.get("/v1/settlements", scope="settlements:read", responses={200: page_of(Settlement)})
+def list_settlements(context: RequestContext, query: SettlementQuery) -> ApiResponse:
     """List settlements, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "settlement",
-            query,
-            lambda before, limit: settlement_queries.list_newest(
-                connection, call.merchant_id, query.transaction_id, before, limit
-            ),
-        )
-    return Reply(page)
+    return list_response("settlement", query, settlement_queries.list_newest, context.merchant_id, query.transaction_id)
 
 
-@routes.get("/v1/settlements/<id>", scope="settlements:read", answers={200: Settlement})
-def get_settlement(call: Call, id: Any) -> Reply:
-    """Read a settlement."""
+@routes.get("/v1/settlements/<id>", scope="settlements:read", responses={200: Settlement})
+def get_settlement(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve a settlement."""
     with db.autocommit() as connection:
-        return Reply(settlement_queries.find(connection, call.merchant_id, id))
+        return ApiResponse(settlement_queries.find(connection, context.merchant_id, id))

@@ -1,7 +1,8 @@
-"""Transactions over HTTP: post one, read one, list them, cancel one."""
+"""Transactions: create, retrieve, list and cancel them."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -9,10 +10,10 @@ from pydantic_core import PydanticCustomError
 from gateway import db
 from gateway.api.access import merchant_limits
 from gateway.api.http import idempotency
-from gateway.api.http.paging import Decimal, Page, list_page
-from gateway.api.http.parameters import CurrencyCode, Moment
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import Decimal, ListQuery, list_response
+from gateway.api.http.parameters import CurrencyCode, TimestampParameter
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
@@ -38,7 +39,8 @@ routes = Routes("Transactions")
 def _known_payment_method(payment_method: str) -> str:
     if not registry.accepts(payment_method):
         raise PydanticCustomError(
-            UnknownPaymentMethod.code, "No provider knows this payment method; in the sandbox, tok_approve works."
+            UnknownPaymentMethod.code,
+            "No provider accepts this payment method. With the simulated provider, use tok_approve.",
         )
     return payment_method
 
@@ -48,136 +50,166 @@ MetadataValue = Annotated[str, Field(max_length=METADATA_VALUE_MAX_LENGTH)]
 
 
 class TransactionRequest(RequestModel):
-    """A payment to be made."""
+    """A payment to accept."""
 
     amount: Annotated[
-        int, Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="In the currency's minor unit", examples=[12550])
+        int,
+        Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="Amount in the currency's minor unit", examples=[12550]),
     ]
     currency: CurrencyCode
     payment_method: Annotated[
         str,
-        Field(min_length=1, max_length=PAYMENT_METHOD_MAX_LENGTH, description="A provider's token"),
+        Field(
+            min_length=1,
+            max_length=PAYMENT_METHOD_MAX_LENGTH,
+            description="The provider's token for the payment method; never a card number",
+        ),
         AfterValidator(_known_payment_method),
     ] = "tok_approve"
-    reference: Annotated[str | None, Field(max_length=REFERENCE_MAX_LENGTH, examples=["order-1001"])] = None
-    description: Annotated[str | None, Field(max_length=DESCRIPTION_MAX_LENGTH, examples=["Two seats"])] = None
-    customer_id: Annotated[str | None, Field(max_length=CUSTOMER_ID_MAX_LENGTH, examples=["cus_77"])] = None
+    reference: Annotated[
+        str | None,
+        Field(
+            max_length=REFERENCE_MAX_LENGTH,
+            description="Your own reference, such as an order number; need not be unique",
+            examples=["order-1001"],
+        ),
+    ] = None
+    description: Annotated[
+        str | None,
+        Field(max_length=DESCRIPTION_MAX_LENGTH, description="Your own description", examples=["Two seats"]),
+    ] = None
+    customer_id: Annotated[
+        str | None,
+        Field(max_length=CUSTOMER_ID_MAX_LENGTH, description="Your own id of the customer", examples=["cus_77"]),
+    ] = None
     metadata: Annotated[
-        dict[MetadataKey, MetadataValue], Field(max_length=METADATA_MAX_KEYS, examples=[{"cart": "c-9"}])
+        dict[MetadataKey, MetadataValue],
+        Field(
+            max_length=METADATA_MAX_KEYS,
+            description="Your own data: keys of at most 40 and values of at most 500 characters",
+            examples=[{"cart": "c-9"}],
+        ),
     ] = Field(default_factory=dict)
 
     def as_new(self) -> NewTransaction:
-        """What the domain is asked for."""
+        """Return the transaction for the domain."""
         return NewTransaction(**vars(self))
 
 
-class Failure(AnswerModel):
-    """Why a transaction failed."""
+class PaymentFailure(ResponseModel):
+    """Why a transaction or a refund failed."""
 
-    code: str
-    message: str
-    category: Literal["declined", "provider_error", "expired", "discarded"]
-    retryable: bool
+    code: Annotated[str, Field(description="The reason, for programs")]
+    message: Annotated[str, Field(description="The reason, for people")]
+    category: Annotated[
+        Literal["declined", "provider_error", "expired", "discarded"],
+        Field(
+            description="`declined`: by the provider, finally. `provider_error`: all attempts failed. `expired`: it "
+            "was not processed in time. `discarded`: by an operator"
+        ),
+    ]
+    retryable: Annotated[bool, Field(description="Whether a new payment or refund may succeed")]
 
 
-class Transaction(AnswerModel):
-    """A payment of a merchant's customer."""
+class Transaction(ResponseModel):
+    """A payment of a customer to a merchant."""
 
     id: Id
     object: Literal["transaction"]
     merchant_id: Id
-    amount: Annotated[int, Field(description="In the currency's minor unit")]
+    amount: Annotated[int, Field(description="Amount in the currency's minor unit")]
     currency: str
-    status: Literal[tuple(str(status) for status in TransactionStatus)]  # type: ignore[valid-type]  # the enum's values
+    status: Annotated[
+        TransactionStatus,
+        Field(
+            description="`pending`: accepted, and not yet sent to a provider. `processing`: a provider executes it. "
+            "`completed`: settled. `failed`: final. `dead_lettered`: all attempts failed, and an operator decides "
+            "whether it is processed again. `canceled`: by the merchant. `partially_refunded`, `refunded`: refunded "
+            "after completion"
+        ),
+    ]
     payment_method: str
     reference: str | None
     description: str | None
     customer_id: str | None
     metadata: dict[str, str]
-    provider: Annotated[str | None, Field(examples=[None])]
-    provider_reference: Annotated[str | None, Field(examples=[None])]
-    failure: Failure | None
+    provider: Annotated[str | None, Field(description="The provider; null while it is not chosen", examples=[None])]
+    provider_reference: Annotated[
+        str | None,
+        Field(description="The provider's own id of the payment; null until it is completed", examples=[None]),
+    ]
+    failure: Annotated[PaymentFailure | None, Field(description="Why the transaction failed; null if it did not")]
     attempts: Annotated[int, Field(examples=[0])]
     amount_refunded: int
-    created_at: Time
-    updated_at: Time
-    completed_at: Time | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    completed_at: Timestamp | None
 
 
-class TransactionPage(AnswerModel):
-    """Transactions, newest first."""
-
-    data: list[Transaction]
-    next_cursor: str | None
-
-
-class TransactionQuery(Page):
-    """Which transactions to list. Times are inclusive from, exclusive to."""
+class TransactionQuery(ListQuery):
+    """Filters of transactions."""
 
     status: TransactionStatus | None = None
     currency: CurrencyCode | None = None
     reference: Annotated[str | None, Field(max_length=REFERENCE_MAX_LENGTH)] = None
     customer_id: Annotated[str | None, Field(max_length=CUSTOMER_ID_MAX_LENGTH)] = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
+    created_from: TimestampParameter | None = None
+    created_to: TimestampParameter | None = None
     amount_min: Decimal | None = None
     amount_max: Decimal | None = None
-
-    def as_filter(self) -> TransactionFilter:
-        """What the domain is asked for."""
-        return TransactionFilter(**self.model_dump(exclude={"limit", "cursor"}))
 
 
 @routes.post(
     "/v1/transactions",
     scope="transactions:write",
     idempotent=True,
-    answers={201: Transaction},
+    responses={201: Transaction},
     errors=(*idempotency.ERRORS, UnknownPaymentMethod),
 )
-def create_transaction(call: Call, body: TransactionRequest) -> Reply:
-    """Take a payment. It is stored before the answer and reaches a final status whatever then happens."""
-    merchant_limits.admit_payment(call.merchant_id)
-    accepted = acceptance.accept(call.merchant_id, body.as_new(), call.request_id, call.idempotency_key())
-    return idempotency.reply(accepted)
+def create_transaction(context: RequestContext, body: TransactionRequest) -> ApiResponse:
+    """Accept a payment.
+
+    The transaction is `pending` when it is returned. It is then processed in the background; a webhook reports the
+    result. Send an `Idempotency-Key`, so that you can safely repeat the request if you get no response.
+    """
+    merchant_limits.admit_payment(context.merchant_id)
+    accepted = acceptance.accept(context.merchant_id, body.as_new(), context.request_id, context.idempotency_key())
+    return idempotency.api_response(accepted)
 
 
-@routes.get("/v1/transactions", scope="transactions:read", answers={200: TransactionPage})
-def list_transactions(call: Call, query: TransactionQuery) -> Reply:
+@routes.get("/v1/transactions", scope="transactions:read", responses={200: page_of(Transaction)})
+def list_transactions(context: RequestContext, query: TransactionQuery) -> ApiResponse:
     """List transactions, newest first.
 
-    A page may hold fewer than `limit`, or none, and still have a `next_cursor`: a filter that matches rarely, such as a
-    range of amounts, is tested on 2,000 transactions per page. The list ends where `next_cursor` is null.
+    A page may have fewer than `limit` transactions, or none, and still have a `next_cursor`: at most 2,000 transactions
+    are searched for each page. The list ends where `next_cursor` is null.
     """
-    with db.autocommit() as connection:
-        page = list_page(
-            "transaction",
-            query,
-            lambda before, limit: transaction_queries.list_newest(
-                connection, call.merchant_id, query.as_filter(), before, limit
-            ),
-        )
-    return Reply(page)
+    return list_response(
+        "transaction", query, transaction_queries.list_newest, context.merchant_id, TransactionFilter(**query.filters())
+    )
 
 
-@routes.get("/v1/transactions/<id>", scope="transactions:read", answers={200: Transaction})
-def get_transaction(call: Call, id: Any) -> Reply:
-    """Read a transaction."""
+@routes.get("/v1/transactions/<id>", scope="transactions:read", responses={200: Transaction})
+def get_transaction(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve a transaction."""
     with db.autocommit() as connection:
-        return Reply(transaction_queries.find(connection, call.merchant_id, id))
+        return ApiResponse(transaction_queries.find(connection, context.merchant_id, id))
 
 
 @routes.post(
     "/v1/transactions/<id>/cancel",
     scope="transactions:write",
     idempotent=True,
-    answers={200: Transaction},
+    responses={200: Transaction},
     errors=(*idempotency.ERRORS, InvalidState),
 )
-def cancel_transaction(call: Call, id: Any) -> Reply:
-    """Cancel a transaction that is not routed yet. One that is under way completes; refund it then."""
+def cancel_transaction(context: RequestContext, id: UUID) -> ApiResponse:
+    """Cancel a transaction that is still `pending`.
+
+    A transaction that is `processing` cannot be canceled; refund it when it has completed.
+    """
     return idempotency.once(
-        call,
+        context,
         id,
-        lambda connection: StoredResponse(200, json.dumps(transactions.cancel(connection, call.merchant_id, id))),
+        lambda connection: StoredResponse(200, json.dumps(transactions.cancel(connection, context.merchant_id, id))),
     )

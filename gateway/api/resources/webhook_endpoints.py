@@ -1,14 +1,15 @@
-"""Webhook endpoints over HTTP: where a merchant wants events sent, and what was sent there."""
+"""Webhook endpoints, and the deliveries of events to them."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gateway import db
-from gateway.api.http.paging import Page, list_page
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel, Id, Time
+from gateway.api.http.paging import ListQuery, list_response
+from gateway.api.http.routes import ApiResponse, RequestContext, Routes
+from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.config import settings
 from gateway.domain.webhooks import delivery_queries
@@ -35,7 +36,7 @@ def _expanded(value: Any) -> Any:
     return [type.value for type in EventType] if value == [ALL_EVENTS] else value
 
 
-def _each_once(events: list[EventType]) -> list[EventType]:
+def _without_duplicates(events: list[EventType]) -> list[EventType]:
     return list(dict.fromkeys(events))
 
 
@@ -43,7 +44,7 @@ Url = Annotated[
     str,
     Field(
         max_length=URL_MAX_LENGTH,
-        description="https, on a public address; neither a user nor a fragment",
+        description="The https URL that receives the events: a public address, without a user name or a fragment",
         examples=["https://example.com/webhooks"],
     ),
     AfterValidator(_callable_url),
@@ -53,82 +54,88 @@ Subscription = Annotated[
     Field(
         min_length=1,
         max_length=2 * len(EventType),
-        description='The types to be sent; `["*"]` stands for all that there are now',
+        description='The types of events to send; `["*"]` means all types that exist now',
         examples=[[EventType.TRANSACTION_COMPLETED.value]],
     ),
-    AfterValidator(_each_once),
+    AfterValidator(_without_duplicates),
     BeforeValidator(_expanded),
 ]
 
 
 class WebhookEndpointRequest(RequestModel):
-    """Where events are to be sent, and which."""
+    """A URL, and the types of events to send to it."""
 
     url: Url
     events: Subscription
 
 
 class WebhookEndpointChange(RequestModel):
-    """What is to be changed. Disabling cancels what waits to be sent; what a 410 disabled can be enabled again."""
+    """The fields to change."""
 
     url: Url | None = None
     events: Subscription | None = None
-    status: EndpointStatus | None = None
+    status: Annotated[
+        EndpointStatus | None,
+        Field(
+            description="`disabled` cancels all pending deliveries; `enabled` also enables an endpoint that was "
+            "disabled because it responded with 410"
+        ),
+    ] = None
 
 
-class WebhookEndpoint(AnswerModel):
-    """Where events are sent. It never shows its secret."""
+class WebhookEndpoint(ResponseModel):
+    """A URL that receives the events of a merchant. Its secret is not shown again."""
 
     id: Id
     object: Literal["webhook_endpoint"]
     url: str
-    events: list[Literal[tuple(str(type) for type in EventType)]]  # type: ignore[valid-type]  # the enum's values
-    status: Literal["enabled", "disabled"]
+    events: list[EventType]
+    status: EndpointStatus
     disabled_reason: str | None
-    created_at: Time
-    updated_at: Time
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class NewWebhookEndpoint(WebhookEndpoint):
-    """An endpoint with its new secret: it is not shown again."""
+    """A webhook endpoint with its new secret, which is shown only in this response."""
 
-    secret: Annotated[str, Field(pattern=r"^whsec_[A-Za-z0-9+/]+=*$", description="For a Standard Webhooks library")]
+    secret: Annotated[
+        str,
+        Field(
+            pattern=r"^whsec_[A-Za-z0-9+/]+=*$",
+            description="Pass it to a Standard Webhooks library to verify signatures",
+        ),
+    ]
 
 
-class WebhookEndpointPage(AnswerModel):
-    """Webhook endpoints, newest first."""
-
-    data: list[WebhookEndpoint]
-    next_cursor: str | None
-
-
-class WebhookDelivery(AnswerModel):
-    """One event on its way to one endpoint, or at the end of it."""
+class WebhookDelivery(ResponseModel):
+    """The delivery of an event to a webhook endpoint."""
 
     id: Id
     object: Literal["webhook_delivery"]
     endpoint_id: Id
     event_id: Id
     event_type: str
-    status: Literal["pending", "succeeded", "exhausted", "canceled"]
+    status: Annotated[
+        DeliveryStatus,
+        Field(
+            description="`pending`: not delivered yet. `succeeded`: the endpoint responded with 2xx. `exhausted`: all "
+            "attempts failed. `canceled`: the endpoint was disabled or deleted"
+        ),
+    ]
     attempts: int
-    next_attempt_at: Time | None
-    last_attempt_at: Time | None
-    response_status: Annotated[int | None, Field(description="Of the last attempt, if it got an answer")]
+    next_attempt_at: Timestamp | None
+    last_attempt_at: Timestamp | None
+    response_status: Annotated[
+        int | None, Field(description="HTTP status of the last attempt; null without a response")
+    ]
     last_error: Annotated[str | None, Field(description="Why the last attempt failed")]
-    created_at: Time
-    finished_at: Time | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
 
 
-class WebhookDeliveryPage(AnswerModel):
-    """Deliveries, newest first."""
-
-    data: list[WebhookDelivery]
-    next_cursor: str | None
-
-
-class WebhookDeliveryQuery(Page):
-    """Which deliveries to list."""
+class WebhookDeliveryQuery(ListQuery):
+    """Filters of deliveries."""
 
     status: DeliveryStatus | None = None
 
@@ -136,75 +143,68 @@ class WebhookDeliveryQuery(Page):
 @routes.post(
     "/v1/webhook-endpoints",
     scope="webhooks:manage",
-    answers={201: NewWebhookEndpoint},
+    responses={201: NewWebhookEndpoint},
     errors=(TooManyEndpoints,),
 )
-def create_webhook_endpoint(call: Call, body: WebhookEndpointRequest) -> Reply:
-    """Have events sent to a URL. The answer shows the secret that they are signed with, this once."""
+def create_webhook_endpoint(context: RequestContext, body: WebhookEndpointRequest) -> ApiResponse:
+    """Create a webhook endpoint.
+
+    The response contains the secret with which its events are signed. The secret is not shown again.
+    """
     with db.begin() as connection:
-        made = webhook_endpoints.create(connection, call.merchant_id, body.url, body.events, call.actor)
-    return Reply(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
+        made = webhook_endpoints.create(connection, context.merchant_id, body.url, body.events, context.actor)
+    return ApiResponse(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
 
 
-@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", answers={200: WebhookEndpointPage})
-def list_webhook_endpoints(call: Call, query: Page) -> Reply:
+@routes.get("/v1/webhook-endpoints", scope="webhooks:manage", responses={200: page_of(WebhookEndpoint)})
+def list_webhook_endpoints(context: RequestContext, query: ListQuery) -> ApiResponse:
     """List webhook endpoints, newest first."""
+    return list_response("webhook_endpoint", query, webhook_endpoints.list_newest, context.merchant_id)
+
+
+@routes.get("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
+def get_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
+    """Retrieve a webhook endpoint."""
     with db.autocommit() as connection:
-        page = list_page(
-            "webhook_endpoint",
-            query,
-            lambda before, limit: webhook_endpoints.list_newest(connection, call.merchant_id, before, limit),
-        )
-    return Reply(page)
+        return ApiResponse(webhook_endpoints.find(connection, context.merchant_id, id))
 
 
-@routes.get("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={200: WebhookEndpoint})
-def get_webhook_endpoint(call: Call, id: Any) -> Reply:
-    """Read a webhook endpoint."""
-    with db.autocommit() as connection:
-        return Reply(webhook_endpoints.find(connection, call.merchant_id, id))
-
-
-@routes.patch("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={200: WebhookEndpoint})
-def change_webhook_endpoint(call: Call, id: Any, body: WebhookEndpointChange) -> Reply:
-    """Change URL, events or status of a webhook endpoint."""
+@routes.patch("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={200: WebhookEndpoint})
+def change_webhook_endpoint(context: RequestContext, id: UUID, body: WebhookEndpointChange) -> ApiResponse:
+    """Update the URL, the events or the status of a webhook endpoint."""
     with db.begin() as connection:
         changed = webhook_endpoints.change(
             connection,
-            call.merchant_id,
+            context.merchant_id,
             id,
             url=body.url,
             events=body.events,
             status=body.status,
-            actor=call.actor,
+            actor=context.actor,
         )
-    return Reply(changed)
+    return ApiResponse(changed)
 
 
-@routes.delete("/v1/webhook-endpoints/<id>", scope="webhooks:manage", answers={204: None})
-def delete_webhook_endpoint(call: Call, id: Any) -> Reply:
-    """Delete a webhook endpoint, and cancel the deliveries that wait for it."""
+@routes.delete("/v1/webhook-endpoints/<id>", scope="webhooks:manage", responses={204: None})
+def delete_webhook_endpoint(context: RequestContext, id: UUID) -> ApiResponse:
+    """Delete a webhook endpoint. Its pending deliveries are canceled."""
     with db.begin() as connection:
-        webhook_endpoints.delete(connection, call.merchant_id, id, call.actor)
-    return Reply(status=204)
+        webhook_endpoints.delete(connection, context.merchant_id, id, context.actor)
+    return ApiResponse(status=204)
 
 
-@routes.post("/v1/webhook-endpoints/<id>/rotate-secret", scope="webhooks:manage", answers={200: NewWebhookEndpoint})
-def rotate_webhook_secret(call: Call, id: Any) -> Reply:
-    """Give a webhook endpoint a new secret, shown this once. The one before signs too for 24 hours."""
+@routes.post("/v1/webhook-endpoints/<id>/rotate-secret", scope="webhooks:manage", responses={200: NewWebhookEndpoint})
+def rotate_webhook_secret(context: RequestContext, id: UUID) -> ApiResponse:
+    """Rotate the secret of a webhook endpoint.
+
+    The response contains the new secret, which is not shown again. For 24 hours, events are also signed with the
+    previous secret.
+    """
     with db.begin() as connection:
-        return Reply(webhook_endpoints.rotate_secret(connection, call.merchant_id, id, call.actor))
+        return ApiResponse(webhook_endpoints.rotate_secret(connection, context.merchant_id, id, context.actor))
 
 
-@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", answers={200: WebhookDeliveryPage})
-def list_webhook_deliveries(call: Call, id: Any, query: WebhookDeliveryQuery) -> Reply:
-    """List what was sent, or is to be sent, to a webhook endpoint, newest first."""
-    with db.autocommit() as connection:
-        page = list_page(
-            "webhook_delivery",
-            query,
-            lambda before, limit: delivery_queries.list_newest(
-                connection, call.merchant_id, id, query.status, before=before, limit=limit
-            ),
-        )
-    return Reply(page)
+@routes.get("/v1/webhook-endpoints/<id>/deliveries", scope="webhooks:manage", responses={200: page_of(WebhookDelivery)})
+def list_webhook_deliveries(context: RequestContext, id: UUID, query: WebhookDeliveryQuery) -> ApiResponse:
+    """List the deliveries to a webhook endpoint, newest first."""
+    return list_response("webhook_delivery", query, delivery_queries.list_newest, context.merchant_id, id, query.status)

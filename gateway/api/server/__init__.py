@@ -1,1 +1,1 @@
-"""The adapter between the HTTP server (ASGI) and the Flask application (WSGI): heads, bodies and responses."""
+"""The adapter between the HTTP server (ASGI) and the Flask application (WSGI)."""

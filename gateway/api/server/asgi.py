@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from gateway.api.server import refusals, sockets
-from gateway.api.server.answers import Answers, Send, WsgiAnswer, call
-from gateway.api.server.bodies import Bodies, Receive
-from gateway.api.server.heads import Environ, environ_of
-from gateway.api.server.threads import Threads
+from gateway.api.server import rejections, sockets
+from gateway.api.server.headers import Environ, environ_of
+from gateway.api.server.request_bodies import BodyReceiver, Receive
+from gateway.api.server.responses import ResponseSender, Send, WsgiResponse, call_application
+from gateway.api.server.threads import ThreadPool
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from wsgiref.types import WSGIApplication
 
     from gateway.api.server.uploads import UploadGate
 
 LIVENESS = frozenset({"/health/live"})
-"""Has a thread of its own: a process whose threads are all busy is alive."""
+"""Paths with a thread of their own: a process whose other threads are all busy is alive."""
 
 
 class Server:
-    """Serves a WSGI application by ASGI."""
+    """An ASGI application that serves a WSGI application."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class Server:
         uploads: "UploadGate",
     ) -> None:
         self._application = application
-        self._threads = Threads(threads, "request")
-        self._liveness = Threads(1, "liveness")
-        self._bodies = Bodies(trusted_proxies=trusted_proxies, seconds=body_seconds)
-        self._answers = Answers(self._threads)
+        self._threads = ThreadPool(threads, "request")
+        self._liveness = ThreadPool(1, "liveness")
+        self._bodies = BodyReceiver(trusted_proxies=trusted_proxies, seconds=body_seconds)
+        self._responses = ResponseSender(self._threads)
         self._uploads = uploads
         self._served = False
 
@@ -51,20 +51,22 @@ class Server:
         """Process one request."""
         if not self._served:
             self._served = True
-            sockets.end_unread_answers(int(scope["server"][1]))
+            sockets.end_unread_responses(int(scope["server"][1]))
         began = time.perf_counter()
         environ: Environ = {}
         try:
             environ = environ_of(scope)
-            answer = await self._answer(environ, receive)
+            response = await self._respond(environ, receive)
         except GatewayError as error:
-            answer = refusals.answer(error, scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began)
-        except Exception:  # noqa: BLE001  # Flask handles its own errors: this one is of the adapter or the edge
+            response = rejections.rejection(error, scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began)
+        except Exception:  # noqa: BLE001  # Flask handles the errors of the application: this one is of the adapter or the middleware
             logger.exception("Internal error")
-            answer = refusals.answer(GatewayError(), scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began)
-        await self._answers.send(answer, receive, send, partial(self._bodies.client_of, environ))
+            response = rejections.rejection(
+                GatewayError(), scope["method"], environ.get("HTTP_X_REQUEST_ID", ""), began
+            )
+        await self._responses.send(response, receive, send, partial(self._bodies.client_of, environ))
 
-    async def _answer(self, environ: Environ, receive: Receive) -> WsgiAnswer:
+    async def _respond(self, environ: Environ, receive: Receive) -> WsgiResponse:
         max_bytes = self._uploads.max_bytes(environ)
         if max_bytes is None:
             body = await self._bodies.receive(environ, receive)
@@ -75,6 +77,6 @@ class Server:
         environ["wsgi.input"] = body
         threads = self._liveness if environ["PATH_INFO"] in LIVENESS else self._threads
         try:
-            return await threads.run(partial(call, self._application, environ))
+            return await threads.run(partial(call_application, self._application, environ))
         finally:
             body.close()

@@ -1,6 +1,6 @@
 """Limit the connections of each address, those without a request included.
 
-The server has no such limit, and the application does not learn of a connection before its request. So a thread counts
+The server has no such limit, and the application does not see a connection before its request. So a thread counts
 the connections of this process among its open files (Linux, proc(5)), and shuts down the oldest of an address that has
 too many. Behind a proxy all connections have the proxy's address, and the proxy has to limit them.
 """

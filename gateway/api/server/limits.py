@@ -1,7 +1,7 @@
 """Limits of unfinished requests and responses, in time, number and size. Each limit applies to one API process.
 
-The server's own limits (size and time of a request's head, connections) are in the Procfile.
-docs/decisions/http-server.md says how they were chosen.
+The limits of the server itself (size and time of a request's headers, connections) are in the Procfile.
+docs/decisions/http-server.md explains how they were chosen.
 """
 
 UPLOAD_SECONDS = 120.0
@@ -10,14 +10,14 @@ UPLOAD_SECONDS = 120.0
 CONNECTIONS_SHARE_OF_ADDRESS = 4
 """One address may have this fraction of API_CONNECTIONS: a quarter."""
 RECEIVING_MAX = 1024
-"""Bodies that are received at the same time: 64 MiB at most. When the limit is exceeded, the oldest one is ended."""
+"""Maximum number of bodies received at the same time, 64 MiB in total. Beyond it, the oldest one is ended."""
 RECEIVING_PER_ADDRESS_MAX = 64
-"""The same for one address. Its oldest body is ended, so an address never locks itself out."""
+"""The same limit for one address, which never locks itself out, since its oldest body is ended."""
 PARTS_FREE = 256
 PART_MIN_BYTES = 64
 """Minimum average size of a part in a body of more than `PARTS_FREE` parts: a part costs as much as a request."""
 UPLOADS_MAX = 8
-"""Files that are received at the same time; up to `UPLOAD_MEMORY_BYTES` in memory, larger ones in temporary files."""
+"""Maximum number of files received at the same time; those above `UPLOAD_MEMORY_BYTES` are temporary files."""
 UPLOADS_PER_ADDRESS_MAX = 4
 UPLOAD_MEMORY_BYTES = 1024 * 1024
 
@@ -26,12 +26,12 @@ THREAD_WAIT_SECONDS = 5.0
 WAITING_MAX = 1024
 """Maximum number of complete requests that wait for a thread."""
 
-WHOLE_ANSWER_BYTES = 64 * 1024
+WHOLE_RESPONSE_BYTES = 64 * 1024
 """A longer response is sent in pieces."""
 PIECE_BYTES = 16 * 1024
 """The server buffers up to four pieces of a response that the client does not read."""
 PIECE_SECONDS = 30.0
 """Maximum time in which a client must accept a piece."""
 SENDING_MAX = 64
-"""Responses that are sent in pieces at the same time. When the limit is exceeded, the oldest one is ended."""
+"""Maximum number of responses sent in pieces at the same time. Beyond it, the oldest one is ended."""
 SENDING_PER_ADDRESS_MAX = 16

@@ -32,7 +32,7 @@ def raise_file_limit(connections: int) -> None:
         )
 
 
-def end_unread_answers(port: int) -> None:
+def end_unread_responses(port: int) -> None:
     """Make the kernel close connections of this server whose client does not read (TCP_USER_TIMEOUT, tcp(7)).
 
     The server has no such setting. Connections inherit the option from the listening socket.

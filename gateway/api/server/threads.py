@@ -16,12 +16,12 @@ Result = TypeVar("Result")
 
 
 class _Job:
-    """A function to run in a thread. Either a thread claims it or its deadline does."""
+    """A function to run in a thread. Either a thread takes it, or its deadline does."""
 
-    __slots__ = ("_claims", "_error", "_result", "deadline", "function", "future")
+    __slots__ = ("_error", "_result", "_untaken", "deadline", "function", "future")
 
     def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-        self._claims = [True]
+        self._untaken = [True]
         self._result: Any = None
         self._error: BaseException | None = None
         self.function = function
@@ -29,14 +29,14 @@ class _Job:
         self.deadline = deadline
 
     @property
-    def claimed(self) -> bool:
-        """Whether it has been claimed: it is running, has run, or has expired."""
-        return not self._claims
+    def taken(self) -> bool:
+        """Return whether it was taken: it is running, has run, or has expired."""
+        return not self._untaken
 
-    def claim(self) -> bool:
-        """Claim it; return whether this call was the first. list.pop() is atomic."""
+    def take(self) -> bool:
+        """Take it; return whether this call was the first. list.pop() is atomic."""
         try:
-            self._claims.pop()
+            self._untaken.pop()
         except IndexError:
             return False
         return True
@@ -58,7 +58,7 @@ class _Job:
             self.future.set_exception(self._error)
 
 
-class Threads:
+class ThreadPool:
     """A fixed number of threads with one queue.
 
     An executor of `concurrent.futures` bounds neither the queue nor the waiting time, and wakes the event loop per job.
@@ -81,7 +81,7 @@ class Threads:
         """
         loop = asyncio.get_running_loop()
         waiting = self._waiting
-        while waiting and waiting[0].claimed:
+        while waiting and waiting[0].taken:
             waiting.popleft()
         if len(waiting) >= limits.WAITING_MAX:
             raise _overloaded()
@@ -98,9 +98,9 @@ class Threads:
         """Reject jobs that waited too long, and schedule the next check."""
         self._timer = None
         waiting = self._waiting
-        while waiting and (waiting[0].claimed or waiting[0].deadline <= loop.time()):
+        while waiting and (waiting[0].taken or waiting[0].deadline <= loop.time()):
             job = waiting.popleft()
-            if job.claim() and not job.future.done():
+            if job.take() and not job.future.done():
                 job.future.set_exception(_overloaded())
         if waiting:
             self._timer = loop.call_at(waiting[0].deadline, self._expire, loop)
@@ -108,7 +108,7 @@ class Threads:
     def _work(self) -> None:
         while True:
             job = self._queue.get()
-            if job.claim():
+            if job.take():
                 job.run()
                 self._finished.append(job)
                 if not self._loop_knows:  # jobs that end at the same time wake the event loop once

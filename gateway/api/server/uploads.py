@@ -1,4 +1,4 @@
-"""Decide which requests upload a file, and receive it only from authorized callers."""
+"""Decide which requests may upload a file: a file is received only from authorized callers."""
 
 from collections.abc import Iterable
 
@@ -6,12 +6,12 @@ from flask import Flask
 
 from gateway.api.access import tokens
 from gateway.api.http.routes import Endpoint
-from gateway.api.server.heads import Environ
+from gateway.api.server.headers import Environ
 from gateway.errors import GatewayError
 
 
 class UploadGate:
-    """The endpoints of `app` that take a file."""
+    """The endpoints of `app` that accept a file."""
 
     def __init__(self, app: Flask, endpoints: Iterable[Endpoint]) -> None:
         self._app = app
@@ -20,7 +20,7 @@ class UploadGate:
         }
 
     def max_bytes(self, environ: Environ) -> int | None:
-        """Return the maximum size of the request's file; None if the endpoint takes no file."""
+        """Return the maximum size of the request's file; None if the endpoint accepts no file."""
         endpoint = self._endpoints.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
         return None if endpoint is None or endpoint.upload is None else endpoint.upload.max_bytes
 

@@ -1,4 +1,4 @@
-"""The API's own description: /openapi.json, and /docs, which renders it with assets served from here."""
+"""The documentation of the API: /openapi.json, and /docs, which renders it with assets of this server."""
 
 import json
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import current_app
 
-from gateway.api.http.routes import Call, Reply, Routes
+from gateway.api.http.routes import ApiResponse, Routes
 from gateway.api.openapi.document import document
 
 ASSETS = files("flask_swagger_ui") / "dist"
@@ -17,7 +17,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Scripts from here only. Swagger UI sets inline styles, so these are allowed."""
+"""Scripts only from this server. Swagger UI needs inline styles."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -47,19 +47,19 @@ START = """SwaggerUIBundle({
 routes = Routes("Service")
 
 
-@routes.get("/openapi.json", public=True, answers={200: None})
-def openapi(call: Call) -> Reply:  # noqa: ARG001
-    """This API as an OpenAPI 3.1 document."""
+@routes.get("/openapi.json", public=True, responses={200: None})
+def openapi() -> ApiResponse:
+    """Return the OpenAPI 3.1 document of this API."""
     extensions: dict[str, Any] = current_app.extensions
     if "openapi" not in extensions:
         extensions["openapi"] = json.dumps(document(extensions["endpoints"])).encode()
-    return Reply(extensions["openapi"])
+    return ApiResponse(extensions["openapi"])
 
 
-@routes.get("/docs", public=True, answers={200: None}, media_type="text/html; charset=utf-8")
-def docs(call: Call) -> Reply:  # noqa: ARG001
-    """A page that renders /openapi.json."""
-    return Reply(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
+@routes.get("/docs", public=True, responses={200: None}, media_type="text/html; charset=utf-8")
+def docs() -> ApiResponse:
+    """Return a page that renders /openapi.json."""
+    return ApiResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 @cache
@@ -68,29 +68,29 @@ def _content(name: str) -> bytes:
     return (ASSETS / name).read_bytes()
 
 
-def _asset(name: str) -> Reply:
-    return Reply(_content(name), headers={"Cache-Control": f"public, max-age={ASSET_CACHE_SECONDS}"})
+def _asset(name: str) -> ApiResponse:
+    return ApiResponse(_content(name), headers={"Cache-Control": f"public, max-age={ASSET_CACHE_SECONDS}"})
 
 
-@routes.get("/docs/swagger-ui.css", public=True, answers={200: None}, media_type="text/css", documented=False)
-def docs_style(call: Call) -> Reply:  # noqa: ARG001
-    """Swagger UI's style sheet."""
+@routes.get("/docs/swagger-ui.css", public=True, responses={200: None}, media_type="text/css", documented=False)
+def docs_style() -> ApiResponse:
+    """Return the style sheet of Swagger UI."""
     return _asset("swagger-ui.css")
 
 
-@routes.get("/docs/swagger-ui-bundle.js", public=True, answers={200: None}, media_type=SCRIPT, documented=False)
-def docs_script(call: Call) -> Reply:  # noqa: ARG001
-    """Swagger UI itself."""
+@routes.get("/docs/swagger-ui-bundle.js", public=True, responses={200: None}, media_type=SCRIPT, documented=False)
+def docs_script() -> ApiResponse:
+    """Return the script of Swagger UI."""
     return _asset("swagger-ui-bundle.js")
 
 
-@routes.get("/docs/favicon-32x32.png", public=True, answers={200: None}, media_type="image/png", documented=False)
-def docs_icon(call: Call) -> Reply:  # noqa: ARG001
-    """Swagger UI's icon."""
+@routes.get("/docs/favicon-32x32.png", public=True, responses={200: None}, media_type="image/png", documented=False)
+def docs_icon() -> ApiResponse:
+    """Return the icon of the page."""
     return _asset("favicon-32x32.png")
 
 
-@routes.get("/docs/start.js", public=True, answers={200: None}, media_type=SCRIPT, documented=False)
-def docs_start(call: Call) -> Reply:  # noqa: ARG001
-    """Starts Swagger UI; a file of its own because the page allows no inline scripts."""
-    return Reply(START)
+@routes.get("/docs/start.js", public=True, responses={200: None}, media_type=SCRIPT, documented=False)
+def docs_start() -> ApiResponse:
+    """Return the script that starts Swagger UI: the policy of the page allows no inline scripts."""
+    return ApiResponse(START)

@@ -1,6 +1,6 @@
-"""What /metrics measures at the moment it is asked: backlogs in the database, and queues at the broker.
+"""The gauges of /metrics: they measure the database and the broker at each scrape.
 
-A part that does not answer in time is left out, and its `…_up` gauge says so.
+The gauges of a source that is unavailable are omitted, and its `…_up` gauge is 0.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from gateway.ids import utc_now
 from gateway.reasons import reason_of
 
 DATABASE_SECONDS = 2
-"""The longest that the counting may take."""
+"""Maximum time of a measurement of the database."""
 
 
 _LIMIT = text(f"SET LOCAL statement_timeout = '{DATABASE_SECONDS}s'")
@@ -60,16 +60,16 @@ def _age(since: datetime | None) -> float:
 
 def _gauge(name: str, help_text: str, *values: tuple[str, float], label: str) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, help_text, labels=[label])
-    for labelled, value in values:
-        family.add_metric([labelled], value)
+    for label_value, value in values:
+        family.add_metric([label_value], value)
     return family
 
 
-class Momentary(Collector):
-    """The gauges."""
+class StateCollector(Collector):
+    """Collects the gauges."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Measure now."""
+        """Measure, and yield the gauges."""
         yield from _of_database()
         yield from _of_clock()
         yield from _of_queues()
@@ -80,37 +80,46 @@ class Momentary(Collector):
 
 def _of_database() -> Iterator[GaugeMetricFamily]:
     try:
-        found = _backlog.answer(DATABASE_SECONDS)
+        found = _backlog.result(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("The backlog cannot be counted: {}", reason_of(exc))
-        yield GaugeMetricFamily("database_up", "Whether the database answered", 0)
+        logger.warning("The backlog cannot be measured: {}", reason_of(exc))
+        yield GaugeMetricFamily("database_up", "Whether the database is available", 0)
         return
-    yield GaugeMetricFamily("database_up", "Whether the database answered", 1)
-    yield GaugeMetricFamily("outbox_depth", "Outbox rows that wait to be published", found.outbox.count)
+    yield GaugeMetricFamily("database_up", "Whether the database is available", 1)
+    yield GaugeMetricFamily("outbox_depth", "Outbox rows that are not published yet", found.outbox.count)
     yield GaugeMetricFamily("outbox_oldest_seconds", "Age of the oldest outbox row", _age(found.outbox.since))
-    yield GaugeMetricFamily("dead_letters_open", "Dead letters that wait for an operator", found.dead_letters_open)
+    yield GaugeMetricFamily("dead_letters_open", "Open dead letters", found.dead_letters_open)
     unfinished = found.unfinished.items()
-    counts = [(status, waiting.count) for status, waiting in unfinished]
-    ages = [(status, _age(waiting.since)) for status, waiting in unfinished]
+    counts = [(status, group.count) for status, group in unfinished]
+    ages = [(status, _age(group.since)) for status, group in unfinished]
     yield _gauge("transactions_unfinished", "Transactions without an outcome", *counts, label="status")
-    yield _gauge("transactions_oldest_unfinished_seconds", "Age of the oldest of them", *ages, label="status")
+    yield _gauge(
+        "transactions_oldest_unfinished_seconds",
+        "Age of the oldest transaction without an outcome",
+        *ages,
+        label="status",
+    )
     refunds = found.refunds_pending
     yield GaugeMetricFamily("refunds_pending", "Refunds without an outcome", refunds.count)
-    yield GaugeMetricFamily("refunds_oldest_pending_seconds", "Age of the oldest of them", _age(refunds.since))
+    yield GaugeMetricFamily(
+        "refunds_oldest_pending_seconds", "Age of the oldest refund without an outcome", _age(refunds.since)
+    )
 
 
 def _of_queues() -> Iterator[GaugeMetricFamily]:
     """Yield the state of the queues as relay and workers observe it. Without a relay the state is unknown, not 0."""
     try:
-        found = _queue_states.answer(DATABASE_SECONDS)
+        found = _queue_states.result(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
         logger.warning("The state of the queues cannot be read: {}", type(exc).__name__)
         return
     if found:
-        takes = [(state.name, int(state.takes_messages)) for state in found]
-        gives = [(state.name, int(state.gives_messages)) for state in found]
-        yield _gauge("queue_takes_messages", "Whether messages can be published to the queue", *takes, label="queue")
-        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *gives, label="queue")
+        publishable = [(state.name, int(state.takes_messages)) for state in found]
+        consumed = [(state.name, int(state.gives_messages)) for state in found]
+        yield _gauge(
+            "queue_takes_messages", "Whether messages can be published to the queue", *publishable, label="queue"
+        )
+        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *consumed, label="queue")
 
 
 def _of_clock() -> Iterator[GaugeMetricFamily]:
@@ -121,29 +130,34 @@ def _of_clock() -> Iterator[GaugeMetricFamily]:
 
 
 def _of_invariants() -> Iterator[GaugeMetricFamily]:
-    """What the last check found, wherever it ran. Nothing before the first one: 0 would be a claim."""
+    """Yield the result of the last check of the invariants, on any host; nothing before the first one."""
     try:
-        found = _invariants.answer(DATABASE_SECONDS)
+        found = _invariants.result(DATABASE_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
         logger.warning("The last check of the invariants cannot be read: {}", reason_of(exc))
         return
     if not found:
         return
     counts = [(latest.invariant.name, latest.violations) for latest in found]
-    yield _gauge("invariant_violations", "Rows that break an invariant, by the last check", *counts, label="invariant")
+    yield _gauge(
+        "invariant_violations", "Rows that violate an invariant, at the last check", *counts, label="invariant"
+    )
     for name, help_text in (
-        ("payments_unaccounted", "Transactions neither final nor scheduled nor in one open dead letter, or in several"),
-        ("ledger_imbalance", "Currencies, postings and settlements that do not add up"),
+        (
+            "payments_unaccounted",
+            "Transactions that are neither final, nor scheduled, nor in exactly one open dead letter",
+        ),
+        ("ledger_imbalance", "Currencies, postings and settlements that are not balanced"),
     ):
         total = sum(latest.violations for latest in found if latest.invariant.metric == name)
         yield GaugeMetricFamily(name, help_text, total)
     oldest = min(latest.checked_at for latest in found)
-    yield GaugeMetricFamily("invariants_age_seconds", "Time since the invariants were last checked", _age(oldest))
+    yield GaugeMetricFamily("invariants_age_seconds", "Time since the last check of the invariants", _age(oldest))
 
 
 def _of_broker() -> Iterator[GaugeMetricFamily]:
     queues = rabbitmq_management.queues()
-    yield GaugeMetricFamily("broker_management_up", "Whether the management API answered", int(queues is not None))
+    yield GaugeMetricFamily("broker_management_up", "Whether the management API is available", int(queues is not None))
     if queues is not None:
         depths = [(queue.name, queue.messages) for queue in queues]
         consumers = [(queue.name, queue.consumers) for queue in queues]

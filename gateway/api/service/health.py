@@ -1,4 +1,4 @@
-"""Whether this process runs, and whether it can serve."""
+"""Health checks and metrics of an API process."""
 
 import time
 from functools import cache
@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from gateway import db
-from gateway.api.http.routes import Call, Reply, Routes
-from gateway.api.http.schemas import AnswerModel
+from gateway.api.http.routes import ApiResponse, Routes
+from gateway.api.http.schemas import ResponseModel
 from gateway.api.service import gauges
 from gateway.api.service.probes import Probe, ProbeTimeout
 from gateway.clock import database_clock, describe
@@ -26,21 +26,21 @@ from gateway.reasons import reason_of
 from gateway.telemetry import metrics_text
 
 READY_SECONDS = 1.9
-"""Readiness is answered within this time, whatever hangs."""
+"""Maximum time of a readiness check, even if the database hangs."""
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 routes = Routes("Service")
 
 
-class Live(AnswerModel):
-    """The process answers."""
+class Live(ResponseModel):
+    """The process is alive."""
 
     status: Literal["live"]
 
 
-class Ready(AnswerModel):
-    """The process can serve. The broker is only reported: payments are accepted without it."""
+class Ready(ResponseModel):
+    """The process can serve requests. The state of the broker is only reported: payments are accepted without it."""
 
     status: Literal["ready"]
     database: Literal["up"]
@@ -53,29 +53,29 @@ class Ready(AnswerModel):
 
 
 class NotReady(TransientError):
-    """This process cannot serve at the moment."""
+    """This process cannot serve requests at the moment."""
 
     code = "not_ready"
-    remedy = "Operators: do what `detail` says, such as `alembic upgrade head`, or set the clock of the host."
+    remedy = "Operators: follow `detail`: run `alembic upgrade head`, for example, or set the clock of the host."
 
 
 @cache
 def expected_version() -> str | None:
-    """The schema version that this code was written for."""
+    """Return the schema version of this code."""
     return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
 @cache
 def _older_versions() -> frozenset[str | None]:
-    """The versions that lack something that this code needs: every known one but its own, and no schema at all.
+    """Return the versions that are too old for this code: every known one but its own, and None for no schema.
 
-    An unknown one is newer: in a rolling deploy the old processes serve on until they are replaced.
+    An unknown version is newer: during a rolling deployment, old processes serve until they are replaced.
     """
     known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
     return frozenset({None, *known} - {expected_version()})
 
 
-def _found_version() -> str | None:
+def _current_version() -> str | None:
     with db.autocommit() as connection:
         try:
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -88,14 +88,14 @@ def _read_queue_states() -> list[State]:
         return queue_states.states(connection)
 
 
-_schema = Probe(_found_version)
+_schema = Probe(_current_version)
 _queues = Probe(_read_queue_states)
 
 
 def _broker_state(deadline: float) -> tuple[BrokerState, str | None]:
     """Return the state of the broker as the relay and the workers observe it, and the problem, if any."""
     try:
-        return queue_states.summary(_queues.answer(max(0.0, deadline - time.monotonic())))
+        return queue_states.summary(_queues.result(max(0.0, deadline - time.monotonic())))
     except (ProbeTimeout, SQLAlchemyError) as exc:
         return BrokerState.UNKNOWN, f"The state of the queues cannot be read: {type(exc).__name__}."
 
@@ -113,35 +113,36 @@ def _checked_offset() -> float:
     return offset
 
 
-@routes.get("/health/live", public=True, answers={200: Live})
-def live(call: Call) -> Reply:  # noqa: ARG001
-    """Whether the process answers."""
-    return Reply({"status": "live"})
+@routes.get("/health/live", public=True, responses={200: Live})
+def live() -> ApiResponse:
+    """Check whether the process is alive."""
+    return ApiResponse({"status": "live"})
 
 
-@routes.get("/health/ready", public=True, answers={200: Ready}, errors=(NotReady, DatabaseUnavailable))
-def ready(call: Call) -> Reply:  # noqa: ARG001
-    """Whether the database is available with the schema of this version, and the clock of this host is right.
+@routes.get("/health/ready", public=True, responses={200: Ready}, errors=(NotReady, DatabaseUnavailable))
+def ready() -> ApiResponse:
+    """Check whether the process can serve requests.
 
-    The broker's state is only reported: payments are accepted without it.
+    The database must be available and have the schema of this version, and the clock of the host must be right. The
+    state of the broker is only reported: payments are accepted without it.
     """
     deadline = time.monotonic() + READY_SECONDS
     try:
-        found = _schema.answer(READY_SECONDS)
+        found = _schema.result(READY_SECONDS)
     except (ProbeTimeout, SQLAlchemyError) as exc:
-        logger.warning("Not ready: the database does not answer: {}", reason_of(exc))
+        logger.warning("Not ready: the database is unavailable: {}", reason_of(exc))
         unsuitable = getattr(exc, "orig", None)
         if isinstance(unsuitable, UnsuitableSession):
             raise NotReady(f"The database connection cannot be used: {unsuitable}") from None
         raise DatabaseUnavailable from None
     if found is None or found in _older_versions():
         raise NotReady(
-            f"The database has schema version {found or 'none'}, this gateway needs {expected_version()}; "
+            f"The database has schema version {found or 'none'}, and this gateway needs {expected_version()}; "
             "run `alembic upgrade head`."
         )
     offset = _checked_offset()
     broker, broker_reason = _broker_state(deadline)
-    return Reply(
+    return ApiResponse(
         {
             "status": "ready",
             "database": "up",
@@ -154,7 +155,7 @@ def ready(call: Call) -> Reply:  # noqa: ARG001
     )
 
 
-@routes.get("/metrics", public=True, answers={200: None}, media_type=METRICS_TYPE)
-def metrics(call: Call) -> Reply:  # noqa: ARG001
-    """Metrics in Prometheus' text format."""
-    return Reply(metrics_text(gauges.Momentary()))
+@routes.get("/metrics", public=True, responses={200: None}, media_type=METRICS_TYPE)
+def metrics() -> ApiResponse:
+    """Return the metrics in the text format of Prometheus."""
+    return ApiResponse(metrics_text(gauges.StateCollector()))

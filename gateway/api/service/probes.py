@@ -1,4 +1,4 @@
-"""Questions with a deadline: the answer comes in time or counts as missing, whatever hangs behind it."""
+"""Queries with a deadline: the result arrives in time, or counts as missing."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -6,45 +6,45 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 class ProbeTimeout(Exception):
-    """The answer did not come in time."""
+    """The result did not arrive in time."""
 
 
-class Probe(Generic[Answer]):
-    """One question, asked at most once at a time: who asks while it is under way waits for the same answer."""
+class Probe(Generic[Value]):
+    """A query that runs at most once at a time: callers during a run wait for the result of this run."""
 
-    def __init__(self, ask: Callable[[], Answer]) -> None:
-        self._ask = ask
+    def __init__(self, query: Callable[[], Value]) -> None:
+        self._query = query
         self._lock = Lock()
-        self._under_way: Future[Answer] | None = None
+        self._run: Future[Value] | None = None
 
-    def answer(self, within_seconds: float) -> Answer:
-        """The answer.
+    def result(self, timeout_seconds: float) -> Value:
+        """Return the result of the query.
 
         Raises:
-            ProbeTimeout: it did not come `within_seconds`.
-            Exception: whatever the question raised.
+            ProbeTimeout: it did not arrive within `timeout_seconds`.
+            Exception: the query raised it.
         """
         with self._lock:
-            if self._under_way is None or self._under_way.done():
-                self._under_way = self._start()
-            under_way = self._under_way
+            if self._run is None or self._run.done():
+                self._run = self._start()
+            run = self._run
         try:
-            return under_way.result(within_seconds)
+            return run.result(timeout_seconds)
         except FutureTimeout:
-            raise ProbeTimeout(f"no answer within {within_seconds:g} s") from None
+            raise ProbeTimeout(f"no result within {timeout_seconds:g} s") from None
 
-    def _start(self) -> Future[Answer]:
-        future: Future[Answer] = Future()
-        # a daemon: one that hangs must not keep the process from ending, which an executor's thread would
-        Thread(target=self._run, args=(future,), name="probe", daemon=True).start()
+    def _start(self) -> Future[Value]:
+        future: Future[Value] = Future()
+        # a daemon thread: a thread of an executor would keep the process from ending while the query hangs
+        Thread(target=self._execute, args=(future,), name="probe", daemon=True).start()
         return future
 
-    def _run(self, future: Future[Answer]) -> None:
+    def _execute(self, future: Future[Value]) -> None:
         try:
-            future.set_result(self._ask())
-        except BaseException as exc:  # noqa: BLE001  # whoever waits gets it
+            future.set_result(self._query())
+        except BaseException as exc:  # noqa: BLE001  # the callers raise it
             future.set_exception(exc)

@@ -1,4 +1,4 @@
-"""What the broker's management API says, asked at most every few seconds: queue lengths and consumers."""
+"""Read queue lengths and consumers from the management API of RabbitMQ, at most every few seconds."""
 
 import threading
 import time
@@ -18,50 +18,62 @@ COLUMNS = "name,messages,consumers"
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue: messages in it, handed out or not, and who takes them."""
+    """A queue, with the number of its messages, delivered ones included, and of its consumers."""
 
     name: str
     messages: int
     consumers: int
 
 
-class _Reader:
+class QueueReader:
+    """Reads the queues, and caches them for `CACHE_SECONDS`."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read_at = -CACHE_SECONDS
         self._queues: list[Queue] | None = None
 
+    def forget(self) -> None:
+        """Discard the cached queues."""
+        self._read_at = -CACHE_SECONDS
+
     def read(self, url: str) -> list[Queue] | None:
+        """Return the queues of the virtual host, or None if the management API is unavailable."""
         with self._lock:
             if time.monotonic() - self._read_at >= CACHE_SECONDS:
-                self._queues = _ask(url)
+                self._queues = _request(url)
                 self._read_at = time.monotonic()
             return self._queues
 
 
-_reader = _Reader()
+_reader = QueueReader()
 
 
 def queues() -> list[Queue] | None:
-    """The queues of our virtual host; None when the management API does not answer or is not configured."""
+    """Return the queues of our virtual host; None if the management API is unavailable or not configured."""
     url = settings().rabbitmq_management_url
     return _reader.read(url) if url else None
 
 
+def forget() -> None:
+    """Discard the cached queues."""
+    _reader.forget()
+
+
 def is_configured() -> bool:
-    """Whether there is a management API to ask."""
+    """Return whether a management API is configured."""
     return settings().rabbitmq_management_url is not None
 
 
-def _ask(url: str) -> list[Queue] | None:
+def _request(url: str) -> list[Queue] | None:
     virtual_host = unquote(urlsplit(settings().rabbitmq_url.split(";")[0].strip()).path[1:]) or "/"
     try:
         with bounded_http.session() as session:
-            answer = session.get(
+            response = session.get(
                 f"{url}/api/queues/{quote(virtual_host, safe='')}", params={"columns": COLUMNS}, timeout=TIMEOUT_SECONDS
             )
-        answer.raise_for_status()
-        return [Queue(queue["name"], queue.get("messages", 0), queue.get("consumers", 0)) for queue in answer.json()]
+        response.raise_for_status()
+        return [Queue(queue["name"], queue.get("messages", 0), queue.get("consumers", 0)) for queue in response.json()]
     except (requests.RequestException, ValueError, KeyError, TypeError) as exc:
-        logger.warning("The broker's management API does not answer: {}", type(exc).__name__)
+        logger.warning("The management API of RabbitMQ is unavailable: {}", type(exc).__name__)
         return None

@@ -15,7 +15,7 @@ from gateway.domain.shared import audit
 from gateway.errors import EmailTaken
 from gateway.ids import new_id, rfc3339, utc_now
 from gateway.models.merchants import ApiClient, Merchant, RevokedToken, User
-from gateway.security.signing_keys import secret_matches
+from gateway.security.client_secrets import secret_matches
 
 MERCHANT_SCOPES = (
     "transactions:read",

@@ -19,7 +19,7 @@ from gateway.domain.shared.listing import newest
 from gateway.errors import InvalidToken, NotFound, TooManyApiClients
 from gateway.ids import new_id, rfc3339, utc_now
 from gateway.models.merchants import ApiClient, Merchant
-from gateway.security.signing_keys import hash_secret
+from gateway.security.client_secrets import hash_secret
 
 CLIENT_ID_PREFIX = "cl_"
 CLIENT_ID_BYTES = 12

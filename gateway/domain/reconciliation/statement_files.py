@@ -25,7 +25,7 @@ from typing import IO
 from gateway.errors import FieldError, ValidationFailed
 from gateway.ids import parse_id
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN, is_payable
-from gateway.security.card_numbers import holds_card_number
+from gateway.security.card_numbers import contains_card_number
 
 COLUMNS = ("charge_id", "idempotency_key", "type", "amount", "fee", "currency", "time")
 ERRORS_MAX = 100
@@ -208,7 +208,7 @@ def _errors_of(cells: list[str], since: datetime | None, until: datetime | None)
 def _errors_of_text(column: str, text: str) -> Iterator[tuple[str, str, str]]:
     if not _TEXT.fullmatch(text):
         yield column, "invalid_format", "This should be 1 to 255 printable ASCII characters."
-    elif holds_card_number(text, issued_only=True):
+    elif contains_card_number(text, issued_only=True):
         yield column, "card_number_rejected", "This looks like a card number."
 
 

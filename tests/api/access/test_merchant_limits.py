@@ -18,18 +18,18 @@ MOST = 20
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
-    """Change the settings of the limits, and discard their state."""
+    """Use these settings for the limits, and discard their state."""
     changed = settings().model_copy(update=changes)
     for module in (rate_limits, merchant_limits):
         monkeypatch.setattr(module, "settings", lambda: changed)
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     merchant_limits.forget()
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known() -> Iterator[None]:
+def _no_state() -> Iterator[None]:
     yield
-    rate_limits._leased.cache_clear()
+    rate_limits.forget()
     merchant_limits.forget()
 
 
@@ -43,35 +43,35 @@ def test_all_clients_of_a_merchant_share_its_limit(
 ) -> None:
     use(monkeypatch, rate_limit_per_second=10, merchant_rate_limit_per_second=15)
     clients = clients_of(merchant, 16, app)
-    answers = [client.get("/v1/settlements") for _ in range(4) for client in clients]
-    accepted = sum(answer.status_code == 200 for answer in answers)
-    assert 15 <= accepted < 40, "16 clients with 4 requests each, none of them over its own limit"
-    refused = next(answer for answer in answers if answer.status_code == 429)
+    responses = [client.get("/v1/settlements") for _ in range(4) for client in clients]
+    accepted = sum(response.status_code == 200 for response in responses)
+    assert 15 <= accepted < 40, "16 clients with 4 requests each, none of them above its own limit"
+    refused = next(response for response in responses if response.status_code == 429)
     problem = expect_problem(refused, 429, "rate_limited")
     assert "this merchant, all its API clients together" in problem["detail"]
     assert int(refused.headers["Retry-After"]) >= 1
     assert other_merchant.get("/v1/settlements").status_code == 200
 
 
-def test_a_client_over_its_own_limit_is_told_that(merchant: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_client_above_its_own_limit_says_so(merchant: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, rate_limit_per_second=3, merchant_rate_limit_per_second=1_000)
-    answers = [merchant.get("/v1/settlements") for _ in range(30)]
-    refused = next(answer for answer in answers if answer.status_code == 429)
+    responses = [merchant.get("/v1/settlements") for _ in range(30)]
+    refused = next(response for response in responses if response.status_code == 429)
     assert "this API client or user" in expect_problem(refused, 429, "rate_limited")["detail"]
 
 
-def test_a_merchants_limit_of_zero_is_none(merchant: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_of_zero_disables_it(merchant: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, merchant_rate_limit_per_second=0, merchant_unfinished_max=0)
     assert {merchant.pay().status_code for _ in range(30)} == {201}
     assert count("rate_limits", "subject LIKE 'merchant:%'") == 0
 
 
-def test_an_operator_has_no_merchants_limit(operator: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operators_have_no_limit_of_a_merchant(operator: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, merchant_rate_limit_per_second=1)
     assert {operator.get("/v1/dead-letters").status_code for _ in range(10)} == {200}
 
 
-def test_a_merchant_with_too_many_unfinished_payments_pays_again_when_they_finish(
+def test_a_merchant_with_too_many_unfinished_payments_can_pay_again_when_they_finish(
     merchant: Caller, other_merchant: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, merchant_unfinished_max=MOST)
@@ -90,16 +90,14 @@ def test_a_merchant_with_too_many_unfinished_payments_pays_again_when_they_finis
 
 
 def accept_all(merchant: Caller) -> None:
-    """Pay until the limit is reached; near the limit, a process counts frequently."""
+    """Create payments until the limit is reached; near the limit, a process counts frequently."""
     for _ in range(100 * MOST):
         if merchant.pay().status_code == 429 and count("transactions") >= MOST:
             return
     pytest.fail("the limit was not reached")
 
 
-def test_a_payment_far_from_the_limit_asks_the_database_for_no_count(
-    merchant: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_payment_far_below_the_limit_needs_no_count(merchant: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, merchant_unfinished_max=100_000)
     merchant.pay()
     with statements() as sent:
@@ -107,7 +105,7 @@ def test_a_payment_far_from_the_limit_asks_the_database_for_no_count(
     assert not [statement for statement in sent if "count" in statement.sql]
 
 
-def test_counting_a_merchants_unfinished_payments_reads_only_these_and_not_more_than_asked(
+def test_counting_unfinished_payments_reads_only_these_up_to_the_maximum(
     merchant: Caller, other_merchant: Caller
 ) -> None:
     first, other = accept_payment(merchant.merchant_id), accept_payment(other_merchant.merchant_id)
@@ -119,7 +117,7 @@ def test_counting_a_merchants_unfinished_payments_reads_only_these_and_not_more_
     """
     execute(copies, status="canceled", id=first)
     execute(copies, status="pending", id=other)
-    execute("ANALYZE transactions")  # as autovacuum does; what it knows of earlier tests would mislead the planner
+    execute("ANALYZE transactions")  # as autovacuum does; the statistics of earlier tests would mislead the planner
     with autocommit() as connection, statements() as sent:
         assert backlog.unfinished_of(connection, merchant.merchant_id, 500) == 1
         assert backlog.unfinished_of(connection, other_merchant.merchant_id, 500) == 500

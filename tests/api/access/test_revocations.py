@@ -1,4 +1,4 @@
-"""How soon every process knows what one of them revoked (api.md, Authentication)."""
+"""When a revocation takes effect in all processes (docs/authentication.md)."""
 
 import time
 from datetime import timedelta
@@ -22,25 +22,25 @@ pytestmark = pytest.mark.usefixtures("database")
 
 HTTP_SECONDS = 10
 CONNECTIONS = 24
-"""That all of them are with the same one of two processes happens once in eight million runs."""
+"""The probability that one of two processes serves all of them is 1 : 8,000,000."""
 CLIENT = "cl_unknown"
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that only the test moves."""
+    """Replace the monotonic clock by one that only the test moves."""
     now = [time.monotonic()]
     monkeypatch.setattr("gateway.api.access.revocations.time.monotonic", lambda: now[0])
     return now
 
 
 def process(folder: Path) -> KnownRevocations:
-    """What a process of the host with this folder knows."""
+    """Return the revocations that a process of the host with this folder knows."""
     return KnownRevocations(Mark(folder / "revocations.mark"))
 
 
 def store(token_id: str, age: str = "0 s") -> None:
-    """Revoke a token as another host does: nobody here is told."""
+    """Revoke a token as another host does: the processes of this host are not notified."""
     execute(
         """INSERT INTO revoked_tokens (jti, expires_at, revoked_at)
            VALUES (:jti, now() + interval '1 hour', now() - CAST(:age AS interval))""",
@@ -54,33 +54,34 @@ def token_id_of(merchant: Caller) -> str:
     return str(claims["jti"])
 
 
-@pytest.mark.parametrize("deed", ["logout", "delete"])
-def test_what_one_process_revoked_no_process_of_the_host_accepts_any_more(
-    deed: str, merchant: Caller, tmp_path: Path
+def test_a_revocation_by_one_process_holds_at_once_in_every_process_of_the_host(
+    merchant: Caller, tmp_path: Path
 ) -> None:
     with api_process(tmp_path / "api.log", workers=2, AUTH_RATE_LIMIT_PER_SECOND="0") as api:
-        form = {"grant_type": "client_credentials", **merchant.facts["client"]}
-        token = requests.post(f"{api.url}/oauth/token", data=form, timeout=HTTP_SECONDS).json()["access_token"]
-        owner, client = ({"Authorization": f"Bearer {one}"} for one in (merchant.token, token))
-        clients = requests.get(f"{api.url}/v1/api-clients", headers=owner, timeout=HTTP_SECONDS).json()["data"]
+        owner = {"Authorization": f"Bearer {merchant.token}"}
         sessions = [requests.Session() for _ in range(CONNECTIONS)]
 
-        def statuses() -> set[int]:
-            url = f"{api.url}/v1/transactions"
-            return {one.get(url, headers=client, timeout=HTTP_SECONDS).status_code for one in sessions}
+        def new_token() -> dict[str, str]:
+            form = {"grant_type": "client_credentials", **merchant.facts["client"]}
+            token = requests.post(f"{api.url}/oauth/token", data=form, timeout=HTTP_SECONDS).json()["access_token"]
+            return {"Authorization": f"Bearer {token}"}
 
-        assert statuses() == {200}
-        if deed == "logout":
-            answer = requests.post(f"{api.url}/auth/logout", headers=client, timeout=HTTP_SECONDS)
-        else:
-            url = f"{api.url}/v1/api-clients/{clients[0]['id']}"
-            answer = requests.delete(url, headers=owner, timeout=HTTP_SECONDS)
-        assert answer.status_code == 204
-        assert statuses() == {401}
+        def statuses(headers: dict[str, str]) -> set[int]:
+            url = f"{api.url}/v1/transactions"
+            return {one.get(url, headers=headers, timeout=HTTP_SECONDS).status_code for one in sessions}
+
+        logged_out, of_deleted_client = new_token(), new_token()
+        assert statuses(logged_out) == statuses(of_deleted_client) == {200}
+        assert requests.post(f"{api.url}/auth/logout", headers=logged_out, timeout=HTTP_SECONDS).status_code == 204
+        assert statuses(logged_out) == {401}
+        [client] = requests.get(f"{api.url}/v1/api-clients", headers=owner, timeout=HTTP_SECONDS).json()["data"]
+        url = f"{api.url}/v1/api-clients/{client['id']}"
+        assert requests.delete(url, headers=owner, timeout=HTTP_SECONDS).status_code == 204
+        assert statuses(of_deleted_client) == {401}
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_process_reads_again_as_soon_as_another_one_announces(tmp_path: Path) -> None:
+def test_a_process_reads_again_after_another_one_announces(tmp_path: Path) -> None:
     one, other = process(tmp_path), process(tmp_path)
     assert not other.include("token", CLIENT)
 
@@ -92,7 +93,7 @@ def test_a_process_reads_again_as_soon_as_another_one_announces(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("clock")
-def test_what_is_announced_while_a_process_reads_is_read_the_next_time(
+def test_a_revocation_during_a_read_is_included_in_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = process(tmp_path), process(tmp_path)
@@ -110,7 +111,7 @@ def test_what_is_announced_while_a_process_reads_is_read_the_next_time(
     assert other.include("token", CLIENT)
 
 
-def test_without_a_file_a_process_still_knows_at_once_what_it_revoked(clock: list[float], tmp_path: Path) -> None:
+def test_without_the_file_only_the_revoking_process_knows_at_once(clock: list[float], tmp_path: Path) -> None:
     nowhere = tmp_path / "not there"
     one, other = process(nowhere), process(nowhere)
     assert not one.include("token", CLIENT)
@@ -124,7 +125,7 @@ def test_without_a_file_a_process_still_knows_at_once_what_it_revoked(clock: lis
     assert other.include("token", CLIENT)
 
 
-def test_a_mark_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+def test_a_mark_file_that_cannot_be_opened_is_logged(tmp_path: Path) -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{level} {message}")
 
@@ -136,7 +137,7 @@ def test_a_mark_that_cannot_be_had_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_process_reads_old_revocations_at_its_start_and_seldom_again(clock: list[float], tmp_path: Path) -> None:
+def test_a_process_reads_all_revocations_at_its_start_and_rarely_again(clock: list[float], tmp_path: Path) -> None:
     started = process(tmp_path)
     assert not started.include("token", CLIENT)
     store("token", age="10 minutes")
@@ -150,7 +151,7 @@ def test_a_process_reads_old_revocations_at_its_start_and_seldom_again(clock: li
     assert started.include("token", CLIENT)
 
 
-def test_a_token_that_another_host_revoked_is_refused_within_two_seconds(merchant: Caller) -> None:
+def test_a_token_that_another_host_revoked_is_rejected_within_two_seconds(merchant: Caller) -> None:
     assert merchant.get("/v1/transactions").status_code == 200
     store(token_id_of(merchant))
 

@@ -1,31 +1,23 @@
-"""What the server itself bounds, before the application sees a request: bytes on the wire."""
+"""The limits of the server for the bytes of a request, before the application sees it."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from gateway.api.http.request_content import BODY_MAX_BYTES
 from tests.api.conftest import Caller
-from tests.api.process import ApiProcess, api_process
+from tests.api.process import ApiProcess
 from tests.helpers.factories import count
 from tests.helpers.waiting import eventually
 
 SECONDS = 10
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    """A running API."""
-    with api_process(Path(tmp_path_factory.mktemp("bounds")) / "api.log") as started:
-        yield started
-
-
 @contextmanager
 def request_begun(api: ApiProcess, caller: Caller, line: bytes, headers: bytes = b"") -> Iterator[socket.socket]:
-    """A connection on which everything but a request's body was sent."""
+    """Open a connection, and send a request without its body."""
     with socket.create_connection(("127.0.0.1", api.port), timeout=SECONDS) as connection:
         start = line + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + str(caller.token).encode() + b"\r\n"
         connection.sendall(start + headers + b"\r\n")
@@ -33,19 +25,19 @@ def request_begun(api: ApiProcess, caller: Caller, line: bytes, headers: bytes =
 
 
 def status(connection: socket.socket) -> int:
-    """The status of the answer that comes on it."""
+    """Read the response, and return its status."""
     return int(connection.makefile("rb").readline().split()[1])
 
 
 def status_of(api: ApiProcess, caller: Caller, line: bytes, headers: bytes = b"", body: bytes = b"") -> int:
-    """The status of the answer to a request made of these bytes."""
+    """Send a request of these bytes, and return the status of the response."""
     with request_begun(api, caller, line, headers) as connection:
         connection.sendall(body)
         return status(connection)
 
 
 def wait_until_received(connection: socket.socket) -> None:
-    """Return when the server's system has acknowledged all that was sent (tcpi_unacked, tcp(7))."""
+    """Wait until the kernel of the server has acknowledged everything that was sent (tcpi_unacked, tcp(7))."""
     unacknowledged = slice(24, 28)
 
     def received() -> bool:
@@ -56,53 +48,58 @@ def wait_until_received(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(("size", "status"), [(BODY_MAX_BYTES, 201), (BODY_MAX_BYTES + 1, 413), (10**6, 413)])
-def test_a_body_without_a_length_has_the_same_bound(api: ApiProcess, merchant: Caller, size: int, status: int) -> None:
+def test_a_chunked_body_has_the_same_maximum_size(
+    running_api: ApiProcess, merchant: Caller, size: int, status: int
+) -> None:
     body = b'{"amount": 1000, "currency": "USD"}'.ljust(size)
     headers = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
 
     assert (
-        status_of(api, merchant, b"POST /v1/transactions", headers, b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)) == status
+        status_of(running_api, merchant, b"POST /v1/transactions", headers, b"%x\r\n%s\r\n0\r\n\r\n" % (size, body))
+        == status
     )
     assert count("transactions") == (status == 201)
 
 
-def test_a_body_of_many_small_parts_is_refused(api: ApiProcess, merchant: Caller) -> None:
+def test_a_body_of_many_small_parts_is_rejected(running_api: ApiProcess, merchant: Caller) -> None:
     body = b'{"amount": 1000, "currency": "USD"}'.ljust(1000)
     headers = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
     parts = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
 
-    assert status_of(api, merchant, b"POST /v1/transactions", headers, parts + b"0\r\n\r\n") == 400
+    assert status_of(running_api, merchant, b"POST /v1/transactions", headers, parts + b"0\r\n\r\n") == 400
     assert count("transactions") == 0
 
 
 @pytest.mark.parametrize("pieces", [2, 7])
-def test_a_body_that_comes_in_pieces_is_taken_as_a_whole(api: ApiProcess, merchant: Caller, pieces: int) -> None:
+def test_a_body_that_arrives_in_pieces_is_assembled(running_api: ApiProcess, merchant: Caller, pieces: int) -> None:
     body = b'{"amount": 1000, "currency": "USD"}'.ljust(40_000)
     head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
     size = -(-len(body) // pieces)
-    with request_begun(api, merchant, b"POST /v1/transactions", head) as connection:
+    with request_begun(running_api, merchant, b"POST /v1/transactions", head) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(body), size):
-            wait_until_received(connection)  # so that the server reads this piece by itself
+            wait_until_received(connection)  # the server then reads this piece separately
             connection.sendall(body[start : start + size])
         assert status(connection) == 201
     assert count("transactions") == 1
 
 
-def test_a_body_that_ends_early_makes_no_payment(api: ApiProcess, merchant: Caller) -> None:
+def test_a_truncated_body_creates_no_payment(running_api: ApiProcess, merchant: Caller) -> None:
     body = b'{"amount": 1000, "currency": "USD"}'
     head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % (len(body) + 1)
-    with request_begun(api, merchant, b"POST /v1/transactions", head) as connection:
+    with request_begun(running_api, merchant, b"POST /v1/transactions", head) as connection:
         connection.sendall(body)
         connection.shutdown(socket.SHUT_WR)
         assert connection.makefile("rb").readline().split()[1:2] in ([], [b"400"])
     assert count("transactions") == 0
 
 
-def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(api: ApiProcess, merchant: Caller) -> None:
+def test_a_body_whose_content_length_is_too_large_is_rejected_before_it_is_sent(
+    running_api: ApiProcess, merchant: Caller
+) -> None:
     headers = b"Content-Type: application/json\r\nContent-Length: 10000000000\r\n"
 
-    assert status_of(api, merchant, b"POST /v1/transactions", headers) == 413
+    assert status_of(running_api, merchant, b"POST /v1/transactions", headers) == 413
 
 
 @pytest.mark.parametrize(
@@ -115,18 +112,18 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(api: ApiPr
     ],
     ids=["long URL", "longer URL", "many parameters", "many headers"],
 )
-def test_urls_and_headers_are_bounded(
-    api: ApiProcess, merchant: Caller, line: bytes, headers: bytes, status: int
+def test_the_sizes_of_urls_and_headers_are_limited(
+    running_api: ApiProcess, merchant: Caller, line: bytes, headers: bytes, status: int
 ) -> None:
-    assert status_of(api, merchant, line, headers) == status
+    assert status_of(running_api, merchant, line, headers) == status
 
 
-def test_requests_whose_headers_never_end_keep_no_one_waiting(api: ApiProcess, merchant: Caller) -> None:
-    slow = [socket.create_connection(("127.0.0.1", api.port), timeout=SECONDS) for _ in range(100)]
+def test_requests_with_unfinished_headers_do_not_block_others(running_api: ApiProcess, merchant: Caller) -> None:
+    slow = [socket.create_connection(("127.0.0.1", running_api.port), timeout=SECONDS) for _ in range(100)]
     try:
         for connection in slow:
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHos")
-        assert status_of(api, merchant, b"GET /v1/transactions") == 200
+        assert status_of(running_api, merchant, b"GET /v1/transactions") == 200
     finally:
         for connection in slow:
             connection.close()

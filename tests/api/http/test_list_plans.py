@@ -1,7 +1,7 @@
-"""What the API's reads cost when tables are large: no list walks through a table, whatever it is asked for.
+"""The cost of GET requests with large tables: no list scans a table, with any filter.
 
-The calls and their parameters are those that the application declares, and the statements those that it sends, so a
-new list or filter is covered by itself. Enough rows for PostgreSQL to plan as for ten million are made.
+The endpoints and their parameters are those that the application declares, and the statements are those that it sends,
+so a new list or filter is covered automatically. There are enough rows for PostgreSQL to plan as for ten million.
 """
 
 import re
@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import text
 
-from gateway.api.http.paging import Page
+from gateway.api.http.paging import ListQuery
 from gateway.api.http.routes import Endpoint
 from gateway.db import answer_timeout, begin
 from gateway.domain.shared.listing import SEARCH_ROWS_MAX
@@ -30,9 +30,9 @@ __all__ = ["world"]
 ROWS = 60_000
 FILL_SECONDS = 120
 ROWS_READ_MAX = SEARCH_ROWS_MAX + 1_000
-"""What one page may read: a bounded search, and the objects of the page with what belongs to them."""
+"""Maximum number of rows that one page reads: a limited search, the objects of the page, and their relations."""
 LARGE = 10_000
-"""Rows of a table that must not be read from its beginning to its end."""
+"""Minimum number of rows of a table that must not be scanned."""
 
 FILL = (
     """INSERT INTO transactions (id, merchant_id, amount, currency, status, payment_method, reference, customer_id,
@@ -91,7 +91,7 @@ FILL = (
     """INSERT INTO balances (merchant_id, currency, settled, refunded, fees)
        SELECT id, 'USD', 1, 0, 0 FROM merchants ON CONFLICT DO NOTHING""",
 )
-"""Rows as a year of work leaves them, all of them one merchant's: mostly of the common kind, a few of each rare one."""
+"""Rows of one merchant as after a year: most of them of the common kind, a few of each rare one."""
 
 SAMPLES: dict[str, tuple[object, ...]] = {
     "currency": ("USD", "CHF", "JPY"),
@@ -105,13 +105,13 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "action": ("dead_letter.replayed", "user.created"),
     "subject": ("none",),
 }
-"""Of each filter values that match much and values that match little; choices, ids and times are known without."""
+"""Values of each filter that match many rows and few rows; those of enums, ids and times need no samples."""
 HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
 
 
 @pytest.fixture(scope="module")
 def full(world: World) -> Iterator[World]:
-    """The world with many rows of its merchant."""
+    """Return the world with many rows of its merchant."""
     with answer_timeout(FILL_SECONDS), begin() as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = '{FILL_SECONDS}s'"))
         for statement in FILL:
@@ -123,7 +123,7 @@ def full(world: World) -> Iterator[World]:
 
 
 def values_of(endpoint: Endpoint, name: str, world: World) -> tuple[object, ...]:
-    """What to ask a filter for."""
+    """Return the values to use for a filter."""
     assert endpoint.query is not None
     schema = endpoint.query.model_json_schema()
     options = schema["properties"][name].get("anyOf", [schema["properties"][name]])
@@ -142,9 +142,9 @@ def values_of(endpoint: Endpoint, name: str, world: World) -> tuple[object, ...]
 
 
 def queries(endpoint: Endpoint, world: World) -> Iterator[dict[str, object]]:
-    """No filter, each filter with each of its values, and each pair of filters with their first and last ones."""
+    """Yield no filter, each filter with each of its values, and each pair of filters with their first and last ones."""
     assert endpoint.query is not None
-    names = [name for name in endpoint.query.model_fields if name not in Page.model_fields]
+    names = [name for name in endpoint.query.model_fields if name not in ListQuery.model_fields]
     values = {name: values_of(endpoint, name, world) for name in names}
     yield {}
     yield from ({name: value} for name in names for value in values[name])
@@ -154,19 +154,19 @@ def queries(endpoint: Endpoint, world: World) -> Iterator[dict[str, object]]:
 
 
 def pages(caller: Caller, path: str, query: dict[str, object]) -> Iterator[Statement]:
-    """The statements of the first two pages."""
+    """Yield the statements of the first two pages."""
     for _ in range(2):
         with statements() as sent:
-            answer = caller.get(f"{path}?{urlencode(query)}" if query else path)
-        assert answer.status_code == 200, answer.text
+            response = caller.get(f"{path}?{urlencode(query)}" if query else path)
+        assert response.status_code == 200, response.text
         yield from (statement for statement in sent if not re.search("INSERT|UPDATE|DELETE", statement.sql))
-        if not answer.is_json or not answer.json.get("next_cursor"):
+        if not response.is_json or not response.json.get("next_cursor"):
             return
-        query = query | {"cursor": answer.json["next_cursor"]}
+        query = query | {"cursor": response.json["next_cursor"]}
 
 
 def large_tables() -> set[str]:
-    """The tables that the test has filled."""
+    """Return the tables that the test has filled."""
     with begin() as connection:
         found = connection.execute(text("SELECT relname FROM pg_class WHERE reltuples >= :rows"), {"rows": LARGE})
         return set(found.scalars()) & set(all_tables().tables)
@@ -176,13 +176,13 @@ READS = [endpoint for endpoint in endpoints() if endpoint.method == "GET" and no
 
 
 @pytest.mark.parametrize("endpoint", READS, ids=name_of)
-def test_a_read_looks_at_few_rows_of_large_tables(full: World, endpoint: Endpoint) -> None:
+def test_a_get_request_reads_few_rows_of_large_tables(full: World, endpoint: Endpoint) -> None:
     large = large_tables()
     assert {"transactions", "settlements", "refunds", "events", "dead_letters", "charge_attempts", "audit_log"} <= large
     route = route_of(endpoint)
-    caller = full.who_may(route.scope or "")
+    caller = full.caller_with(route.scope or "")
     path = path_of(endpoint, full.ids[route.object]) if route.object else path_of(endpoint)
-    is_list = endpoint.query is not None and issubclass(endpoint.query, Page)
+    is_list = endpoint.query is not None and issubclass(endpoint.query, ListQuery)
     for query in queries(endpoint, full) if is_list else [{}]:
         for statement in pages(caller, path, query):
             plan = executed(statement)

@@ -1,4 +1,4 @@
-"""What a running API really writes to its log: after requests full of secrets, none of them."""
+"""The log of a running API contains no secret, whatever the requests contain."""
 
 import base64
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ HTTP_SECONDS = 10
 
 @pytest.fixture(params=["json", "console"])
 def api(request: pytest.FixtureRequest, tmp_path: Path, database: None) -> Iterator[ApiProcess]:  # noqa: ARG001
-    """An API that logs all that it can."""
+    """Run an API that logs as much as possible."""
     environment = {
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": request.param,
@@ -32,15 +32,15 @@ def api(request: pytest.FixtureRequest, tmp_path: Path, database: None) -> Itera
 
 
 @pytest.fixture
-def refusing_table() -> Iterator[None]:
-    """PostgreSQL refuses payments of 4711 and says in its error which row it refused."""
+def rejecting_table() -> Iterator[None]:
+    """Make PostgreSQL reject payments of 4711; its error contains the rejected row."""
     execute("ALTER TABLE transactions ADD CONSTRAINT no_4711 CHECK (amount <> 4711) NOT VALID")
     yield
     execute("ALTER TABLE transactions DROP CONSTRAINT no_4711")
 
 
-@pytest.mark.usefixtures("refusing_table")
-def test_no_secret_token_or_card_number_is_in_the_log_of_an_api(api: ApiProcess) -> None:
+@pytest.mark.usefixtures("rejecting_table")
+def test_the_log_contains_no_secret_token_or_card_number(api: ApiProcess) -> None:
     with requests.Session() as session:
 
         def send(method: str, path: str, **options: object) -> requests.Response:

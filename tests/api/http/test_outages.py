@@ -1,15 +1,12 @@
-"""The API while its database is away, and as a server sees it."""
+"""The API while its database is unavailable, and with invalid settings."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +15,6 @@ import requests
 from gateway.config import settings
 from tests.api.conftest import Caller
 from tests.api.process import ROOT, api_process
-from tests.helpers.factories import count
 from tests.helpers.waiting import eventually, free_port
 
 TIMEOUT_SECONDS = 15
@@ -26,7 +22,7 @@ PAYMENT = {"amount": 1000, "currency": "USD"}
 
 
 class Gate:
-    """A port that leads to the test database as long as it is open."""
+    """A port that is forwarded to the test database while it is open."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -37,11 +33,11 @@ class Gate:
             target = f"{connection.info.host}:{connection.info.port}"
         self._process = subprocess.Popen([sys.executable, "-c", FORWARDER, str(self.port), target])
 
-        def leads() -> bool:
+        def accepts() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-        eventually(leads, what="the gate")
+        eventually(accepts, what="the gate")
 
     def close(self) -> None:
         if self._process is not None:
@@ -80,22 +76,22 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    """A way to the database that a test may close."""
+    """Provide a port to the database that the test can close."""
     made = Gate()
     yield made
     made.close()
 
 
-def expect_unavailable(answer: requests.Response) -> None:
-    assert answer.status_code == 503, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["code"] == "database_unavailable"
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert "psycopg" not in answer.text
-    assert "127.0.0.1" not in answer.text
+def expect_unavailable(response: requests.Response) -> None:
+    assert response.status_code == 503, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["code"] == "database_unavailable"
+    assert int(response.headers["Retry-After"]) >= 1
+    assert "psycopg" not in response.text
+    assert "127.0.0.1" not in response.text
 
 
-def test_without_its_database_the_api_says_so_and_recovers_by_itself(
+def test_without_its_database_the_api_responds_with_503_and_recovers(
     merchant: Caller, gate: Gate, tmp_path: Path
 ) -> None:
     headers = {"Authorization": f"Bearer {merchant.token}"}
@@ -128,45 +124,13 @@ def test_without_its_database_the_api_says_so_and_recovers_by_itself(
 
 
 @pytest.mark.usefixtures("database")
-def test_a_frozen_database_does_not_delay_the_answer_about_readiness(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never speaks
+def test_a_hanging_database_does_not_delay_the_readiness_check(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and sends nothing
         url = f"postgresql://pay@127.0.0.1:{silent.getsockname()[1]}/x"
         with api_process(tmp_path / "api.log", DATABASE_URL=url) as api:
             started = time.monotonic()
             expect_unavailable(requests.get(f"{api.url}/health/ready", timeout=TIMEOUT_SECONDS))
             assert time.monotonic() - started < 2.1
-
-
-def test_a_server_takes_two_hundred_concurrent_repeats_for_one_payment(merchant: Caller, tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {merchant.token}", "Idempotency-Key": "burst"}
-    with api_process(tmp_path / "api.log") as api, ThreadPoolExecutor(50) as threads:
-
-        def pay(_: int) -> tuple[int, bytes]:
-            answer = requests.post(f"{api.url}/v1/transactions", json=PAYMENT, headers=headers, timeout=TIMEOUT_SECONDS)
-            return answer.status_code, answer.content
-
-        answers = set(threads.map(pay, range(200)))
-
-    assert len(answers) == 1
-    assert next(iter(answers))[0] == 201
-    assert count("transactions") == count("outbox") == 1
-
-
-def test_a_chunked_body_is_read_and_limited(merchant: Caller, tmp_path: Path) -> None:
-    def post(body: bytes) -> tuple[int, dict[str, Any]]:
-        headers = {"Authorization": f"Bearer {merchant.token}", "Content-Type": "application/json"}
-        pieces = (body[start : start + 4096] for start in range(0, len(body), 4096))  # no length: requests sends chunks
-        url = f"{api.url}/v1/transactions"
-        answer = requests.post(url, data=pieces, headers=headers, timeout=TIMEOUT_SECONDS)
-        return answer.status_code, answer.json()
-
-    valid = json.dumps(PAYMENT).encode()
-    with api_process(tmp_path / "api.log") as api:
-        status, made = post(valid)
-        assert (status, made["status"]) == (201, "pending")
-        status, problem = post(valid + b" " * 64 * 1024)
-        assert (status, problem["code"]) == (413, "body_too_large")
-    assert count("transactions") == 1
 
 
 @pytest.mark.parametrize(
@@ -178,7 +142,7 @@ def test_a_chunked_body_is_read_and_limited(merchant: Caller, tmp_path: Path) ->
         ({"KEYS_DIR": "/dev/null/keys"}, "KEYS_DIR"),
     ],
 )
-def test_a_process_with_a_wrong_setting_ends_with_its_name(environment: dict[str, str], named: str) -> None:
+def test_a_process_with_an_invalid_setting_ends_and_names_it(environment: dict[str, str], named: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from gateway.app import app"],
         cwd=ROOT,

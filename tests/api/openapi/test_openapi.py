@@ -1,6 +1,7 @@
-"""What /openapi.json says, held against JSON Schema, the contract and the code (api.md, Service)."""
+"""Check /openapi.json against JSON Schema, the contract and the code."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,19 +26,19 @@ SELF_EVIDENT = frozenset({"object", "status"})
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     return document(endpoints())
 
 
 def operations(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every operation, those of webhooks too, with its name."""
+    """Yield every operation with its name, including webhooks."""
     for items in (*made["paths"].values(), *made["webhooks"].values()):
         for operation in items.values():
             yield operation["operationId"], operation
 
 
 def contents(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every body of a request or an answer, with where it is."""
+    """Yield every body of a request or a response, with the name of its operation or response."""
     for name, operation in operations(made):
         bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
         for body in bodies:
@@ -66,7 +67,7 @@ def test_the_document_is_valid(made: dict[str, Any]) -> None:
     validate(made)
 
 
-def test_the_document_is_made_when_somebody_asks_for_it_and_kept() -> None:
+def test_the_document_is_generated_by_the_first_request_and_cached() -> None:
     own = create_app()
     assert "openapi" not in own.extensions
 
@@ -75,7 +76,7 @@ def test_the_document_is_made_when_somebody_asks_for_it_and_kept() -> None:
     assert first.data == second.data == own.extensions["openapi"]
 
 
-def test_every_example_is_what_its_schema_says(made: dict[str, Any]) -> None:
+def test_every_example_matches_its_schema(made: dict[str, Any]) -> None:
     shown = 0
     for name, content in contents(made):
         schema = {**content["schema"], "components": made["components"]}
@@ -88,7 +89,7 @@ def test_every_example_is_what_its_schema_says(made: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("endpoint", [each for each in endpoints() if each.body not in {None, NoBody}], ids=name_of)
-def test_the_example_of_a_request_is_one_that_the_call_takes(made: dict[str, Any], endpoint: Endpoint) -> None:
+def test_the_example_of_a_request_is_valid(made: dict[str, Any], endpoint: Endpoint) -> None:
     [operation] = [operation for name, operation in operations(made) if name == endpoint.name]
     example = operation["requestBody"]["content"]["application/json"]["example"]
 
@@ -96,7 +97,7 @@ def test_the_example_of_a_request_is_one_that_the_call_takes(made: dict[str, Any
     parse_json(endpoint.body, json.dumps(example).encode())
 
 
-def test_every_body_of_json_has_an_example_and_no_text_in_one_says_nothing(made: dict[str, Any]) -> None:
+def test_every_json_body_has_an_example_without_placeholders(made: dict[str, Any]) -> None:
     for name, content in contents(made):
         assert (
             examples_of(content) or content["schema"] in ({}, {"type": "string"}) or "contentMediaType" in str(content)
@@ -105,7 +106,7 @@ def test_every_body_of_json_has_an_example_and_no_text_in_one_says_nothing(made:
         assert not silent, f"{name}: give each text an example, in its field or in gateway/api/openapi/glossary.py"
 
 
-def test_every_field_says_what_it_means(made: dict[str, Any]) -> None:
+def test_every_field_has_a_description(made: dict[str, Any]) -> None:
     silent = [
         f"{model}.{name}"
         for model, schema in made["components"]["schemas"].items()
@@ -117,7 +118,7 @@ def test_every_field_says_what_it_means(made: dict[str, Any]) -> None:
     assert silent == [], "describe them, in their fields or in gateway/api/openapi/glossary.py"
 
 
-def test_every_parameter_says_what_it_means(made: dict[str, Any]) -> None:
+def test_every_parameter_has_a_description(made: dict[str, Any]) -> None:
     silent = [
         f"{name}: {parameter['name']}"
         for name, operation in operations(made)
@@ -128,7 +129,7 @@ def test_every_parameter_says_what_it_means(made: dict[str, Any]) -> None:
     assert silent == [], "describe them, in their fields or in gateway/api/openapi/glossary.py"
 
 
-def test_every_scope_is_described_and_asked_for_somewhere(made: dict[str, Any]) -> None:
+def test_every_scope_is_described_and_required_by_an_operation(made: dict[str, Any]) -> None:
     flow = made["components"]["securitySchemes"]["oauth2"]["flows"]["clientCredentials"]
     ways = [way for _, operation in operations(made) for way in operation["security"]]
     asked = {scope for way in ways for scopes in way.values() for scope in scopes}
@@ -138,7 +139,7 @@ def test_every_scope_is_described_and_asked_for_somewhere(made: dict[str, Any]) 
     assert all(flow["scopes"].values())
 
 
-def test_every_type_of_event_is_a_webhook_with_its_headers_and_body(made: dict[str, Any]) -> None:
+def test_every_type_of_event_is_a_webhook_with_headers_and_a_body(made: dict[str, Any]) -> None:
     assert set(made["webhooks"]) == {str(kind) for kind in EventType}
     for kind, items in made["webhooks"].items():
         headers = {parameter["name"] for parameter in items["post"]["parameters"] if parameter["required"]}
@@ -148,13 +149,39 @@ def test_every_type_of_event_is_a_webhook_with_its_headers_and_body(made: dict[s
         assert len(json.dumps(example)) < 20_000
 
 
-def test_every_call_that_needs_a_token_tells_about_limits_and_refusals(made: dict[str, Any]) -> None:
-    for name, operation in operations(made):
-        if operation["security"]:
-            assert {"401", "429", "500", "503"} <= set(operation["responses"]), name
+@pytest.mark.parametrize("endpoint", [each for each in endpoints() if each.documented], ids=name_of)
+def test_every_operation_lists_its_errors_and_its_security(made: dict[str, Any], endpoint: Endpoint) -> None:
+    [operation] = [operation for name, operation in operations(made) if name == endpoint.name]
+
+    assert operation["summary"]
+    assert bool(operation["security"]) == (not endpoint.public)
+    errors = {"500", "503"} if endpoint.public else {"401", "429", "500", "503"}
+    assert errors <= set(operation["responses"])
+    if endpoint.scope:
+        assert "403" in operation["responses"]
+        assert {"oauth2": [endpoint.scope]} in operation["security"]
 
 
-def test_every_answer_is_known_by_its_request_id(made: dict[str, Any]) -> None:
+def test_every_route_is_documented(app: Flask, made: dict[str, Any]) -> None:
+    documented = {(method.upper(), path) for path, operations in made["paths"].items() for method in operations}
+    served = {
+        (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method != "HEAD" and not rule.rule.startswith("/docs/")
+    }
+
+    assert documented == served
+
+
+def test_the_document_has_no_keyword_that_json_schema_does_not_know(made: dict[str, Any]) -> None:
+    text = json.dumps(made)
+
+    assert '"ge":' not in text
+    assert '"$defs"' not in text
+
+
+def test_every_response_has_a_request_id(made: dict[str, Any]) -> None:
     inline = [
         response for items in made["paths"].values() for op in items.values() for response in op["responses"].values()
     ]
@@ -162,11 +189,11 @@ def test_every_answer_is_known_by_its_request_id(made: dict[str, Any]) -> None:
         assert "X-Request-Id" in response["headers"]
 
 
-def test_every_operation_has_a_name_of_its_own(made: dict[str, Any]) -> None:
+def test_every_operation_has_a_unique_name(made: dict[str, Any]) -> None:
     names = [name for name, _ in operations(made)]
 
     assert len(names) == len(set(names))
 
 
-def test_the_document_is_served_as_it_is_made(app: Flask, made: dict[str, Any]) -> None:
+def test_the_served_document_is_the_generated_one(app: Flask, made: dict[str, Any]) -> None:
     assert app.test_client().get("/openapi.json").json == made

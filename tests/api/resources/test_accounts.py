@@ -1,4 +1,4 @@
-"""Registration, login and logout (api.md, Authentication)."""
+"""Registration, log-in and log-out."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +13,13 @@ from tests.helpers.factories import count
 ADA = {"email": "ada@example.com", "password": PASSWORD, "business_name": "Ada's Bookshop"}
 
 
-def test_registering_makes_a_merchant_an_owner_and_a_first_client(anonymous: Caller) -> None:
-    answer = anonymous.post("/auth/register", ADA)
+def test_a_registration_creates_a_merchant_an_owner_and_an_api_client(anonymous: Caller) -> None:
+    response = anonymous.post("/auth/register", ADA)
 
-    assert answer.status_code == 201
-    assert answer.headers["Cache-Control"] == "no-store"
-    RegisteredMerchant.model_validate_json(answer.data)
-    made = answer.json
+    assert response.status_code == 201
+    assert response.headers["Cache-Control"] == "no-store"
+    RegisteredMerchant.model_validate_json(response.data)
+    made = response.json
     assert list(made) == ["user", "merchant", "access_token", "client"]
     assert made["user"]["email"] == "ada@example.com"
     assert made["user"]["role"] == "owner"
@@ -27,16 +27,16 @@ def test_registering_makes_a_merchant_an_owner_and_a_first_client(anonymous: Cal
     assert count("merchants") == count("users") == count("api_clients") == 1
 
 
-def test_the_token_of_a_registration_pays(app: Flask, anonymous: Caller) -> None:
+def test_the_token_of_a_registration_is_valid_for_payments(app: Flask, anonymous: Caller) -> None:
     made = anonymous.post("/auth/register", ADA).json
 
-    answer = Caller(app, made["access_token"]).pay()
+    response = Caller(app, made["access_token"]).pay()
 
-    assert answer.status_code == 201
-    assert answer.json["merchant_id"] == made["merchant"]["id"]
+    assert response.status_code == 201
+    assert response.json["merchant_id"] == made["merchant"]["id"]
 
 
-def test_neither_password_nor_secret_is_stored_in_the_clear(anonymous: Caller) -> None:
+def test_passwords_and_secrets_are_stored_only_as_hashes(anonymous: Caller) -> None:
     secret = anonymous.post("/auth/register", ADA).json["client"]["client_secret"]
 
     assert count("users", "password_hash LIKE '$argon2id$%'") == 1
@@ -45,12 +45,12 @@ def test_neither_password_nor_secret_is_stored_in_the_clear(anonymous: Caller) -
     assert count("api_clients", "octet_length(secret_hash) = 32") == 1
 
 
-def test_an_email_is_taken_once_in_any_case(anonymous: Caller) -> None:
+def test_an_email_can_be_registered_once_in_any_case(anonymous: Caller) -> None:
     anonymous.post("/auth/register", ADA)
 
-    answer = anonymous.post("/auth/register", ADA | {"email": "ADA@Example.com"})
+    response = anonymous.post("/auth/register", ADA | {"email": "ADA@Example.com"})
 
-    expect_problem(answer, 409, "email_taken")
+    expect_problem(response, 409, "email_taken")
     assert count("merchants") == count("users") == count("api_clients") == 1
 
 
@@ -89,40 +89,40 @@ def test_of_concurrent_registrations_with_one_email_one_succeeds(anonymous: Call
         ({"business_name": "b" * 256}, "/business_name", "invalid_length"),
     ],
 )
-def test_a_registration_that_is_not_valid_is_refused(
+def test_an_invalid_registration_is_rejected(
     anonymous: Caller, fields: dict[str, object], pointer: str, code: str
 ) -> None:
-    answer = anonymous.post("/auth/register", ADA | fields)
+    response = anonymous.post("/auth/register", ADA | fields)
 
-    expect_problem(answer, 422, "validation_failed")
-    assert field_errors(answer) == {pointer: code}
+    expect_problem(response, 422, "validation_failed")
+    assert field_errors(response) == {pointer: code}
     assert count("merchants") == count("users") == 0
 
 
 @pytest.mark.parametrize("field", ["role", "merchant_id", "scopes"])
-def test_nobody_registers_as_more_than_a_merchant(anonymous: Caller, field: str) -> None:
+def test_a_registration_cannot_set_roles_or_scopes(anonymous: Caller, field: str) -> None:
     expect_problem(anonymous.post("/auth/register", ADA | {field: "operator"}), 422, "unknown_field")
 
 
 @pytest.mark.parametrize(
     "password", ["x" * 12, "x" * 128, "пароль из слов", " leading and trailing ", "🐎" * 12, "🐎" * 128]
 )
-def test_any_password_of_12_to_128_characters_works(anonymous: Caller, password: str) -> None:
+def test_any_password_of_12_to_128_characters_is_accepted(anonymous: Caller, password: str) -> None:
     assert anonymous.post("/auth/register", ADA | {"password": password}).status_code == 201
     assert anonymous.post("/auth/login", {"email": ADA["email"], "password": password}).status_code == 200
 
 
-def test_a_login_gives_a_token_with_every_scope_of_a_merchant(app: Flask, anonymous: Caller) -> None:
+def test_a_login_returns_a_token_with_all_scopes_of_a_merchant(app: Flask, anonymous: Caller) -> None:
     anonymous.post("/auth/register", ADA)
 
-    answer = anonymous.post("/auth/login", {"email": "Ada@Example.com", "password": PASSWORD})
+    response = anonymous.post("/auth/login", {"email": "Ada@Example.com", "password": PASSWORD})
 
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-store"
-    UserToken.model_validate_json(answer.data)
-    assert list(answer.json) == ["access_token", "token_type", "expires_in"]
-    assert (answer.json["token_type"], answer.json["expires_in"]) == ("Bearer", 3600)
-    caller = Caller(app, answer.json["access_token"])
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    UserToken.model_validate_json(response.data)
+    assert list(response.json) == ["access_token", "token_type", "expires_in"]
+    assert (response.json["token_type"], response.json["expires_in"]) == ("Bearer", 3600)
+    caller = Caller(app, response.json["access_token"])
     assert caller.pay().status_code == 201
     assert caller.get("/v1/settlements").status_code == 200
 
@@ -131,17 +131,19 @@ def test_a_login_gives_a_token_with_every_scope_of_a_merchant(app: Flask, anonym
     ("email", "password"),
     [("ada@example.com", "wrong"), ("ada@example.com", PASSWORD + " "), ("nobody@example.com", PASSWORD), ("x", "y")],
 )
-def test_a_wrong_login_says_the_same_whatever_is_wrong(anonymous: Caller, email: str, password: str) -> None:
+def test_a_wrong_email_and_a_wrong_password_have_the_same_response(
+    anonymous: Caller, email: str, password: str
+) -> None:
     anonymous.post("/auth/register", ADA)
 
-    answer = anonymous.post("/auth/login", {"email": email, "password": password})
+    response = anonymous.post("/auth/login", {"email": email, "password": password})
 
-    problem = expect_problem(answer, 401, "invalid_credentials")
-    assert problem["detail"] == "Email or password is wrong"
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    problem = expect_problem(response, 401, "invalid_credentials")
+    assert problem["detail"] == "The email or the password is incorrect"
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_a_login_with_an_unknown_email_takes_as_long(anonymous: Caller) -> None:
+def test_a_login_with_an_unknown_email_takes_the_same_time(anonymous: Caller) -> None:
     anonymous.post("/auth/register", ADA)
 
     def fastest(email: str) -> float:
@@ -157,13 +159,13 @@ def test_a_login_with_an_unknown_email_takes_as_long(anonymous: Caller) -> None:
     assert 0.5 < known / unknown < 2
 
 
-def test_logging_out_revokes_the_token_in_hand_and_no_other(app: Flask, merchant: Caller) -> None:
+def test_a_logout_revokes_only_the_token_of_the_request(app: Flask, merchant: Caller) -> None:
     other = Caller(app, _login(merchant))
 
-    answer = merchant.post("/auth/logout")
+    response = merchant.post("/auth/logout")
 
-    assert (answer.status_code, answer.data) == (204, b"")
-    assert "Content-Type" not in answer.headers
+    assert (response.status_code, response.data) == (204, b"")
+    assert "Content-Type" not in response.headers
     refused = merchant.get("/v1/transactions")
     expect_problem(refused, 401, "invalid_token")
     assert 'error="invalid_token"' in refused.headers["WWW-Authenticate"]
@@ -171,7 +173,7 @@ def test_logging_out_revokes_the_token_in_hand_and_no_other(app: Flask, merchant
     assert count("revoked_tokens") == 1
 
 
-def test_a_token_is_revoked_once(merchant: Caller) -> None:
+def test_a_revoked_token_cannot_log_out_again(merchant: Caller) -> None:
     merchant.post("/auth/logout")
 
     expect_problem(merchant.post("/auth/logout"), 401, "invalid_token")
@@ -179,6 +181,6 @@ def test_a_token_is_revoked_once(merchant: Caller) -> None:
 
 def _login(merchant: Caller) -> str:
     body = {"email": merchant.facts["user"]["email"], "password": PASSWORD}
-    answer = Caller(merchant.app).post("/auth/login", body)
-    token: str = answer.json["access_token"]
+    response = Caller(merchant.app).post("/auth/login", body)
+    token: str = response.json["access_token"]
     return token

@@ -1,11 +1,11 @@
-"""The balance (api.md, Transactions)."""
+"""Retrieve balances."""
 
 from uuid import UUID
 
 from gateway.api.resources.balances import Balance
 from gateway.flows import balances, routing
 from gateway.flows.settlement import settle
-from tests.api.conftest import Caller, expect_problem
+from tests.api.conftest import Caller
 from tests.helpers.factories import accept_payment, count
 
 FEE_BASIS_POINTS = 290
@@ -24,23 +24,25 @@ def test_a_merchant_without_payments_has_no_balance(merchant: Caller) -> None:
     assert merchant.get("/v1/balance").json == {"data": []}
 
 
-def test_a_balance_is_what_was_settled_less_the_fees_per_currency(merchant: Caller, other_merchant: Caller) -> None:
+def test_a_balance_is_the_sum_of_settlements_less_fees_in_each_currency(
+    merchant: Caller, other_merchant: Caller
+) -> None:
     settled(merchant, 10_000)
     settled(merchant, 10_000)
     settled(merchant, 500, "JPY")
     settled(merchant, 700, "EUR", "tok_decline_fraud")
     settled(other_merchant, 99_999)
 
-    answer = merchant.get("/v1/balance")
+    response = merchant.get("/v1/balance")
 
-    Balance.model_validate_json(answer.data)
-    assert answer.json["data"] == [
+    Balance.model_validate_json(response.data)
+    assert response.json["data"] == [
         {"currency": "JPY", "available": 485, "settled": 500, "refunded": 0, "fees": 15},
         {"currency": "USD", "available": 19_420, "settled": 20_000, "refunded": 0, "fees": 580},
     ]
 
 
-def test_folding_changes_where_a_balance_is_kept_and_nothing_else(merchant: Caller) -> None:
+def test_folding_the_changes_into_a_balance_does_not_change_it(merchant: Caller) -> None:
     for _ in range(2):
         settled(merchant, 10_000)
         before = merchant.get("/v1/balance").json
@@ -51,10 +53,3 @@ def test_folding_changes_where_a_balance_is_kept_and_nothing_else(merchant: Call
     assert count("balance_changes") == 0
     assert count("balances", f"merchant_id = '{merchant.merchant_id}' AND settled = 20000 AND fees = 580") == 1
     assert balances.fold() == 0
-
-
-def test_the_balance_needs_the_scope_of_settlements(merchant: Caller, operator: Caller) -> None:
-    operation = merchant.get("/openapi.json").json["paths"]["/v1/balance"]["get"]
-
-    assert {"bearer": ["settlements:read"]} in operation["security"]
-    expect_problem(operator.get("/v1/balance"), 403, "insufficient_scope")

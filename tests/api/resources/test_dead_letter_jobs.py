@@ -1,4 +1,4 @@
-"""Jobs on many dead letters (api.md, Operators): ordered over HTTP, carried out step by step."""
+"""Jobs that replay or discard many dead letters, step by step."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,12 +7,13 @@ from uuid import UUID
 import pytest
 from loguru import logger
 
-from gateway.api.resources.dead_letter_jobs import DeadLetterJob, DeadLetterJobPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.dead_letter_jobs import DeadLetterJob
 from gateway.db import begin
 from gateway.domain.dead_letters import bulk_jobs, intake
 from gateway.domain.dead_letters.intake import DeadMessage
 from gateway.flows import resumption
-from gateway.flows.dead_letter_jobs import take_step
+from gateway.flows.dead_letters import run_job_step
 from gateway.ids import new_id, rfc3339, utc_now
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.api.resources.test_dead_letters import SETTLE, dead_payment, listed
@@ -21,24 +22,24 @@ from tests.helpers.factories import count, execute
 BULK = "/v1/dead-letters/bulk"
 
 
-def order(operator: Caller, **fields: Any) -> dict[str, Any]:
-    answer = operator.post(BULK, {"action": "replay", "filter": {}, **fields})
-    assert answer.status_code == 202, answer.text
-    DeadLetterJob.model_validate_json(answer.data)
-    job: dict[str, Any] = answer.json
-    assert answer.headers["Location"] == f"{BULK}/{job['id']}"
+def create(operator: Caller, **fields: Any) -> dict[str, Any]:
+    response = operator.post(BULK, {"action": "replay", "filter": {}, **fields})
+    assert response.status_code == 202, response.text
+    DeadLetterJob.model_validate_json(response.data)
+    job: dict[str, Any] = response.json
+    assert response.headers["Location"] == f"{BULK}/{job['id']}"
     return job
 
 
-def be_due() -> None:
+def make_due() -> None:
     execute("UPDATE dead_letter_jobs SET next_step_at = now()")
 
 
-def work_off(job: dict[str, Any]) -> int:
-    """Take steps, each at once, until nothing is left; how many there were."""
+def run_to_its_end(job: dict[str, Any]) -> int:
+    """Take all steps without pauses; return their number."""
     steps = 1
-    while take_step(UUID(job["id"])):
-        be_due()
+    while run_job_step(UUID(job["id"])):
+        make_due()
         steps += 1
     return steps
 
@@ -48,8 +49,8 @@ def read(operator: Caller, job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def nameless_letter() -> None:
-    """A dead letter that names no transaction."""
+def letter_without_transaction() -> None:
+    """Create a dead letter without a transaction."""
     with begin() as connection:
         message = DeadMessage(f"m-{new_id()}", SETTLE, "rejected", None, "not json", {}, utc_now())
         intake.store(connection, [message])
@@ -61,10 +62,10 @@ def test_a_job_replays_every_open_dead_letter_once(operator: Caller, merchant: C
     operator.post(f"/v1/dead-letters/{already}/replay")
     before = count("outbox")
 
-    job = order(operator, max_per_second=2, note="provider is back")
+    job = create(operator, max_per_second=2, note="provider is back")
     assert (job["count"], job["status"], job["done"]) == (4, "running", 0)
     assert count("outbox", "topic = 'dead_letter_job.due'") == 1
-    assert work_off(job) == 3
+    assert run_to_its_end(job) == 3
 
     done = read(operator, job)
     assert (done["status"], done["done"], done["failed"], done["skipped"]) == ("completed", 4, 0, 0)
@@ -74,27 +75,27 @@ def test_a_job_replays_every_open_dead_letter_once(operator: Caller, merchant: C
     assert count("audit_log", "action = 'dead_letter.replayed'") == 5
     assert count("audit_log", "action = 'dead_letter_job.created'") == 1
     assert count("dead_letters", "note = 'provider is back' AND resolved_by LIKE 'user:%'") == 4
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
     assert count("outbox") == before + 1 + 4
 
 
-def test_each_step_is_logged_with_the_request_that_ordered_it(operator: Caller) -> None:
-    nameless_letter()
-    answer = operator.post(
+def test_each_step_is_logged_with_the_id_of_the_request(operator: Caller) -> None:
+    letter_without_transaction()
+    response = operator.post(
         BULK, {"action": "discard", "filter": {}, "note": "garbage"}, headers={"X-Request-Id": "req-bulk"}
     )
     records: list[Any] = []
     sink = logger.add(lambda message: records.append(message.record))
     try:
-        work_off(answer.json)
+        run_to_its_end(response.json)
     finally:
         logger.remove(sink)
-    [step] = [record for record in records if record["message"].startswith(f"job {answer.json['id']}")]
+    [step] = [record for record in records if record["message"].startswith(f"job {response.json['id']}")]
     assert step["message"].endswith("1 of 1 dead letters resolved by discard")
     assert step["extra"]["request_id"] == "req-bulk"
 
 
-def test_a_job_discards_what_its_filter_names_and_nothing_else(
+def test_a_job_discards_only_the_dead_letters_that_match_its_filter(
     operator: Caller, merchant: Caller, other_merchant: Caller
 ) -> None:
     first = dead_payment(merchant)
@@ -111,10 +112,10 @@ def test_a_job_discards_what_its_filter_names_and_nothing_else(
         "dead_lettered_to": rfc3339(utc_now()),
     }
 
-    job = order(operator, action="discard", filter=wanted, note="gone")
+    job = create(operator, action="discard", filter=wanted, note="gone")
     assert job["filter"] == {name: value for name, value in wanted.items() if name != "status"}
     assert job["count"] == 1
-    work_off(job)
+    run_to_its_end(job)
 
     assert merchant.get(f"/v1/transactions/{second}").json["failure"]["category"] == "discarded"
     assert merchant.get(f"/v1/transactions/{first}").json["status"] == "dead_lettered"
@@ -124,111 +125,111 @@ def test_a_job_discards_what_its_filter_names_and_nothing_else(
 def test_a_dry_run_only_counts(operator: Caller, merchant: Caller) -> None:
     dead_payment(merchant)
 
-    job = order(operator, dry_run=True)
+    job = create(operator, dry_run=True)
 
     assert (job["count"], job["status"], job["dry_run"], job["skipped"]) == (1, "completed", True, 0)
-    assert take_step(UUID(job["id"])) is False
+    assert run_job_step(UUID(job["id"])) is False
     assert (count("dead_letters", "status = 'open'"), count("outbox", "topic LIKE 'dead_letter%'")) == (1, 0)
     assert count("audit_log", "action LIKE 'dead_letter%'") == 0
 
 
-def test_a_job_for_nothing_is_done_at_once(operator: Caller) -> None:
-    assert order(operator)["status"] == "completed"
+def test_a_job_without_dead_letters_is_completed_immediately(operator: Caller) -> None:
+    assert create(operator)["status"] == "completed"
 
 
-def test_a_payment_that_dies_again_is_not_replayed_by_the_same_job(operator: Caller, merchant: Caller) -> None:
+def test_a_payment_that_is_dead_lettered_again_is_not_replayed_by_the_same_job(
+    operator: Caller, merchant: Caller
+) -> None:
     payment = dead_payment(merchant)
-    job = order(operator, max_per_second=1)
-    assert take_step(UUID(job["id"])) is True
+    job = create(operator, max_per_second=1)
+    assert run_job_step(UUID(job["id"])) is True
     message = DeadMessage(f"again-{payment}", SETTLE, "rejected", None, "[]", {}, utc_now(), (UUID(payment),))
     execute("UPDATE transactions SET status = 'processing', attempt_limit = 4 WHERE id = :id", id=payment)
     with begin() as connection:
         intake.store(connection, [message])
     assert count("dead_letters", "status = 'open'") == 1
 
-    be_due()
-    assert take_step(UUID(job["id"])) is False
+    make_due()
+    assert run_job_step(UUID(job["id"])) is False
 
     done = read(operator, job)
     assert (done["status"], done["done"]) == ("completed", 1)
     assert count("dead_letters", "status = 'open'") == 1
 
 
-def test_what_cannot_be_replayed_stays_open_and_is_counted(operator: Caller, merchant: Caller) -> None:
-    nameless_letter()
+def test_a_dead_letter_that_cannot_be_replayed_stays_open_and_is_counted(operator: Caller, merchant: Caller) -> None:
+    letter_without_transaction()
     dead_payment(merchant)
 
-    job = order(operator)
-    work_off(job)
+    job = create(operator)
+    run_to_its_end(job)
 
     done = read(operator, job)
     assert (done["count"], done["done"], done["failed"], done["status"]) == (2, 1, 1, "completed")
     assert count("dead_letters", "status = 'open' AND transaction_id IS NULL") == 1
-    discarding = order(operator, action="discard")
-    work_off(discarding)
+    discarding = create(operator, action="discard")
+    run_to_its_end(discarding)
     assert count("dead_letters", "status = 'open'") == 0
 
 
-def test_what_somebody_else_resolved_first_is_skipped(operator: Caller, merchant: Caller) -> None:
+def test_a_dead_letter_that_was_resolved_meanwhile_is_skipped(operator: Caller, merchant: Caller) -> None:
     for _ in range(2):
         dead_payment(merchant)
-    job = order(operator)
+    job = create(operator)
     operator.post(f"/v1/dead-letters/{listed(operator)[0]['id']}/discard", {})
 
-    work_off(job)
+    run_to_its_end(job)
 
     done = read(operator, job)
     assert (done["done"], done["failed"], done["skipped"]) == (1, 0, 1)
 
 
-def test_a_canceled_job_stops_where_it_is(operator: Caller, merchant: Caller) -> None:
+def test_a_canceled_job_takes_no_more_steps(operator: Caller, merchant: Caller) -> None:
     for _ in range(2):
         dead_payment(merchant)
-    job = order(operator, max_per_second=1)
-    take_step(UUID(job["id"]))
+    job = create(operator, max_per_second=1)
+    run_job_step(UUID(job["id"]))
 
-    answer = operator.post(f"{BULK}/{job['id']}/cancel")
+    response = operator.post(f"{BULK}/{job['id']}/cancel")
 
-    assert (answer.status_code, answer.json["status"], answer.json["done"]) == (200, "canceled", 1)
-    be_due()
-    assert take_step(UUID(job["id"])) is False
+    assert (response.status_code, response.json["status"], response.json["done"]) == (200, "canceled", 1)
+    make_due()
+    assert run_job_step(UUID(job["id"])) is False
     assert count("dead_letters", "status = 'open'") == 1
     assert count("audit_log", "action = 'dead_letter_job.canceled'") == 1
     expect_problem(operator.post(f"{BULK}/{job['id']}/cancel"), 409, "invalid_state")
 
 
-def test_a_step_that_is_not_due_does_nothing_so_that_duplicates_keep_to_the_rate(
-    operator: Caller, merchant: Caller
-) -> None:
+def test_a_step_that_is_not_due_does_nothing(operator: Caller, merchant: Caller) -> None:
     for _ in range(3):
         dead_payment(merchant)
-    job = order(operator, max_per_second=1)
+    job = create(operator, max_per_second=1)
 
-    assert [take_step(UUID(job["id"])) for _ in range(5)] == [True] * 5
+    assert [run_job_step(UUID(job["id"])) for _ in range(5)] == [True] * 5
 
     assert read(operator, job)["done"] == 1
 
 
-def test_workers_that_take_steps_at_once_resolve_each_letter_once(operator: Caller, merchant: Caller) -> None:
+def test_concurrent_workers_resolve_each_dead_letter_once(operator: Caller, merchant: Caller) -> None:
     for _ in range(6):
         dead_payment(merchant)
-    job = order(operator, max_per_second=3)
+    job = create(operator, max_per_second=3)
     with ThreadPoolExecutor(4) as workers:
-        list(workers.map(take_step, [UUID(job["id"])] * 4))
+        list(workers.map(run_job_step, [UUID(job["id"])] * 4))
     assert read(operator, job)["done"] == 3
-    be_due()
+    make_due()
 
-    work_off(job)
+    run_to_its_end(job)
 
     assert read(operator, job)["done"] == 6
     assert count("audit_log", "action = 'dead_letter.replayed'") == 6
 
 
-def test_a_job_that_lost_its_message_is_enqueued_again_and_goes_on(operator: Caller, merchant: Caller) -> None:
+def test_a_job_whose_message_was_lost_is_enqueued_again(operator: Caller, merchant: Caller) -> None:
     for _ in range(2):
         dead_payment(merchant)
-    job = order(operator, max_per_second=1)
-    take_step(UUID(job["id"]))
+    job = create(operator, max_per_second=1)
+    run_job_step(UUID(job["id"]))
     execute("DELETE FROM outbox")
     assert resumption.resume() == 0
     execute("UPDATE dead_letter_jobs SET next_step_at = now() - interval '61 seconds'")
@@ -237,17 +238,17 @@ def test_a_job_that_lost_its_message_is_enqueued_again_and_goes_on(operator: Cal
     assert resumption.resume() == 0
 
     assert count("outbox", f"topic = 'dead_letter_job.due' AND subject_id = '{job['id']}'") == 1
-    work_off(job)
+    run_to_its_end(job)
     assert read(operator, job)["done"] == 2
 
 
 def test_jobs_are_listed_in_pages(operator: Caller) -> None:
-    made = [order(operator, dry_run=True)["id"] for _ in range(3)]
+    made = [create(operator, dry_run=True)["id"] for _ in range(3)]
 
     first = operator.get(f"{BULK}?limit=2")
     second = operator.get(f"{BULK}?limit=2&cursor={first.json['next_cursor']}")
 
-    DeadLetterJobPage.model_validate_json(first.data)
+    page_of(DeadLetterJob).model_validate_json(first.data)
     assert [job["id"] for job in first.json["data"] + second.json["data"]] == made[::-1]
 
 
@@ -266,28 +267,23 @@ def test_jobs_are_listed_in_pages(operator: Caller) -> None:
         ({"note": "n" * 501}, "/note"),
     ],
 )
-def test_an_order_that_is_not_valid_is_refused(operator: Caller, fields: dict[str, Any], pointer: str) -> None:
-    answer = operator.post(BULK, {"action": "replay", "filter": {}, **fields})
+def test_an_invalid_job_is_rejected(operator: Caller, fields: dict[str, Any], pointer: str) -> None:
+    response = operator.post(BULK, {"action": "replay", "filter": {}, **fields})
 
-    assert answer.status_code == 422, answer.text
-    assert list(field_errors(answer)) == [pointer]
+    assert response.status_code == 422, response.text
+    assert list(field_errors(response)) == [pointer]
     assert count("dead_letter_jobs") == 0
 
 
-def test_merchants_have_no_part_in_it(merchant: Caller) -> None:
-    expect_problem(merchant.post(BULK, {"action": "replay", "filter": {}}), 403, "insufficient_scope")
-    expect_problem(merchant.get(BULK), 403, "insufficient_scope")
-
-
-def test_a_bounded_number_of_jobs_runs_at_once(
+def test_the_number_of_running_jobs_is_limited(
     operator: Caller, merchant: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_jobs, "JOBS_RUNNING_MAX", 2)
     dead_payment(merchant)
-    first, _ = order(operator), order(operator)
+    first, _ = create(operator), create(operator)
 
     expect_problem(operator.post(BULK, {"action": "replay", "filter": {}}), 409, "too_many_jobs")
-    assert order(operator, dry_run=True)["count"] == 1
+    assert create(operator, dry_run=True)["count"] == 1
     assert operator.post(f"{BULK}/{first['id']}/cancel").status_code == 200
-    order(operator)
+    create(operator)
     assert count("outbox", "topic = 'dead_letter_job.due'") == 3

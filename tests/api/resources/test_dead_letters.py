@@ -1,4 +1,4 @@
-"""Dead letters for operators (api.md, Operators)."""
+"""List, retrieve, replay and discard dead letters."""
 
 from datetime import timedelta
 from urllib.parse import quote
@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.api.resources.dead_letters import DeadLetter, DeadLetterPage
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.dead_letters import DeadLetter
 from gateway.db import begin
 from gateway.domain.dead_letters import intake
 from gateway.domain.dead_letters.intake import DeadMessage
@@ -20,7 +21,7 @@ SETTLE = "settlement.requested"
 
 
 def dead_payment(merchant: Caller, queue: str = SETTLE, reason: str = "rejected") -> str:
-    """A transaction that used up its attempts and was dead-lettered."""
+    """Create a dead-lettered transaction, all of whose attempts have failed; return its id."""
     made = UUID(merchant.pay(payment_method="tok_error_always").json["id"])
     routing.route([made])
     for _ in range(4):
@@ -32,14 +33,14 @@ def dead_payment(merchant: Caller, queue: str = SETTLE, reason: str = "rejected"
 
 
 def listed(operator: Caller, query: str = "") -> list[dict[str, object]]:
-    answer = operator.get(f"/v1/dead-letters{query}")
-    assert answer.status_code == 200, answer.text
-    DeadLetterPage.model_validate_json(answer.data)
-    found: list[dict[str, object]] = answer.json["data"]
+    response = operator.get(f"/v1/dead-letters{query}")
+    assert response.status_code == 200, response.text
+    page_of(DeadLetter).model_validate_json(response.data)
+    found: list[dict[str, object]] = response.json["data"]
     return found
 
 
-def test_an_operator_sees_what_died_and_why(operator: Caller, merchant: Caller) -> None:
+def test_an_operator_sees_the_dead_letter_and_its_reason(operator: Caller, merchant: Caller) -> None:
     transaction = dead_payment(merchant)
 
     [letter] = listed(operator)
@@ -52,7 +53,9 @@ def test_an_operator_sees_what_died_and_why(operator: Caller, merchant: Caller) 
     assert merchant.get(f"/v1/transactions/{transaction}").json["status"] == "dead_lettered"
 
 
-def test_each_filter_finds_what_it_says(operator: Caller, merchant: Caller, other_merchant: Caller) -> None:
+def test_each_filter_finds_the_matching_dead_letters(
+    operator: Caller, merchant: Caller, other_merchant: Caller
+) -> None:
     first = dead_payment(merchant)
     between = utc_now()
     second = dead_payment(other_merchant, queue="transaction.created", reason="expired")
@@ -74,7 +77,7 @@ def test_each_filter_finds_what_it_says(operator: Caller, merchant: Caller, othe
         assert [letter["transaction_id"] for letter in listed(operator, query)] == found, query
 
 
-def test_dead_letters_come_in_pages(operator: Caller, merchant: Caller) -> None:
+def test_dead_letters_are_listed_in_pages(operator: Caller, merchant: Caller) -> None:
     made = [dead_payment(merchant) for _ in range(3)]
 
     first = operator.get("/v1/dead-letters?limit=2").json
@@ -87,24 +90,24 @@ def test_dead_letters_come_in_pages(operator: Caller, merchant: Caller) -> None:
     ("query", "pointer"),
     [("status=dead", "/status"), ("merchant_id=1", "/merchant_id"), ("dead_lettered_from=now", "/dead_lettered_from")],
 )
-def test_a_filter_that_is_not_valid_is_named(operator: Caller, query: str, pointer: str) -> None:
-    answer = operator.get(f"/v1/dead-letters?{query}")
+def test_an_invalid_filter_is_named(operator: Caller, query: str, pointer: str) -> None:
+    response = operator.get(f"/v1/dead-letters?{query}")
 
-    expect_problem(answer, 422, "validation_failed")
-    assert list(field_errors(answer)) == [pointer]
+    expect_problem(response, 422, "validation_failed")
+    assert list(field_errors(response)) == [pointer]
 
 
-def test_a_replay_gives_the_transaction_new_attempts_once(operator: Caller, merchant: Caller) -> None:
+def test_a_dead_letter_is_replayed_once(operator: Caller, merchant: Caller) -> None:
     transaction = dead_payment(merchant)
     [letter] = listed(operator)
     before = count("outbox")
 
-    answer = operator.post(f"/v1/dead-letters/{letter['id']}/replay")
+    response = operator.post(f"/v1/dead-letters/{letter['id']}/replay")
 
-    assert answer.status_code == 200, answer.text
-    DeadLetter.model_validate_json(answer.data)
-    assert answer.json["status"] == "replayed"
-    assert answer.json["resolved_by"].startswith("user:")
+    assert response.status_code == 200, response.text
+    DeadLetter.model_validate_json(response.data)
+    assert response.json["status"] == "replayed"
+    assert response.json["resolved_by"].startswith("user:")
     assert merchant.get(f"/v1/transactions/{transaction}").json["status"] == "processing"
     assert count("outbox") == before + 1
     assert count("audit_log", "action = 'dead_letter.replayed'") == 1
@@ -113,14 +116,14 @@ def test_a_replay_gives_the_transaction_new_attempts_once(operator: Caller, merc
     assert count("outbox") == before + 1
 
 
-def test_a_discard_fails_the_transaction_and_keeps_the_note(operator: Caller, merchant: Caller) -> None:
+def test_a_discard_fails_the_transaction_and_stores_the_note(operator: Caller, merchant: Caller) -> None:
     transaction = dead_payment(merchant)
     [letter] = listed(operator)
 
-    answer = operator.post(f"/v1/dead-letters/{letter['id']}/discard", {"note": "Paid in the shop."})
+    response = operator.post(f"/v1/dead-letters/{letter['id']}/discard", {"note": "Paid in the shop."})
 
-    assert answer.status_code == 200, answer.text
-    assert (answer.json["status"], answer.json["note"]) == ("discarded", "Paid in the shop.")
+    assert response.status_code == 200, response.text
+    assert (response.json["status"], response.json["note"]) == ("discarded", "Paid in the shop.")
     failed = merchant.get(f"/v1/transactions/{transaction}").json
     assert failed["status"] == "failed"
     assert failed["failure"]["category"] == "discarded"
@@ -128,7 +131,7 @@ def test_a_discard_fails_the_transaction_and_keeps_the_note(operator: Caller, me
 
 
 @pytest.mark.parametrize("body", [None, {}, {"note": None}])
-def test_a_note_may_be_left_out(operator: Caller, merchant: Caller, body: dict[str, object] | None) -> None:
+def test_a_note_is_optional(operator: Caller, merchant: Caller, body: dict[str, object] | None) -> None:
     dead_payment(merchant)
     [letter] = listed(operator)
 
@@ -136,7 +139,7 @@ def test_a_note_may_be_left_out(operator: Caller, merchant: Caller, body: dict[s
 
 
 @pytest.mark.parametrize("note", ["n" * 501, 7, "\x00"])
-def test_a_note_that_is_not_valid_is_refused(operator: Caller, merchant: Caller, note: object) -> None:
+def test_an_invalid_note_is_rejected(operator: Caller, merchant: Caller, note: object) -> None:
     dead_payment(merchant)
     [letter] = listed(operator)
 
@@ -144,14 +147,7 @@ def test_a_note_that_is_not_valid_is_refused(operator: Caller, merchant: Caller,
     assert listed(operator)[0]["status"] == "open"
 
 
-@pytest.mark.parametrize("id", ["01a21ff5-3a01-7042-8893-4c3bcfd96927", "1", "x" * 300])
-def test_what_never_died_is_not_found(operator: Caller, id: str) -> None:
-    expect_problem(operator.get(f"/v1/dead-letters/{id}"), 404, "not_found")
-    expect_problem(operator.post(f"/v1/dead-letters/{id}/replay"), 404, "not_found")
-    expect_problem(operator.post(f"/v1/dead-letters/{id}/discard", {}), 404, "not_found")
-
-
-def test_what_names_no_transaction_can_only_be_discarded(operator: Caller) -> None:
+def test_a_dead_letter_without_a_transaction_can_only_be_discarded(operator: Caller) -> None:
     with begin() as connection:
         message = DeadMessage("m-1", SETTLE, "rejected", None, "\ufffdnot json", {}, utc_now())
         intake.store(connection, [message])

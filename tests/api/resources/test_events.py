@@ -1,10 +1,11 @@
-"""Events over HTTP: reading them, and having them sent again (api.md, Webhooks to merchants)."""
+"""List, retrieve and resend events."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from gateway.api.resources.events import Event, EventPage, Resent
+from gateway.api.http.schemas import page_of
+from gateway.api.resources.events import Event, ResentEvent
 from gateway.db import begin
 from gateway.domain.webhooks import delivery_queries
 from gateway.flows.settlement import settle
@@ -23,7 +24,7 @@ def events_of(merchant: Caller, query: str = "") -> list[dict[str, Any]]:
     return listed
 
 
-def test_an_event_shows_its_object_as_it_was_when_it_happened(merchant: Caller) -> None:
+def test_an_event_contains_its_object_as_it_was_after_the_change(merchant: Caller) -> None:
     [payment] = complete_payments(merchant.merchant_id)
     then = merchant.get(f"/v1/transactions/{payment}").json
     execute(
@@ -31,27 +32,27 @@ def test_an_event_shows_its_object_as_it_was_when_it_happened(merchant: Caller) 
         id=payment,
     )
 
-    answer = merchant.get("/v1/events")
+    response = merchant.get("/v1/events")
 
-    EventPage.model_validate_json(answer.data)
-    by_type = {event["type"]: event for event in answer.json["data"]}
+    page_of(Event).model_validate_json(response.data)
+    by_type = {event["type"]: event for event in response.json["data"]}
     assert by_type.keys() == {"transaction.completed", "settlement.completed"}
     assert by_type["transaction.completed"]["data"] == then
     [settlement] = merchant.get("/v1/settlements").json["data"]
     assert by_type["settlement.completed"]["data"] == settlement
-    for event in answer.json["data"]:
+    for event in response.json["data"]:
         read = merchant.get(f"/v1/events/{event['id']}")
         Event.model_validate_json(read.data)
         assert read.json == event
 
 
-def test_events_are_there_without_any_endpoint(merchant: Caller) -> None:
+def test_events_are_stored_without_any_endpoint(merchant: Caller) -> None:
     complete_payments(merchant.merchant_id)
     assert len(events_of(merchant)) == 2
     assert (count("webhook_deliveries"), count("outbox", "topic = 'webhook.due'")) == (0, 0)
 
 
-def test_events_are_filtered_by_type_and_time_and_come_in_pages(merchant: Caller) -> None:
+def test_events_are_filtered_by_type_and_time_and_listed_in_pages(merchant: Caller) -> None:
     complete_payments(merchant.merchant_id, 3)
     every = events_of(merchant)
     middle = every[3]["created_at"]
@@ -69,30 +70,14 @@ def test_events_are_filtered_by_type_and_time_and_come_in_pages(merchant: Caller
     expect_problem(merchant.get("/v1/events?type=transaction.created"), 422, "validation_failed")
 
 
-def test_a_declined_payment_tells_why(merchant: Caller) -> None:
+def test_the_event_of_a_declined_payment_contains_its_failure(merchant: Caller) -> None:
     settle(route_payments(merchant.merchant_id, "tok_decline_fraud"), "task-1")
     [event] = events_of(merchant)
     assert (event["type"], event["data"]["status"]) == ("transaction.failed", "failed")
     assert event["data"]["failure"]["category"] == "declined"
 
 
-def test_a_foreign_event_is_one_that_never_existed(merchant: Caller, other_merchant: Caller) -> None:
-    complete_payments(other_merchant.merchant_id)
-    make_endpoint(other_merchant.merchant_id, URL)
-    [foreign, _] = events_of(other_merchant)
-    headers = {"X-Request-Id": "same"}
-
-    answers = [merchant.get(f"/v1/events/{id}", headers=headers) for id in (foreign["id"], str(new_id()), "x")]
-    resent = merchant.post(f"/v1/events/{foreign['id']}/resend", {})
-
-    for answer in (*answers, resent):
-        expect_problem(answer, 404, "not_found")
-    assert len({answer.data for answer in answers}) == 1
-    assert events_of(merchant) == []
-    assert count("webhook_deliveries") == 0
-
-
-def test_an_event_is_sent_again_to_every_enabled_endpoint_that_asks_for_it(merchant: Caller) -> None:
+def test_an_event_is_resent_to_every_enabled_endpoint_that_subscribes_to_its_type(merchant: Caller) -> None:
     [payment] = complete_payments(merchant.merchant_id)
     wanted = {
         str(make_endpoint(merchant.merchant_id, URL)[0]),
@@ -103,28 +88,28 @@ def test_an_event_is_sent_again_to_every_enabled_endpoint_that_asks_for_it(merch
     execute("UPDATE webhook_endpoints SET status = 'disabled', disabled_reason = 'x' WHERE id = :id", id=disabled)
     [event] = events_of(merchant, "?type=transaction.completed")
 
-    answer = merchant.post(f"/v1/events/{event['id']}/resend")
+    response = merchant.post(f"/v1/events/{event['id']}/resend")
 
-    assert answer.status_code == 202
-    Resent.model_validate_json(answer.data)
-    assert {item["endpoint_id"] for item in answer.json["data"]} == wanted
-    assert all((item["event_id"], item["status"]) == (event["id"], "pending") for item in answer.json["data"])
+    assert response.status_code == 202
+    ResentEvent.model_validate_json(response.data)
+    assert {item["endpoint_id"] for item in response.json["data"]} == wanted
+    assert all((item["event_id"], item["status"]) == (event["id"], "pending") for item in response.json["data"])
     assert count("webhook_deliveries", f"transaction_id = '{payment}'") == 2
     assert count("outbox", "topic = 'webhook.due'") == 2
 
 
-def test_an_event_is_sent_again_to_one_endpoint_whatever_that_asks_for(merchant: Caller) -> None:
+def test_an_event_can_be_resent_to_an_endpoint_that_does_not_subscribe_to_its_type(merchant: Caller) -> None:
     complete_payments(merchant.merchant_id)
     endpoint, _ = make_endpoint(merchant.merchant_id, URL, EventType.REFUND_FAILED)
     make_endpoint(merchant.merchant_id, URL)
     [event] = events_of(merchant, "?type=settlement.completed")
 
-    answer = merchant.post(f"/v1/events/{event['id']}/resend", {"endpoint_id": str(endpoint)})
+    response = merchant.post(f"/v1/events/{event['id']}/resend", {"endpoint_id": str(endpoint)})
 
-    assert [item["endpoint_id"] for item in answer.json["data"]] == [str(endpoint)]
+    assert [item["endpoint_id"] for item in response.json["data"]] == [str(endpoint)]
 
 
-def test_an_event_cannot_be_sent_to_an_endpoint_that_is_disabled_foreign_or_not_there(
+def test_an_event_cannot_be_resent_to_a_disabled_foreign_or_unknown_endpoint(
     merchant: Caller, other_merchant: Caller
 ) -> None:
     complete_payments(merchant.merchant_id)
@@ -138,14 +123,14 @@ def test_an_event_cannot_be_sent_to_an_endpoint_that_is_disabled_foreign_or_not_
         expect_problem(merchant.post(path, {"endpoint_id": str(id)}), 404, "not_found")
     unusable: tuple[object, ...] = ("x", 7, ["a"], {})
     for wrong in unusable:
-        answer = merchant.post(path, {"endpoint_id": wrong})
-        expect_problem(answer, 422, "validation_failed")
-        assert field_errors(answer).keys() == {"/endpoint_id"}
+        response = merchant.post(path, {"endpoint_id": wrong})
+        expect_problem(response, 422, "validation_failed")
+        assert field_errors(response).keys() == {"/endpoint_id"}
     assert merchant.post(path).json == {"data": []}
     assert count("webhook_deliveries") == 0
 
 
-def test_a_payment_that_is_only_accepted_is_no_event(merchant: Caller) -> None:
+def test_accepting_a_payment_creates_no_event(merchant: Caller) -> None:
     accept_payment(merchant.merchant_id)
     assert events_of(merchant) == []
 
@@ -159,22 +144,22 @@ def failed_once(delay_seconds: int) -> None:
     execute("DELETE FROM outbox")
 
 
-def test_while_a_delivery_is_pending_another_resend_makes_none(merchant: Caller) -> None:
+def test_a_resend_creates_no_delivery_while_one_is_pending(merchant: Caller) -> None:
     complete_payments(merchant.merchant_id)
     for _ in range(2):
         make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
     [event] = events_of(merchant, "?type=transaction.completed")
     path = f"/v1/events/{event['id']}/resend"
 
-    answers = [merchant.post(path) for _ in range(5)]
+    responses = [merchant.post(path) for _ in range(5)]
 
-    assert [answer.status_code for answer in answers] == [202] * 5
-    assert all(answer.json == answers[0].json for answer in answers)
-    assert len(answers[0].json["data"]) == 2
+    assert [response.status_code for response in responses] == [202] * 5
+    assert all(response.json == responses[0].json for response in responses)
+    assert len(responses[0].json["data"]) == 2
     assert (count("webhook_deliveries"), count("outbox", "topic = 'webhook.due'")) == (2, 2)
 
 
-def test_concurrent_resends_make_one_delivery(merchant: Caller) -> None:
+def test_concurrent_resends_create_one_delivery(merchant: Caller) -> None:
     complete_payments(merchant.merchant_id)
     make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
     [event] = events_of(merchant, "?type=transaction.completed")
@@ -191,7 +176,7 @@ def test_concurrent_resends_make_one_delivery(merchant: Caller) -> None:
     assert count("webhook_deliveries") == 1
 
 
-def test_a_resend_sends_at_once_what_waits_for_its_next_attempt(merchant: Caller) -> None:
+def test_a_resend_makes_a_waiting_delivery_due_immediately(merchant: Caller) -> None:
     make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
     complete_payments(merchant.merchant_id)
     failed_once(delay_seconds=7_200)
@@ -205,17 +190,17 @@ def test_a_resend_sends_at_once_what_waits_for_its_next_attempt(merchant: Caller
     assert count("outbox", "topic = 'webhook.due'") == 1
 
 
-def test_a_resend_leaves_a_delivery_alone_that_is_in_hand_and_follows_one_that_ended(merchant: Caller) -> None:
+def test_a_resend_does_not_change_a_delivery_in_progress_and_follows_a_finished_one(merchant: Caller) -> None:
     make_endpoint(merchant.merchant_id, URL, EventType.TRANSACTION_COMPLETED)
     complete_payments(merchant.merchant_id)
     failed_once(delay_seconds=LEASE_SECONDS - 1)
     [event] = events_of(merchant, "?type=transaction.completed")
     path = f"/v1/events/{event['id']}/resend"
 
-    [in_hand] = merchant.post(path).json["data"]
+    [in_progress] = merchant.post(path).json["data"]
     assert (count("webhook_deliveries", "next_attempt_at <= now()"), count("outbox")) == (0, 0)
     execute("UPDATE webhook_deliveries SET status = 'succeeded', next_attempt_at = NULL, finished_at = now()")
     [again] = merchant.post(path).json["data"]
 
-    assert again["id"] != in_hand["id"]
+    assert again["id"] != in_progress["id"]
     assert count("webhook_deliveries") == 2

@@ -10,8 +10,8 @@ SECONDS = 20
 
 
 @dataclass(frozen=True)
-class RawAnswer:
-    """The answer to a request made of bytes."""
+class RawResponse:
+    """The response to a request made of bytes."""
 
     status: int
     body: bytes
@@ -19,24 +19,24 @@ class RawAnswer:
 
     @property
     def code(self) -> Any:
-        """The code of the problem document."""
+        """Return the code of the problem document."""
         assert self.headers["content-type"] == "application/problem+json", self.body
         return json.loads(self.body)["code"]
 
 
-def read_answer(connection: socket.socket) -> RawAnswer:
+def read_response(connection: socket.socket) -> RawResponse:
     """Read the response on a connection."""
     response = HTTPResponse(connection)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}
-    return RawAnswer(response.status, response.read(), headers)
+    return RawResponse(response.status, response.read(), headers)
 
 
-def ask(port: int, request: bytes, source: str = "127.0.0.1") -> RawAnswer:
-    """Send a request's bytes from the address `source`."""
+def ask(port: int, request: bytes, source: str = "127.0.0.1") -> RawResponse:
+    """Send the bytes of a request from the address `source`, and return the response."""
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS, source_address=(source, 0)) as connection:
         connection.sendall(request)
-        return read_answer(connection)
+        return read_response(connection)
 
 
 def payment(token: object, headers: bytes = b"") -> bytes:
@@ -49,6 +49,6 @@ def payment(token: object, headers: bytes = b"") -> bytes:
     return head % (len(body), str(token).encode(), headers) + body
 
 
-def get(port: int, path: bytes, headers: bytes = b"Host: x\r\n", source: str = "127.0.0.1") -> RawAnswer:
-    """Get a path, spelled like this, with these header lines."""
+def get(port: int, path: bytes, headers: bytes = b"Host: x\r\n", source: str = "127.0.0.1") -> RawResponse:
+    """Send a GET request with exactly this path and these header lines."""
     return ask(port, b"GET " + path + b" HTTP/1.1\r\n" + headers + b"Connection: close\r\n\r\n", source)

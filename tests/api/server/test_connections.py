@@ -1,4 +1,4 @@
-"""The limit of connections per address, with and without a request."""
+"""Limit the connections per address, with and without a request."""
 
 import socket
 import sys
@@ -16,13 +16,13 @@ MOST = 5
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    """Close what the test opens."""
+    """Close the sockets that the test opens."""
     with ExitStack() as stack:
         yield stack
 
 
 def crowd(opened: ExitStack, server: socket.socket, count: int, source: str) -> list[socket.socket]:
-    """Open connections from an address, and accept them; return the clients' ends, the oldest first."""
+    """Open connections from an address, and accept them; return the client sockets, oldest first."""
     clients = []
     for _ in range(count):
         client = opened.enter_context(socket.create_connection(server.getsockname(), 5, (source, 0)))
@@ -39,7 +39,7 @@ def is_open(client: socket.socket) -> bool:
         return True
 
 
-def test_an_address_with_too_many_connections_loses_its_oldest_ones_and_no_other_address_does(
+def test_an_address_with_too_many_connections_loses_its_oldest_ones_and_other_addresses_none(
     opened: ExitStack,
 ) -> None:
     server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -1,4 +1,4 @@
-"""Limits that the kernel enforces for the API: open files, unread responses."""
+"""Set the limits that the kernel enforces: open files, unread responses."""
 
 import os
 import resource
@@ -25,14 +25,14 @@ def unread_limit(of: socket.socket) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
-def test_the_kernel_ends_connections_of_the_servers_port_whose_client_does_not_read() -> None:
+def test_connections_of_the_server_have_a_user_timeout() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_server(("127.0.0.1", 0)) as other,
         socket.create_connection(server.getsockname()) as client,
     ):
         earlier, _ = server.accept()
-        sockets.end_unread_answers(server.getsockname()[1])
+        sockets.end_unread_responses(server.getsockname()[1])
         with earlier, socket.create_connection(server.getsockname()):
             later, _ = server.accept()
             with later:
@@ -41,18 +41,18 @@ def test_the_kernel_ends_connections_of_the_servers_port_whose_client_does_not_r
         assert server.getblocking()
 
 
-def limit_or_refusal(soft: int, hard: int, connections: int) -> tuple[str, str]:
-    """Return the limit of open files that a process with these limits sets, and the reason if it ends."""
+def limit_or_error(soft: int, hard: int, connections: int) -> tuple[str, str]:
+    """Return the limit of open files that a process with these limits sets, and its error output."""
     command = [sys.executable, "-c", RAISE, *map(str, (soft, hard, connections))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ)
     return done.stdout.strip(), done.stderr
 
 
-def test_a_process_opens_as_many_files_as_it_may_and_ends_when_these_are_too_few() -> None:
+def test_a_process_raises_its_limit_of_open_files_and_ends_if_that_is_too_low() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     enough = 4096
     assert hard == resource.RLIM_INFINITY or hard >= enough
-    assert limit_or_refusal(256, enough, 1000) == (str(enough), "")
-    limit, refusal = limit_or_refusal(256, 512, 1000)
+    assert limit_or_error(256, enough, 1000) == (str(enough), "")
+    limit, error = limit_or_error(256, 512, 1000)
     assert limit == ""
-    assert "API_CONNECTIONS=1000 needs 1512 open files, and this process may open 512" in refusal
+    assert "API_CONNECTIONS=1000 needs 1512 open files, and this process may open 512" in error

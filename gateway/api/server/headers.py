@@ -1,4 +1,4 @@
-"""Convert the head of a request from ASGI to WSGI (PEP 3333), and reject ambiguous heads.
+"""Convert the request line and the headers of a request from ASGI to WSGI (PEP 3333); reject ambiguous ones.
 
 WSGI maps header names to environment variables, so `X_Forwarded_For` and `X-Forwarded-For` become the same variable,
 while a proxy treats them as two headers. Another spelling of a path (`//metrics`, `/%6detrics`) bypasses the rules of a
@@ -53,7 +53,7 @@ def _variable(name: bytes) -> str:
     return variable if variable in {"CONTENT_LENGTH", "CONTENT_TYPE"} else f"HTTP_{variable}"
 
 
-_USUAL = {
+_COMMON = {
     name: _variable(name)
     for name in (
         b"accept",
@@ -105,7 +105,7 @@ def _add_headers(environ: Environ, headers: list[tuple[bytes, bytes]]) -> None:
     for name, value in headers:
         if b"_" in name:
             continue
-        variable = _USUAL.get(name) or _variable(name)
+        variable = _COMMON.get(name) or _variable(name)
         if not value.isascii():
             _refuse_undecodable(value)
         text = value.decode("latin-1")  # see PEP 3333

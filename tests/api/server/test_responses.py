@@ -1,4 +1,4 @@
-"""Long responses are sent in pieces at the client's pace, and are ended if the client does not read."""
+"""Send long responses in pieces at the client's pace; end them if the client does not read."""
 
 import asyncio
 import threading
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.api.server import limits
-from gateway.api.server.answers import Answers, WsgiAnswer, call
-from gateway.api.server.threads import Threads
+from gateway.api.server.responses import ResponseSender, WsgiResponse, call_application
+from gateway.api.server.threads import ThreadPool
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ SECONDS = 10
 class Client:
     """A client that reads a number of pieces or all of them; it may be disconnected from the start."""
 
-    takes: int | None = None
+    reads: int | None = None
     gone: bool = False
     messages: list[MutableMapping[str, Any]] = field(default_factory=list)
 
@@ -31,7 +31,7 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        if self.takes is not None and len(self.messages) > self.takes:
+        if self.reads is not None and len(self.messages) > self.reads:
             await asyncio.get_running_loop().create_future()
         self.messages.append(message)
         await asyncio.sleep(0)
@@ -68,22 +68,22 @@ def sent(client: Client, body: bytes | Pieces) -> Client:
     """Send a response with this body to the client."""
 
     async def scenario() -> None:
-        answers = Answers(Threads(2, "test"))
-        answer = WsgiAnswer(200, [(b"a", b"b")], body)
-        await answers.send(answer, client.receive, client.send, lambda: "192.0.2.1")
+        sender = ResponseSender(ThreadPool(2, "test"))
+        response = WsgiResponse(200, [(b"a", b"b")], body)
+        await sender.send(response, client.receive, client.send, lambda: "192.0.2.1")
 
     asyncio.run(asyncio.wait_for(scenario(), SECONDS))
     return client
 
 
-def test_a_short_answer_is_sent_at_once() -> None:
-    client = sent(Client(), b"x" * limits.WHOLE_ANSWER_BYTES)
+def test_a_short_response_is_sent_in_one_message() -> None:
+    client = sent(Client(), b"x" * limits.WHOLE_RESPONSE_BYTES)
     assert client.messages[0] == {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
     assert len(client.messages) == 2
     assert client.ended
 
 
-def test_a_long_answer_is_sent_in_pieces() -> None:
+def test_a_long_response_is_sent_in_pieces() -> None:
     body = bytes(range(256)) * 1024
     client = sent(Client(), body)
     assert b"".join(client.bodies) == body
@@ -91,7 +91,7 @@ def test_a_long_answer_is_sent_in_pieces() -> None:
     assert client.ended
 
 
-def test_an_answer_that_is_made_while_it_is_sent_is_made_in_threads_and_closed() -> None:
+def test_the_iterator_of_a_streamed_response_runs_in_threads_and_is_closed() -> None:
     pieces = Pieces(iter([b"a", b"b" * (limits.PIECE_BYTES + 1), b"", b"c"]))
     client = sent(Client(), pieces)
     assert b"".join(client.bodies) == b"a" + b"b" * (limits.PIECE_BYTES + 1) + b"c"
@@ -101,22 +101,22 @@ def test_an_answer_that_is_made_while_it_is_sent_is_made_in_threads_and_closed()
     assert all(name.startswith("test-") for name in pieces.threads)
 
 
-def test_a_reader_that_stops_reading_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_ends_when_its_client_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PIECE_SECONDS", 0.05)
     pieces = Pieces(iter([b"x"] * 1000))
-    client = sent(Client(takes=3), pieces)
+    client = sent(Client(reads=3), pieces)
     assert not client.ended
     assert pieces.closed
 
 
-def test_nothing_more_is_made_for_a_client_that_is_gone() -> None:
+def test_a_streamed_response_ends_when_its_client_disconnects() -> None:
     pieces = Pieces(iter([b"x"] * 1000))
     client = sent(Client(gone=True), pieces)
     assert len(client.bodies) < 10
     assert pieces.closed
 
 
-def test_what_an_application_returns_is_whole_or_an_iterator() -> None:
+def test_a_list_becomes_one_body_and_an_iterator_is_kept() -> None:
     def whole(_environ: Any, start: Any) -> list[bytes]:
         start("201 CREATED", [("X", "ä")])
         return [b"a", b"b"]
@@ -125,6 +125,6 @@ def test_what_an_application_returns_is_whole_or_an_iterator() -> None:
         start("200 OK", [])
         return iter([b"a"])
 
-    answer = call(whole, {})
-    assert (answer.status, answer.headers, answer.body) == (201, [(b"X", b"\xe4")], b"ab")
-    assert not isinstance(call(streamed, {}).body, bytes)
+    response = call_application(whole, {})
+    assert (response.status, response.headers, response.body) == (201, [(b"X", b"\xe4")], b"ab")
+    assert not isinstance(call_application(streamed, {}).body, bytes)

@@ -154,7 +154,6 @@ def test_a_provider_call_that_never_returns_is_given_up_and_its_neighbour_settle
     assert merchant.transaction(hanging)["attempts"] == 4
 
 
-@pytest.mark.stops_a_server
 def test_a_dead_letter_that_arrives_while_the_database_is_away_is_stored_when_it_is_back(
     merchant: Client, stack: dict[str, Any], send: Callable[[str, Poison, str], None], processes: Processes
 ) -> None:

@@ -1,16 +1,16 @@
-"""Responses to requests that do not reach the application: counted, logged and formatted like its own."""
+"""Respond to requests that do not reach the application; count, log and format the responses like others."""
 
 import json
 import time
 
 from gateway.api.http import middleware, problems
-from gateway.api.server.answers import WsgiAnswer
+from gateway.api.server.responses import WsgiResponse
 from gateway.errors import GatewayError
 from gateway.telemetry import log_context
 
 
-def answer(error: GatewayError, method: str, offered_request_id: str, began: float) -> WsgiAnswer:
-    """Return the problem document of `error`; `began` is the start of the request (time.perf_counter)."""
+def rejection(error: GatewayError, method: str, offered_request_id: str, began: float) -> WsgiResponse:
+    """Return the problem document of `error`; the request began at `began` (time.perf_counter)."""
     id = middleware.chosen_request_id(offered_request_id)
     with log_context(request_id=id):
         middleware.record(method, middleware.UNMATCHED, error.status, time.perf_counter() - began)
@@ -23,7 +23,7 @@ def answer(error: GatewayError, method: str, offered_request_id: str, began: flo
         *error.headers.items(),
         *middleware.common_headers(id),
     ]
-    refusal = WsgiAnswer()
-    refusal.start(f"{error.status} ", headers)
-    refusal.body = b"" if method == "HEAD" else body
-    return refusal
+    response = WsgiResponse()
+    response.start(f"{error.status} ", headers)
+    response.body = b"" if method == "HEAD" else body
+    return response

@@ -1,4 +1,4 @@
-"""The verdict: what clients were promised, what the gateway says, and what the acquirer charged must agree."""
+"""Check that the responses to clients, the gateway's data and the acquirer's charges agree."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 import requests
 
-from tests.chaos.load import Notes
+from tests.chaos.load import ClientLog
 from tests.chaos.stack import ChaosStack
 
 DRAIN_SECONDS = 240
@@ -23,12 +23,12 @@ ENDED = frozenset({"completed", "partially_refunded", "refunded", "failed"})
 PAGE_SECONDS = 30
 CHECK_SECONDS = 120
 CHECKS = ("invariants", "reconcile", "balances")
-"""The operators' own commands, which find nothing (`flask invariants` and so on)."""
+"""Commands of operators that must find nothing (`flask invariants` and so on)."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """Everything that was found; `failures` are broken promises."""
+    """All results; `failures` are broken promises."""
 
     lost: list[UUID] = field(default_factory=list)
     settled_twice: list[UUID] = field(default_factory=list)
@@ -40,23 +40,23 @@ class Verdict:
     statuses: Counter[str] = field(default_factory=Counter)
     drain_seconds: float = 0.0
     figures: list[tuple[str, object]] = field(default_factory=list)
-    """Further lines of the table."""
+    """More lines of the table."""
     failures: list[str] = field(default_factory=list)
 
     def expect_none(self, what: str, found: Sequence[object]) -> None:
-        """A line of the table, and a broken promise unless it is 0."""
+        """Add a line to the table; it is a broken promise unless it is 0."""
         self.figures.append((what, len(found)))
         if found:
             self.failures.append(f"{what}: {', '.join(map(str, found[:10]))}")
 
 
 def drain(stack: ChaosStack) -> float:
-    """Wait until no payment or refund is unfinished, no message waits, and no event that was not tried twice.
+    """Wait until every payment and refund is finished, every queue empty, and every event attempted twice.
 
-    Returns the seconds that it took. A delivery that failed twice waits for five minutes, which nobody awaits here.
+    Return the duration in seconds. A delivery that failed twice waits for five minutes, which is too long for this run.
 
     Raises:
-        TimeoutError: it never came to that.
+        TimeoutError: it takes longer than `DRAIN_SECONDS`.
     """
     began = time.monotonic()
     left: object = None
@@ -88,8 +88,8 @@ def _left(stack: ChaosStack) -> dict[str, int]:
     return {name: number for name, number in [*counts, *queues.items()] if number}
 
 
-def judge(stack: ChaosStack, notes: Notes) -> Verdict:
-    """Compare everything; call it after `drain`."""
+def check(stack: ChaosStack, log: ClientLog) -> Verdict:
+    """Check all payments; call this after `drain`."""
     verdict = Verdict()
     with stack.database() as connection:
         rows = connection.execute("SELECT id, status, payment_method, amount FROM transactions").fetchall()
@@ -102,10 +102,10 @@ def judge(stack: ChaosStack, notes: Notes) -> Verdict:
         settlements = connection.execute("SELECT transaction_id, amount FROM settlements").fetchall()
     status_of = {row[0]: row[1] for row in rows}
     verdict.statuses = Counter(status_of.values())
-    for id in notes.accepted:
+    for id in log.accepted:
         status = status_of.get(id)
-        told_canceled = status == "canceled" and notes.cancels.total() > 0
-        if not (status in ENDED or told_canceled or (status == "dead_lettered" and id in letters)):
+        known_canceled = status == "canceled" and log.cancels.total() > 0
+        if not (status in ENDED or known_canceled or (status == "dead_lettered" and id in letters)):
             verdict.lost.append(id)
     for id, status, token, _ in rows:
         if status == "dead_lettered" or id in letters:
@@ -114,17 +114,17 @@ def judge(stack: ChaosStack, notes: Notes) -> Verdict:
     times = Counter(row[0] for row in settlements)
     verdict.settled_twice = [id for id, number in times.items() if number > 1]
     _compare_with_acquirer(stack, verdict, {str(id): amount for id, amount in settlements}, status_of)
-    _check_processes_and_books(stack, verdict)
+    _check_processes_and_commands(stack, verdict)
     for name in ("lost", "settled_twice", "charged_twice", "settled_not_charged", "charged_not_settled"):
         found = getattr(verdict, name)
         if found:
             verdict.failures.append(f"{name.replace('_', ' ')}: {', '.join(map(str, found[:10]))}")
-    verdict.failures += notes.problems[:10]
+    verdict.failures += log.problems[:10]
     return verdict
 
 
 def at_acquirer(stack: ChaosStack, what: str) -> list[dict[str, Any]]:
-    """All charges or refunds that the acquirer has processed."""
+    """Return all charges or refunds of the acquirer."""
     answer = requests.get(f"{stack.acquirer_url}/{what}", timeout=PAGE_SECONDS)
     answer.raise_for_status()
     return [json.loads(line) for line in answer.text.splitlines() if line]
@@ -133,9 +133,9 @@ def at_acquirer(stack: ChaosStack, what: str) -> list[dict[str, Any]]:
 def _compare_with_acquirer(
     stack: ChaosStack, verdict: Verdict, settled: dict[str, int], status_of: dict[UUID, str]
 ) -> None:
-    """The acquirer's approved charges are the gateway's settlements, one to one.
+    """Check that the acquirer's approved charges correspond to the gateway's settlements one to one.
 
-    A charge whose transaction is an open dead letter (in doubt) is not lost: an operator's replay will find it.
+    A charge whose transaction has an open dead letter is not lost: a replay finds it.
     """
     approved = [charge for charge in at_acquirer(stack, "charges") if charge["status"] == "approved"]
     times = Counter(str(charge["idempotency_key"]) for charge in approved)
@@ -146,13 +146,13 @@ def _compare_with_acquirer(
     verdict.settled_not_charged = [id for id in settled if amounts.get(id) != settled[id]]
 
 
-def _check_processes_and_books(stack: ChaosStack, verdict: Verdict) -> None:
+def _check_processes_and_commands(stack: ChaosStack, verdict: Verdict) -> None:
     dead = stack.dead()
     if dead:
-        verdict.failures.append(f"processes that do not run: {', '.join(dead)}")
+        verdict.failures.append(f"processes that are not running: {', '.join(dead)}")
     for check in CHECKS:
         command = [sys.executable, "-m", "flask", "--app", "gateway.app", check]
         result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=CHECK_SECONDS)
         if result.returncode != 0:
             found = f"{result.stdout}{result.stderr}"
-            verdict.failures.append(f"flask {check} ended with {result.returncode}: {found}")
+            verdict.failures.append(f"flask {check} exited with {result.returncode}: {found}")

@@ -82,7 +82,6 @@ def test_five_hundred_payments_make_five_hundred_settlements_and_a_balanced_ledg
     assert_all_settled_once(merchant, truth, pay_many(merchant, 500), within=30)
 
 
-@pytest.mark.stops_a_server
 def test_payments_are_accepted_while_the_broker_is_away_and_settle_when_it_is_back(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
@@ -135,7 +134,6 @@ def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
     assert requeued(truth, [id]) == 1
 
 
-@pytest.mark.stops_a_server
 def test_with_the_database_away_the_api_says_so_and_goes_on_afterwards(merchant: Client, processes: Processes) -> None:
     before = pay_many(merchant, 20)
     with processes.down("postgresql", signal.SIGINT):

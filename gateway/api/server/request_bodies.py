@@ -9,8 +9,8 @@ from typing import IO, Any
 
 from gateway.api.http.request_content import BODY_MAX_BYTES
 from gateway.api.server import limits
-from gateway.api.server.heads import Environ
-from gateway.api.server.waits import Waits
+from gateway.api.server.deadlines import Deadlines
+from gateway.api.server.headers import Environ
 from gateway.domain.merchants.rate_limits import network_of
 from gateway.errors import MalformedRequest
 
@@ -20,29 +20,29 @@ ADDRESSES_MAX = 10_000
 _network = lru_cache(ADDRESSES_MAX)(network_of)
 
 
-class Bodies:
+class BodyReceiver:
     """Receives the request bodies of this process."""
 
     def __init__(self, *, trusted_proxies: int, seconds: float) -> None:
         self._trusted_proxies = trusted_proxies
-        self._small = Waits(
+        self._small = Deadlines(
             seconds=seconds,
             most=limits.RECEIVING_MAX,
             most_per_address=limits.RECEIVING_PER_ADDRESS_MAX,
         )
-        self._uploads = Waits(
+        self._uploads = Deadlines(
             seconds=limits.UPLOAD_SECONDS,
             most=limits.UPLOADS_MAX,
             most_per_address=limits.UPLOADS_PER_ADDRESS_MAX,
         )
 
     def client_of(self, environ: Environ) -> str:
-        """Return the client's network as the last proxy reports it: an IPv4 address or the /64 of an IPv6 address."""
+        """Return the network of the client as a trusted proxy reports it: an IPv4 address, or the /64 of IPv6."""
         address: str = environ["REMOTE_ADDR"]
         if self._trusted_proxies and "HTTP_X_FORWARDED_FOR" in environ:
-            named = environ["HTTP_X_FORWARDED_FOR"].split(",")
-            if len(named) >= self._trusted_proxies:
-                address = named[-self._trusted_proxies].strip()
+            addresses = environ["HTTP_X_FORWARDED_FOR"].split(",")
+            if len(addresses) >= self._trusted_proxies:
+                address = addresses[-self._trusted_proxies].strip()
         return _network(address)
 
     async def receive(self, environ: Environ, receive: Receive) -> IO[bytes]:
@@ -53,15 +53,15 @@ class Bodies:
             RateLimited: there are too many unfinished bodies.
             RequestTimeout: it took too long.
         """
-        if not _comes(environ, BODY_MAX_BYTES):
+        if not _is_received(environ, BODY_MAX_BYTES):
             return io.BytesIO()
         return await self._received(environ, receive, self._small, BODY_MAX_BYTES, io.BytesIO())
 
     async def receive_upload(self, environ: Environ, receive: Receive, max_bytes: int) -> IO[bytes]:
         """Return a file of at most `max_bytes`; raise the same errors as `receive`."""
-        if not _comes(environ, max_bytes):
+        if not _is_received(environ, max_bytes):
             return io.BytesIO()
-        file = SpooledTemporaryFile(limits.UPLOAD_MEMORY_BYTES)  # noqa: SIM115  # closed after the answer
+        file = SpooledTemporaryFile(limits.UPLOAD_MEMORY_BYTES)  # noqa: SIM115  # closed after the response
         try:
             return await self._received(environ, receive, self._uploads, max_bytes, file)
         except BaseException:
@@ -69,12 +69,12 @@ class Bodies:
             raise
 
     async def _received(
-        self, environ: Environ, receive: Receive, waits: Waits, max_bytes: int, file: IO[bytes]
+        self, environ: Environ, receive: Receive, deadlines: Deadlines, max_bytes: int, file: IO[bytes]
     ) -> IO[bytes]:
-        wait = waits.begin(self.client_of(environ))
+        deadline = deadlines.begin(self.client_of(environ))
         try:
             length, parts, more = 0, 0, True
-            announced = None if "HTTP_TRANSFER_ENCODING" in environ else environ.get("CONTENT_LENGTH")
+            declared = None if "HTTP_TRANSFER_ENCODING" in environ else environ.get("CONTENT_LENGTH")
             while more and length <= max_bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -82,23 +82,23 @@ class Bodies:
                 length += file.write(message["body"])
                 parts += 1
                 if parts > limits.PARTS_FREE and length < parts * limits.PART_MIN_BYTES:
-                    raise MalformedRequest("The body comes in too many small parts.")
-                more = message["more_body"] and announced != str(length)
+                    raise MalformedRequest("The body has too many small parts.")
+                more = message["more_body"] and declared != str(length)
         except asyncio.CancelledError:
-            reason = wait.reason()
+            reason = deadline.reason()
             if reason is None:
                 raise
             raise reason from None
         finally:
-            waits.finish(wait)
+            deadlines.finish(deadline)
         file.seek(0)
         return file
 
 
-def _comes(environ: Environ, max_bytes: int) -> bool:
+def _is_received(environ: Environ, max_bytes: int) -> bool:
     """Return whether to receive a body; one whose Content-Length is too large is rejected by the application unread."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
-    announced: str = environ.get("CONTENT_LENGTH", "0")
-    digits = announced.lstrip("0")
+    declared: str = environ.get("CONTENT_LENGTH", "0")
+    digits = declared.lstrip("0")
     return digits != "" and (len(digits) < len(str(max_bytes + 1)) or (int(digits[:19]) <= max_bytes + 1))

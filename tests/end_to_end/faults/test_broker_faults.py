@@ -19,7 +19,7 @@ from devstack.servers import rabbitmq
 from devstack.settings import TEST_DIR, TEST_PORT_BASE, layout
 from tests.end_to_end.client import Client
 from tests.end_to_end.conftest import Processes
-from tests.end_to_end.test_outages import assert_all_settled_once
+from tests.end_to_end.faults.test_outages import assert_all_settled_once
 from tests.helpers.waiting import eventually
 
 Truth = psycopg.Connection[dict[str, Any]]
@@ -114,7 +114,6 @@ def assert_every_reason_is_told() -> None:
     assert all(line.partition(" s: ")[2].strip() for line in told), told
 
 
-@pytest.mark.stops_a_server
 @pytest.mark.parametrize("fault", ["without_disk", "frozen"])
 def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
     merchant: Client, truth: Truth, broker: Broker, fault: str

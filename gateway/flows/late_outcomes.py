@@ -1,8 +1,8 @@
-"""Record the answers of provider calls that continue after their message has been handled.
+"""Record the outcomes of provider calls that continue after their message has been handled.
 
-One thread records answers, list by list, and another one publishes the next step. Their state is in memory only: if
+One thread records outcomes, list by list, and another one publishes the next step. Their state is in memory only: if
 this process dies, the leases of the attempts expire, and a message that was published beforehand finds them
-(`gateway.flows.recovery`).
+(`payments.recover`, `payments.recover_refunds`).
 """
 
 import queue
@@ -19,9 +19,9 @@ from loguru import logger
 from gateway import db
 from gateway.outcomes import Outcome
 
-GATHER_SECONDS = 0.02
-"""Answers that arrive within this time are recorded together."""
-LOOK_SECONDS = 1.0
+COLLECT_SECONDS = 0.02
+"""Outcomes that arrive within this time are recorded together."""
+OVERDUE_CHECK_SECONDS = 1.0
 DATABASE_PAUSE_SECONDS = 1.0
 
 ClaimT = TypeVar("ClaimT")
@@ -42,30 +42,30 @@ class LateCall(Generic[ClaimT]):
 class LateCallList(Generic[ClaimT]):
     """The shared callbacks of the calls of one message.
 
-    `record` stores outcomes and returns the argument of `publish`. `overdue` abandons calls that do not return, and
-    returns the outcome that is recorded for them.
+    `record` stores outcomes and returns the argument of `publish`. `abandon` abandons calls that do not return, and
+    returns the outcome to record for them.
     """
 
     record: Callable[[Sequence[tuple[ClaimT, Outcome]]], Any]
     publish: Callable[[Any], None]
-    overdue: Callable[[Sequence["Future[Outcome]"]], Outcome]
+    abandon: Callable[[Sequence["Future[Outcome]"]], Outcome]
 
 
-class LateAnswers:
+class LateOutcomes:
     """The calls of this process that continue in the background."""
 
     def __init__(self) -> None:
-        self._answered: queue.SimpleQueue[LateCall[Any]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[LateCall[Any]] = queue.SimpleQueue()
         self._to_publish: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: set[LateCall[Any]] = set()
         self._lock = threading.Lock()
         self._closing = False
-        self._recorder = threading.Thread(target=self._record_all, name="late-answers", daemon=True)
+        self._recorder = threading.Thread(target=self._record_all, name="late-outcomes", daemon=True)
         self._publisher = threading.Thread(target=self._publish_all, name="late-publisher", daemon=True)
         self._recorder.start()
         self._publisher.start()
 
-    def take_over(self, calls: Sequence[LateCall[Any]]) -> None:
+    def add(self, calls: Sequence[LateCall[Any]]) -> None:
         """Record the outcomes of `calls` when they arrive; return immediately."""
         with self._lock:
             self._waiting.update(calls)
@@ -73,7 +73,7 @@ class LateAnswers:
             call.future.add_done_callback(partial(self._note, call))
 
     def close(self, seconds: float) -> None:
-        """Wait for at most `seconds` until all calls have been answered, recorded and published."""
+        """Wait for at most `seconds` until all calls have ended and their outcomes are recorded and published."""
         deadline = time.monotonic() + seconds
         self._closing = True
         self._recorder.join(max(0.0, deadline - time.monotonic()))
@@ -81,28 +81,28 @@ class LateAnswers:
         self._publisher.join(max(0.0, deadline - time.monotonic()))
 
     def _note(self, call: LateCall[Any], _future: "Future[Outcome]") -> None:
-        self._answered.put(call)
+        self._done.put(call)
 
     def _record_all(self) -> None:
         while not (self._closing and not self._waiting):
-            answered = self._next()
+            done = self._next()
             by_list: dict[LateCallList[Any], list[tuple[LateCall[Any], Outcome]]] = {}
-            for call in answered:
+            for call in done:
                 by_list.setdefault(call.list, []).append((call, call.future.result()))
-            for of_list, silent in self._overdue().items():
-                outcome = of_list.overdue([call.future for call in silent])
-                by_list.setdefault(of_list, []).extend((call, outcome) for call in silent)
+            for of_list, overdue in self._overdue().items():
+                outcome = of_list.abandon([call.future for call in overdue])
+                by_list.setdefault(of_list, []).extend((call, outcome) for call in overdue)
             for of_list, calls in by_list.items():
                 self._record(of_list, calls)
 
     def _next(self) -> list[LateCall[Any]]:
-        """Return the answered calls, each once; wait for the first one."""
+        """Return the calls that have ended, each once; wait for the first one."""
         found: list[LateCall[Any]] = []
         try:
-            found.append(self._answered.get(timeout=LOOK_SECONDS))
-            time.sleep(GATHER_SECONDS)
+            found.append(self._done.get(timeout=OVERDUE_CHECK_SECONDS))
+            time.sleep(COLLECT_SECONDS)
             while True:
-                found.append(self._answered.get_nowait())
+                found.append(self._done.get_nowait())
         except queue.Empty:
             with self._lock:
                 taken = [call for call in found if call in self._waiting]
@@ -111,12 +111,12 @@ class LateAnswers:
 
     def _overdue(self) -> dict[LateCallList[Any], list[LateCall[Any]]]:
         now = time.monotonic()
-        silent: dict[LateCallList[Any], list[LateCall[Any]]] = {}
+        overdue: dict[LateCallList[Any], list[LateCall[Any]]] = {}
         with self._lock:
             for call in [call for call in self._waiting if call.overdue_at <= now and not call.future.done()]:
                 self._waiting.discard(call)
-                silent.setdefault(call.list, []).append(call)
-        return silent
+                overdue.setdefault(call.list, []).append(call)
+        return overdue
 
     def _record(self, of_list: LateCallList[Any], calls: Sequence[tuple[LateCall[Any], Outcome]]) -> None:
         """Record outcomes of one list, and enqueue the publication of the next step."""
@@ -127,13 +127,13 @@ class LateAnswers:
                 break
             except db.UNAVAILABLE as exc:
                 if time.monotonic() >= min(call.lease_until for call, _ in calls):
-                    logger.error("{} answers could not be recorded in time: {}", len(calls), exc)
+                    logger.error("{} outcomes could not be recorded in time: {}", len(calls), exc)
                     return  # the worker that recovers them after the lease queries the provider first
-                logger.warning("{} answers wait for the database: {}", len(calls), type(exc).__name__)
+                logger.warning("{} outcomes wait for the database: {}", len(calls), type(exc).__name__)
                 time.sleep(DATABASE_PAUSE_SECONDS)
-            except Exception:  # noqa: BLE001  # one bad answer must not prevent the recording of the others
+            except Exception:  # noqa: BLE001  # one bad outcome must not prevent the recording of the others
                 if len(calls) == 1:
-                    logger.exception("an answer could not be recorded")
+                    logger.exception("an outcome could not be recorded")
                     return
                 for call in calls:
                     self._record(of_list, [call])
@@ -145,4 +145,4 @@ class LateAnswers:
             try:
                 publish()
             except Exception:  # noqa: BLE001  # the sweep finds unpublished work
-                logger.exception("the next step after a late answer was not published")
+                logger.exception("the next step after a late outcome was not published")

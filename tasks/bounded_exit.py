@@ -1,0 +1,28 @@
+"""A worker step: a worker that failed ends in bounded time."""
+
+import os
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.platforms import EX_FAILURE
+
+EXIT_SECONDS = 90.0
+"""The time for the current tasks of a failed worker; operators are advised to grant a stopped worker as much."""
+
+
+class BoundedExit(bootsteps.StartStopStep):
+    """Ends the process some time after an unrecoverable error.
+
+    Celery waits for the current tasks, even for one that never ends, and a process that only waits is not restarted.
+    A worker that was told to stop is left to whoever told it.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def close(self, parent: Any) -> None:
+        """Start the countdown, if the worker failed."""
+        if parent.exitcode == EX_FAILURE:
+            timer = threading.Timer(EXIT_SECONDS, os._exit, [EX_FAILURE])
+            timer.daemon = True
+            timer.start()
