@@ -8,11 +8,10 @@ from click.testing import CliRunner
 from flask.testing import FlaskCliRunner
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from gateway import db
 from gateway.app import create_app
 from gateway.cli.support import reports_errors
-from gateway.config import settings
 from gateway.errors import NotFound, Overloaded
+from tests.helpers.engines import engine_on
 
 pytestmark = pytest.mark.unit
 
@@ -20,16 +19,10 @@ ID = "0199a0de-0000-7000-8000-000000000001"
 
 
 @pytest.fixture
-def without_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskCliRunner]:
+def without_database() -> Iterator[FlaskCliRunner]:
     """Return a runner of commands whose database is unavailable."""
-    caches = (settings, db.engine, db.direct_engine)
-    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
-    for cached in caches:
-        cached.cache_clear()
-    yield create_app().test_cli_runner()
-    monkeypatch.undo()
-    for cached in caches:
-        cached.cache_clear()
+    with engine_on("postgresql://u:hunter2@127.0.0.1:1/d"):
+        yield create_app().test_cli_runner()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from gateway.app import create_app
 from gateway.domain.shared import outbox
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
+from tests.helpers.engines import engine_on
 from tests.helpers.waiting import eventually
 from tests.pooler.conftest import POOL_SIZE, environment
 from tests.pooler.pgbouncer import PgBouncer, pgbouncer
 from tests.pooler.running import flask, run
-from tests.shared.test_db import engine_on
 
 BARRIER_SECONDS = 10
 SETTINGS = {

@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -14,32 +13,11 @@ from gateway import database_sessions, db
 from gateway.config import settings
 from gateway.ids import new_id
 from gateway.reasons import reason_of
+from tests.helpers.engines import engine_on
 from tests.helpers.factories import end_sessions
 from tests.helpers.waiting import eventually
 
 RAISED = "INSERT INTO alerts (id, severity, message, details)"
-
-
-@contextmanager
-def engine_on(url: str, direct_url: str = "") -> Iterator[None]:
-    """Use separate database engines with these URLs."""
-    own = pytest.MonkeyPatch()
-    own.setenv("DATABASE_URL", url)
-    own.setenv("DATABASE_DIRECT_URL", direct_url)
-    _forget_engines()
-    try:
-        yield
-    finally:
-        own.undo()
-        _forget_engines()
-
-
-def _forget_engines() -> None:
-    for engine in (db.engine, db.direct_engine):
-        if engine.cache_info().currsize:
-            engine().dispose()
-            engine.cache_clear()
-    settings.cache_clear()
 
 
 def test_a_statement_without_an_answer_ends_after_the_answer_timeout_and_so_does_its_connection() -> None:

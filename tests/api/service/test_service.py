@@ -22,9 +22,9 @@ from gateway.flows.queue_states import record
 from gateway.ids import new_id
 from tests.api.conftest import Caller, expect_problem
 from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
+from tests.helpers.engines import engine_on
 from tests.helpers.factories import execute
 from tests.helpers.http_servers import answering
-from tests.shared.test_db import engine_on
 
 
 def test_a_running_process_is_live(anonymous: Caller) -> None:
