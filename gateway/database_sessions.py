@@ -52,7 +52,7 @@ def wanted() -> dict[str, str]:
         "idle_in_transaction_session_timeout": timeout,
         "jit": "off",  # JIT compilation costs more time than it saves
         # Plans are cached, including those of foreign key checks: a plan that was made for an empty table would scan it
-        # sequentially until the next autovacuum. See db.plan_freely.
+        # sequentially until the next autovacuum. See db.allow_seq_scans.
         "enable_seqscan": "off",
     }
 

@@ -40,7 +40,7 @@ IDLE_CHECK = "SELECT clock_timestamp()"
 PATIENCE_MARGIN_SECONDS = 1.0
 """PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
 
-WITHOUT_WAITING_FOR_THE_DISK = "SELECT set_config('synchronous_commit', 'off', true)"
+ASYNC_COMMIT = "SELECT set_config('synchronous_commit', 'off', true)"
 """In a statement whose commit need not survive a crash of PostgreSQL, because what it did would be done again.
 
 Every commit that waits also writes what came before it, so at most the last 0.6 s are lost
@@ -271,7 +271,7 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
         yield wait_for_notification
 
 
-def plan_freely(connection: Connection) -> None:
+def allow_seq_scans(connection: Connection) -> None:
     """Let PostgreSQL read whole tables if it finds that cheaper, until this transaction ends: for what reads much."""
     connection.execute(text("SET LOCAL enable_seqscan = on"))
 

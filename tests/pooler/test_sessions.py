@@ -87,8 +87,8 @@ def test_every_session_of_the_pool_has_the_settings_of_a_direct_session() -> Non
 @pytest.mark.usefixtures("pooled")
 def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_session() -> None:
     def change(connection: Connection) -> None:
-        db.plan_freely(connection)
-        connection.execute(text(db.WITHOUT_WAITING_FOR_THE_DISK))
+        db.allow_seq_scans(connection)
+        connection.execute(text(db.ASYNC_COMMIT))
         connection.execute(text("SET LOCAL statement_timeout = '1ms'"))
 
     def change_and_fail(connection: Connection) -> None:
