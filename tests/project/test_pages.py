@@ -177,7 +177,7 @@ def test_commands_that_a_page_names_exist() -> None:
 def test_the_page_for_operators_lists_exactly_the_metrics_that_exist() -> None:
     exposed = set(re.findall(r"^# TYPE (\w+)", generate_latest(REGISTRY).decode(), re.MULTILINE))
     counted = {name for name in exposed if not re.search("^(python|process)_|_created$", name)}
-    gauges = set(re.findall(r'\("([a-z_]+)", "', (ROOT / "gateway/api/service/gauges.py").read_text()))
+    gauges = set(re.findall(r'\(\s*"([a-z_]+)",\s*"', (ROOT / "gateway/api/service/gauges.py").read_text()))
     table = (DOCS / "operations.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for cell in first_cells for name in CODE.findall(cell)} == counted | gauges
