@@ -115,7 +115,7 @@ def unit(arguments: Sequence[str] = ()) -> int:
     marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
     env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
     chosen = [name for name in arguments if (ROOT / name.partition("::")[0]).exists()]
-    parallel = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    parallel = [] if arguments else ["-n", "2", "--dist", "worksteal"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *parallel, *arguments, *([] if chosen else marked)]
     info(f"pytest -m unit, {len(chosen or marked)} modules")
     return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode

@@ -31,7 +31,7 @@ def check() -> list[Misstated]:
     Raises:
         sqlalchemy.exc.OperationalError: it took longer than `CHECK_SECONDS`, or the database went away.
     """
-    with db.begin() as connection, db.patience(CHECK_SECONDS):
+    with db.begin() as connection, db.answer_timeout(CHECK_SECONDS):
         connection.execute(text(f"SET LOCAL statement_timeout = '{CHECK_SECONDS}s'"))
         found = balances.misstated(connection, MISSTATED_MAX)
         if found:

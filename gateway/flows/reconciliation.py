@@ -69,7 +69,7 @@ def reconcile_as_requested(run_id: UUID) -> None:
 def _compare(run_id: UUID) -> Run:
     limit = settings().reconciliation_timeout_seconds
     try:
-        with db.patience(limit + db.PATIENCE_MARGIN_SECONDS), db.begin() as connection:
+        with db.answer_timeout(limit + db.ANSWER_MARGIN_SECONDS), db.begin() as connection:
             run = reconciliation_runs.carry_out(
                 connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
             )

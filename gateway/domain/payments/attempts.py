@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, rows
+from gateway.db import LISTED
 from gateway.domain.payments.kinds import Kind
 from gateway.outcomes import Instruction
 from gateway.states import AttemptOutcome
@@ -185,7 +185,7 @@ def claim(
             "room": room.free,
             "note_seconds": room.note_seconds,
         }
-    wanted = {row.id: row for row in rows(connection, statement, values)}
+    wanted = {row.id: row for row in connection.execute(statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
     for row in wanted.values():
         if row.claimed:

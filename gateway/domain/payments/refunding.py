@@ -10,7 +10,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import rows
 from gateway.domain.payments import attempt_results, attempts
 from gateway.domain.payments.attempt_results import DECLINED_COLUMNS, Recorded
 from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
@@ -102,7 +101,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome
 
     Only refunds that are still `pending` are changed and returned, not those that another worker finished.
     """
-    return [Recorded(*row) for row in rows(connection, _RECORD, attempt_results.values(outcomes))]
+    return [Recorded(*row) for row in connection.execute(_RECORD, attempt_results.values(outcomes))]
 
 
 def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:

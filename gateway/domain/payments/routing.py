@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import ASYNC_COMMIT, LISTED, rows
+from gateway.db import ASYNC_COMMIT, LISTED
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -65,7 +65,7 @@ def route(connection: Connection, ids: Sequence[UUID], routes: tuple[Route, ...]
     Raises:
         NoProvider: `routes` lacks a currency. The other transactions are routed.
     """
-    found = rows(connection, _ROUTE, {"ids": list(ids), "routes": _as_json(routes)})
+    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": _as_json(routes)}).all()
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
     if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")

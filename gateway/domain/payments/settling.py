@@ -7,7 +7,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import rows
 from gateway.domain.payments import attempt_results, attempts
 from gateway.domain.payments.attempt_results import DECLINED_COLUMNS, Recorded
 from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
@@ -103,7 +102,7 @@ def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome
         "fee": [fee_of(claim.instruction.amount, claim.fee_basis_points) for claim, _ in outcomes],
         "settlement_id": [new_id() for _ in outcomes],
     }
-    return [Recorded(*row) for row in rows(connection, _RECORD, values)]
+    return [Recorded(*row) for row in connection.execute(_RECORD, values)]
 
 
 def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:

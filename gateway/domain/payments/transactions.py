@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 
-from gateway.db import rows
 from gateway.domain.payments.transaction_queries import COLUMNS, find, of_row, represent
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse, first_response, wait_for_first_request
@@ -108,7 +107,7 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
     with wait_for_first_request():
-        stored = {row.subject_id for row in rows(connection, _STORE, values)}
+        stored = {row.subject_id for row in connection.execute(_STORE, values)}
     return [acceptance.id in stored for acceptance in acceptances]
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, rows
+from gateway.db import LISTED
 from gateway.domain.payments.kinds import KINDS, Kind
 
 
@@ -39,7 +39,7 @@ _FIND = {kind: _find(kind) for kind in KINDS}
 def find(connection: Connection, kind: Kind, ids: Sequence[UUID]) -> Unfinished:
     """Return those of `ids` whose newest attempt has no outcome."""
     found = Unfinished()
-    for row in rows(connection, _FIND[kind], {"ids": list(ids)}):
+    for row in connection.execute(_FIND[kind], {"ids": list(ids)}):
         if row.seconds_left > 0:
             found.leased.append(row.id)
             found.lease_seconds = max(found.lease_seconds, row.seconds_left)

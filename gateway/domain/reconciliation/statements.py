@@ -7,11 +7,10 @@ from operator import eq
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
 
+from gateway.db import driver_connection
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation import statement_files
 from gateway.domain.reconciliation.statement_files import ERRORS_MAX, StatementFile
@@ -126,14 +125,9 @@ def _period(statement: NewStatement, file: StatementFile) -> tuple[datetime, dat
 
 
 def _copy(connection: Connection, file: StatementFile) -> None:
-    driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
-    assert driver is not None
-    try:
-        with driver.cursor() as cursor, cursor.copy(COPY) as copy:
-            for chunk in file.chunks():
-                copy.write(chunk)
-    except psycopg.OperationalError as exc:
-        raise OperationalError("COPY", {}, exc) from exc  # like all errors of SQLAlchemy
+    with driver_connection(connection) as driver, driver.cursor() as cursor, cursor.copy(COPY) as copy:
+        for chunk in file.chunks():
+            copy.write(chunk)
 
 
 def _refuse_duplicates(connection: Connection, statement_id: UUID) -> None:

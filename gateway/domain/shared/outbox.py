@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from gateway.db import ASYNC_COMMIT, rows
+from gateway.db import ASYNC_COMMIT
 from gateway.models.transactions import OutboxMessage
 
 CHANNEL = "outbox"
@@ -134,7 +134,7 @@ def _insert(connection: Connection, messages: Sequence[Mapping[str, object]]) ->
 
 def prepare(connection: Connection) -> None:
     """Begin the transaction of `take` before there are rows to take. Its commit does not wait for the disk."""
-    rows(connection, _PREPARE, {})
+    connection.execute(_PREPARE)
 
 
 def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> OutboxBatch:
@@ -145,9 +145,9 @@ def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Out
     A crash of PostgreSQL shortly before or after the commit may restore them, and they are published again.
     """
     if without:
-        taken = rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)})
+        taken = connection.execute(_TAKE_SOME, {"limit": limit, "without": list(without)}).all()
     else:
-        taken = rows(connection, _TAKE, {"limit": limit})
+        taken = connection.execute(_TAKE, {"limit": limit}).all()
     return OutboxBatch(_in_order(taken), len(taken) >= limit)
 
 
@@ -158,7 +158,7 @@ def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Outbox
     takes everything.
     """
     values = {"limit": limit, "next_turn": next_turn, "merchants_max": MERCHANTS_MAX}
-    taken = rows(connection, _TAKE_IN_TURNS, values)
+    taken = connection.execute(_TAKE_IN_TURNS, values).all()
     if not taken:  # there are no rows, or none from that merchant on
         return OutboxBatch([], more=next_turn != FIRST_TURN)
     return OutboxBatch(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
