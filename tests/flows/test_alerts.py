@@ -143,7 +143,7 @@ def test_a_slow_receiver_ends_at_the_timeout(pause: float | None) -> None:
     with answering(stall) as url, alerts_sent_to(url, timeout_seconds=1), at_most(3):
         assert deliver([id]) == [id]
     over.set()
-    assert (row(id).status, row(id).last_error) == ("pending", "no answer within 1 s")
+    assert (row(id).status, row(id).last_error) == ("pending", "no response within 1 s")
 
 
 def test_a_dead_receiver_holds_up_the_queue_for_one_timeout_whatever_waits() -> None:
@@ -152,7 +152,7 @@ def test_a_dead_receiver_holds_up_the_queue_for_one_timeout_whatever_waits() -> 
     with answering(lambda _: over.wait()) as url, alerts_sent_to(url, timeout_seconds=1), at_most(3):
         assert deliver(ids) == ids
     over.set()
-    assert count("alerts", "last_error = 'no answer within 1 s'") == CALLS_AT_ONCE
+    assert count("alerts", "last_error = 'no response within 1 s'") == CALLS_AT_ONCE
     assert count("alerts", "last_error LIKE 'not tried%'") == 2 * CALLS_AT_ONCE
 
 
