@@ -17,7 +17,7 @@ from gateway.api.http.problems import OAuthError
 from gateway.api.openapi import errors as openapi_errors
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, PermanentError
 
-ERRORS = ROOT / "docs" / "errors.md"
+ERRORS = ROOT / "docs/errors.md"
 POSTMAN = ROOT / "docs" / "postman_collection.json"
 
 _OF_NO_OPERATION: tuple[type[GatewayError], ...] = (NotFound, MethodNotAllowed, PermanentError)

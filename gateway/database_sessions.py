@@ -8,11 +8,12 @@ transaction and does not pass settings on: there they are defaults of the role, 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from loguru import logger
 
+from gateway.answer_timeouts import answer_timeouts
 from gateway.config import settings
 from gateway.config.groups import DATABASE_TIMEOUT_SECONDS_MAX
 
@@ -30,8 +31,6 @@ _CHECK = """
 """
 _READ_ONLY = "transaction_read_only"
 _TIMEOUTS = frozenset({"statement_timeout", "idle_in_transaction_session_timeout"})
-
-_ConnectionT = TypeVar("_ConnectionT", bound=psycopg.Connection[Any])
 
 
 class UnsuitableSession(psycopg.OperationalError):
@@ -52,14 +51,12 @@ def wanted() -> dict[str, str]:
         "idle_in_transaction_session_timeout": timeout,
         "jit": "off",  # JIT compilation costs more time than it saves
         # Plans are cached, including those of foreign key checks: a plan that was made for an empty table would scan it
-        # sequentially until the next autovacuum. See db.plan_freely.
+        # sequentially until the next autovacuum. See db.allow_seq_scans.
         "enable_seqscan": "off",
     }
 
 
-def connect(
-    kind: type[_ConnectionT], parameters: Mapping[str, Any], values: Mapping[str, str] | None = None
-) -> _ConnectionT:
+def connect(parameters: Mapping[str, Any], values: Mapping[str, str] | None = None) -> psycopg.Connection[Any]:
     """Connect directly to PostgreSQL, of several hosts to the primary, with these settings (default: `wanted`).
 
     Raises:
@@ -72,7 +69,7 @@ def connect(
         "target_session_attrs": "read-write",  # after a failover the former primary is a standby
     }
     try:
-        connection = kind.connect(**{**parameters, **options})
+        connection = psycopg.connect(**{**parameters, **options})
     except psycopg.OperationalError as exc:
         if _REFUSED_OPTIONS in str(exc):
             refused = _REFUSED_OPTIONS + str(exc).rpartition(_REFUSED_OPTIONS)[2].partition("\n")[0]
@@ -92,7 +89,7 @@ def connect(
     return connection
 
 
-def connect_by_pooler(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> _ConnectionT:
+def connect_by_pooler(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
     """Connect to a pooler, without settings and without prepared statements.
 
     Of several hosts, connect to the first whose server accepts writes. libpq would trust the pooler's report of that,
@@ -107,11 +104,11 @@ def connect_by_pooler(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -
     failures = []
     for host in others:
         try:
-            return _connect_by_one(kind, host)
+            return _connect_by_one(host)
         except psycopg.OperationalError as exc:
             failures.append(str(exc))
     try:
-        return _connect_by_one(kind, last)
+        return _connect_by_one(last)
     except psycopg.OperationalError as exc:
         if not failures:
             raise
@@ -133,8 +130,8 @@ def _one_host_each(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _connect_by_one(kind: type[_ConnectionT], parameters: Mapping[str, Any]) -> _ConnectionT:
-    connection = kind.connect(**parameters)
+def _connect_by_one(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(**parameters)
     values = wanted()
     with _closed_on_error(connection):
         found = _found(connection, values)
@@ -172,7 +169,8 @@ def _listed(names: list[str], found: Mapping[str, str], values: Mapping[str, str
 def _found(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> dict[str, str]:
     """Return a new session's settings for the names of `values`, whether it is read-only, and its pid."""
     connection.autocommit = True
-    found = dict(connection.execute(_CHECK, ([*values, _READ_ONLY],)).fetchall())
+    with answer_timeouts.limit(connection, settings().database_timeout_seconds):
+        found = dict(connection.execute(_CHECK, ([*values, _READ_ONLY],)).fetchall())
     connection.autocommit = False
     return found
 

@@ -1,7 +1,7 @@
 """The database engine, and the only way to open a database scope.
 
 `begin()` is one database transaction. `autocommit()` is for a single statement that needs no BEGIN and COMMIT
-round trips around it: PostgreSQL runs it as a transaction of its own. Only the edges open either (architecture.md).
+round trips around it: PostgreSQL runs it as a transaction of its own. Only api, cli and flows open either.
 """
 
 import os
@@ -10,93 +10,77 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from functools import cache, cached_property
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen
-from psycopg.rows import namedtuple_row
-from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError, TimeoutError
 
 from gateway import database_sessions
+from gateway.answer_timeouts import LateAnswer, answer_timeouts
 from gateway.clock import database_clock
 from gateway.config import settings
 
 UNAVAILABLE = (OperationalError, InterfaceError, InternalError, TimeoutError)
-"""What a statement raises when the database is away, refuses, or takes too long: the same call may succeed later.
+"""The errors of a database that is unavailable, refuses a connection or takes too long. A retry may succeed.
 
-An InternalError (SQLSTATE class 25) is what a session ended while idle raises, and a standby that does not write.
+InternalError (SQLSTATE class 25) is the error of a session that ended while idle, and of a standby that accepts no
+writes.
 """
 
 CONNECT_TIMEOUT_SECONDS = 2
 AVAILABILITY_POLL_SECONDS = 0.5
 IDLE_CHECK_SECONDS = 2.0
-"""A pooled connection that rested longer is tested before use; of the others, only one whose server has said something
-meanwhile: that it shuts down, or has ended the session."""
-IDLE_CHECK_PATIENCE_SECONDS = 1.0
+"""A pooled connection that was idle for longer is tested before use. Any other one is tested only if the server has
+sent something meanwhile: that it shuts down, or has ended the session."""
+IDLE_CHECK_TIMEOUT_SECONDS = 1.0
 IDLE_CHECK = "SELECT clock_timestamp()"
 """It also returns the database's time (gateway.clock), so the measurement needs no separate statement."""
-PATIENCE_MARGIN_SECONDS = 1.0
-"""PostgreSQL's own statement_timeout comes first; when it does not, the server hangs or the network does."""
+ANSWER_MARGIN_SECONDS = 1.0
+"""How much longer than PostgreSQL's own statement_timeout an answer is awaited, by default."""
 
-WITHOUT_WAITING_FOR_THE_DISK = "SELECT set_config('synchronous_commit', 'off', true)"
-"""In a statement whose commit need not survive a crash of PostgreSQL, because what it did would be done again.
+ASYNC_COMMIT = "SELECT set_config('synchronous_commit', 'off', true)"
+"""In a statement whose commit need not survive a crash of PostgreSQL, because its work would be repeated.
 
-Every commit that waits also writes what came before it, so at most the last 0.6 s are lost
-(https://www.postgresql.org/docs/15/wal-async-commit.html). Nothing that a merchant was told, or a provider was asked,
-may depend on such a commit.
+A commit that waits for the disk also writes the commits before it, so at most the last 0.6 s are lost
+(https://www.postgresql.org/docs/15/wal-async-commit.html). Nothing that was reported to a merchant or sent to a
+provider may depend on such a commit.
 """
 
 ONE_EXPECTED = "id BETWEEN '00000000-0000-0000-0000-000000000000' AND 'ffffffff-ffff-ffff-ffff-ffffffffffff'"
-"""A condition on a list's UUIDs that excludes none, but makes PostgreSQL expect one row whatever the list's length.
+"""A condition that is true for every id, but makes PostgreSQL expect one row, whatever the length of the list.
 
-So it looks each row up by an index, in tables of any size, and keeps one plan for all lists. Otherwise it plans anew
-for each, which takes longer than the rest, or keeps a plan that suits the small tables of a gateway's first minute.
+PostgreSQL then looks each row up in an index, in tables of any size, and keeps one plan for all lists. Otherwise it
+would plan for each list, which takes longer than the rest, or keep a plan for the small tables of a new gateway.
 """
 
 LISTED = f"""listed AS MATERIALIZED (
     SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS l (id) WHERE {ONE_EXPECTED} ORDER BY id
 )"""  # noqa: S608  # a constant
-"""A CTE of `:ids`, each once, in their order."""
+"""A CTE of the distinct `:ids`, in order."""
 
-_T = TypeVar("_T")
-_patience: ContextVar[float | None] = ContextVar("patience", default=None)
-
-
-class _Connection(psycopg.Connection[Any]):
-    """A connection that does not wait for ever for a server that hangs: libpq has no timeout for that."""
-
-    @cached_property
-    def cursor_of_rows(self) -> psycopg.Cursor[Any]:
-        """One for all calls of `rows`: to make a cursor takes a quarter of a statement's time in this process."""
-        return self.cursor(row_factory=namedtuple_row)
-
-    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        patience = _patience.get()
-        limit = settings().database_timeout_seconds + PATIENCE_MARGIN_SECONDS if patience is None else patience
-        try:
-            return super().wait(gen, interval, limit if timeout is None else timeout)
-        except psycopg.errors._WaitTimeout as exc:
-            if timeout is not None:  # that of `listening`, where nothing is asked
-                raise
-            self.pgconn.finish()  # what the server makes of the statement is not known
-            raise psycopg.OperationalError(f"PostgreSQL did not answer within {limit:g} s") from exc
+_answer_timeout: ContextVar[float | None] = ContextVar("answer_timeout", default=None)
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
-    """Within the block, wait so long for an answer of PostgreSQL before the connection is given up."""
-    token = _patience.set(seconds)
+def answer_timeout(seconds: float) -> Iterator[None]:
+    """Within the block, wait at most this long for each answer of PostgreSQL; close the connection after that."""
+    token = _answer_timeout.set(seconds)
     try:
         yield
     finally:
-        _patience.reset(token)
+        _answer_timeout.reset(token)
+
+
+def _answer_seconds() -> float:
+    seconds = _answer_timeout.get()
+    return settings().database_timeout_seconds + ANSWER_MARGIN_SECONDS if seconds is None else seconds
 
 
 @cache
 def engine() -> Engine:
-    """This process's connection pool; made on first use and again after a fork."""
+    """Return this process's connection pool, created on first use and again after a fork."""
     config = settings()
     if config.database_direct_url is not None:
         return _engine(config.database_url, database_sessions.connect_by_pooler)
@@ -115,12 +99,12 @@ def is_pooled() -> bool:
     return settings().database_direct_url is not None
 
 
-def _engine(url: str, connect: Callable[[type[_Connection], Mapping[str, Any]], _Connection]) -> Engine:
+def _engine(url: str, connect: Callable[[Mapping[str, Any]], psycopg.Connection[Any]]) -> Engine:
     config = settings()
     pool = create_engine(
         url,
-        isolation_level="AUTOCOMMIT",  # what the hot paths use; to switch costs a request a twelfth of its time
-        hide_parameters=True,  # an error's text must not carry what a merchant sent, nor a hash, into the logs
+        isolation_level="AUTOCOMMIT",  # for the frequent statements; switching takes a twelfth of a request's time
+        hide_parameters=True,  # merchants' data and hashes must not get into the logs with an error's text
         pool_size=config.database_pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -135,47 +119,83 @@ def _engine(url: str, connect: Callable[[type[_Connection], Mapping[str, Any]], 
         },
     )
 
-    def connected(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> _Connection:
-        return connect(_Connection, parameters)
+    @event.listens_for(pool, "do_connect")
+    def connected(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+        return connect(parameters)
 
-    event.listen(pool, "do_connect", connected)
-    event.listen(pool, "checkin", _note_rest)
-    event.listen(pool, "checkout", _test_after_rest)
+    event.listen(pool, "checkin", _note_idle)
+    event.listen(pool, "checkout", _test_idle)
+    event.listen(pool, "before_cursor_execute", _limit_statement)
+    event.listen(pool, "after_cursor_execute", _end_statement)
+    event.listen(pool, "commit", _limit_end_of_transaction)
+    event.listen(pool, "rollback", _limit_end_of_transaction)
+    event.listen(pool, "handle_error", _explain_late_answer)
     return pool
 
 
-def _note_rest(_connection: Any, record: Any) -> None:
-    record.info["rests_since"] = time.monotonic()
+def _note_idle(connection: Any, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
+    if connection is not None:  # it was not invalidated
+        answer_timeouts.stop(connection)
 
 
-def _test_after_rest(connection: Any, record: Any, _proxy: Any) -> None:
-    check_after_rest(connection, record.info.get("rests_since"))
-
-
-def check_after_rest(connection: Any, rests_since: float | None) -> None:
-    """Test an idle connection with a query; see `IDLE_CHECK_SECONDS` for when.
+def _test_idle(connection: Any, record: Any, _proxy: Any) -> None:
+    """Test a connection that was idle with a query; see `IDLE_CHECK_SECONDS`.
 
     Any connection, even a new one, is also queried when the measurement of the database's time is due.
 
     Raises:
-        DisconnectionError: its session has ended.
-        OperationalError: its server hangs, so a new connection would hang too.
+        DisconnectionError: the session has ended.
+        OperationalError: the server hangs, so a new connection would hang too.
     """
-    rested = rests_since is not None and (
-        time.monotonic() - rests_since >= IDLE_CHECK_SECONDS or _has_unread_input(connection)
+    idle_since = record.info.get("idle_since")
+    suspect = idle_since is not None and (
+        time.monotonic() - idle_since >= IDLE_CHECK_SECONDS or _has_unread_input(connection)
     )
-    if not rested and not database_clock.is_due():
+    if not suspect and not database_clock.is_due():
         return
-    began = time.monotonic()
     try:
-        with patience(IDLE_CHECK_PATIENCE_SECONDS):
+        with answer_timeouts.limit(connection, IDLE_CHECK_TIMEOUT_SECONDS):
             measured = database_clock.measure(lambda: connection.execute(IDLE_CHECK).fetchone()[0])
-            if rested and not measured:
+            if suspect and not measured:
                 connection.execute(IDLE_CHECK)
     except Exception as exc:
-        if rests_since is None or time.monotonic() - began >= IDLE_CHECK_PATIENCE_SECONDS:
+        if idle_since is None or isinstance(exc, LateAnswer):
             raise OperationalError(IDLE_CHECK, {}, exc) from exc  # a new connection would hang too
-        raise DisconnectionError from exc  # it is replaced, and the new one tried
+        raise DisconnectionError from exc  # the pool replaces it and tests the new one
+
+
+def _has_unread_input(connection: Any) -> bool:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _limit_statement(_connection: Connection, cursor: Any, *_: Any) -> None:
+    answer_timeouts.start(cursor.connection, _answer_seconds())
+
+
+def _end_statement(_connection: Connection, cursor: Any, *_: Any) -> None:
+    answer_timeouts.stop(cursor.connection)
+
+
+def _limit_end_of_transaction(connection: Connection) -> None:
+    """Limit a COMMIT or ROLLBACK; SQLAlchemy has no event after it, so `_note_idle` ends the limit."""
+    if not connection.invalidated:
+        driver: Any = connection.connection.dbapi_connection
+        answer_timeouts.start(driver, _answer_seconds())
+
+
+def _explain_late_answer(context: ExceptionContext) -> OperationalError | None:
+    """Return the error to raise instead of that of a connection which was shut down because of a late answer."""
+    connection = context.connection
+    if connection is None or connection.closed or connection.invalidated:
+        return None
+    driver: Any = connection.connection.dbapi_connection
+    late = answer_timeouts.stop(driver)
+    if late is None:
+        return None
+    return OperationalError(context.statement, {}, late, hide_parameters=True, connection_invalidated=True)
 
 
 def measure_time() -> None:
@@ -183,12 +203,6 @@ def measure_time() -> None:
     database_clock.forget()
     with autocommit():
         pass
-
-
-def _has_unread_input(connection: Any) -> bool:
-    look = select.poll()
-    look.register(connection.fileno(), select.POLLIN)
-    return bool(look.poll(0))
 
 
 def _forget_inherited_connections() -> None:
@@ -203,7 +217,7 @@ os.register_at_fork(after_in_child=_forget_inherited_connections)
 
 @contextmanager
 def begin() -> Iterator[Connection]:
-    """One database transaction: committed when the block ends, rolled back when it raises."""
+    """Begin a database transaction, commit it when the block ends, and roll it back when the block raises."""
     with engine().connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
         yield connection
 
@@ -220,32 +234,28 @@ def begin_directly() -> Iterator[Connection]:
 
 @contextmanager
 def autocommit() -> Iterator[Connection]:
-    """A connection on which each statement commits by itself."""
+    """Open a connection on which each statement commits by itself."""
     with engine().connect() as connection:
         yield connection
 
 
-def rows(connection: Connection, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
-    """Execute `statement` for its rows, as psycopg gives them: for the statements that every payment needs.
+@contextmanager
+def driver_connection(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
+    """Return the driver's connection, for what SQLAlchemy does not have, such as COPY.
 
-    What SQLAlchemy makes of a statement and its result, whatever these are, takes as long as all else that this process
-    does for one. It takes part in the transaction of `connection` all the same.
+    The answer timeout applies to the whole block.
 
     Raises:
-        sqlalchemy.exc.DBAPIError: what `Connection.execute` raises.
+        OperationalError: the driver's error, as SQLAlchemy raises it.
     """
-    driver: Any = connection.connection.dbapi_connection
+    driver: Any = connection.connection.driver_connection
     try:
-        found: list[Any] = driver.cursor_of_rows.execute(_sql(statement), parameters).fetchall()
-    except psycopg.Error as exc:
-        connection._handle_dbapi_exception(exc, _sql(statement), None, None, None)  # what `Connection.execute` does
-    return found
-
-
-@cache
-def _sql(statement: TextClause) -> str:
-    """`statement` in the form of psycopg."""
-    return str(statement.compile(dialect=engine().dialect))
+        with answer_timeouts.limit(driver, _answer_seconds()):
+            yield driver
+    except psycopg.OperationalError as exc:
+        if driver.closed:
+            connection.invalidate(exc)
+        raise OperationalError(None, {}, exc) from exc
 
 
 @contextmanager
@@ -271,13 +281,13 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
         yield wait_for_notification
 
 
-def plan_freely(connection: Connection) -> None:
-    """Let PostgreSQL read whole tables if it finds that cheaper, until this transaction ends: for what reads much."""
+def allow_seq_scans(connection: Connection) -> None:
+    """Allow sequential scans until this transaction ends, for statements that read much."""
     connection.execute(text("SET LOCAL enable_seqscan = on"))
 
 
 def wait_until_available(seconds: float) -> bool:
-    """Wait until the database answers, for at most `seconds`; whether it does."""
+    """Wait until the database answers, for at most `seconds`; return whether it does."""
     deadline = time.monotonic() + seconds
     while True:
         try:

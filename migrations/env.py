@@ -36,7 +36,7 @@ def _migrate(connection: Connection) -> None:
 
 def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
     # Not through a pooler, whose session would keep the lock.
-    return database_sessions.connect(psycopg.Connection, parameters, NO_LIMITS)
+    return database_sessions.connect(parameters, NO_LIMITS)
 
 
 def _run() -> None:

@@ -13,7 +13,7 @@ from gateway.config import settings
 from gateway.errors import RetriesExhausted
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import LateCallback, ProcessedList, split_by_room
-from gateway.flows.recovery import Unfinished
+from gateway.flows.settlement import Unfinished
 from gateway.reasons import reason_of
 from gateway.telemetry import RETRIES, log_context
 from tasks.base import BROKER_UNAVAILABLE, TRANSIENT, GatewayTask, parse_ids, republish, retry_delay

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from celery.canvas import Signature
 
-from gateway.flows import recovery, refunds
+from gateway.flows import refunds
 from tasks import app
 from tasks.base import GatewayTask
 from tasks.lists import late_callback, process_list, process_within_room, recover_unfinished, republish_unfinished
@@ -27,7 +27,7 @@ def refund(self: GatewayTask, ids: object) -> None:
 @app.task(name="payments.recover_refunds", bind=True)
 def recover_refunds(self: GatewayTask, ids: object) -> None:
     """Carry out the refunds whose calls were in progress in a process that died."""
-    recover_unfinished(self, ids, recovery.unfinished_refunds, to_refund_in_bulk)
+    recover_unfinished(self, ids, refunds.find_unfinished, to_refund_in_bulk)
 
 
 def to_refund_in_bulk(ids: list[str]) -> Signature:

@@ -9,7 +9,7 @@ from celery.canvas import Signature
 from celery.exceptions import Ignore
 from loguru import logger
 
-from gateway.flows import recovery, routing, settlement
+from gateway.flows import routing, settlement
 from gateway.telemetry import log_context
 from tasks import app
 from tasks.base import GatewayTask, parse_ids
@@ -73,7 +73,7 @@ def settle(self: GatewayTask, ids: object) -> None:
 @app.task(name="payments.recover", bind=True)
 def recover(self: GatewayTask, ids: object) -> None:
     """Settle the transactions whose calls were in progress in a process that died."""
-    recover_unfinished(self, ids, recovery.unfinished_transactions, partial(to_settle, bulk=True))
+    recover_unfinished(self, ids, settlement.find_unfinished, partial(to_settle, bulk=True))
 
 
 @app.task(name="payments.announce", bind=True)

@@ -5,7 +5,7 @@ Tasks without retries leave their work to the next scheduled run.
 
 from loguru import logger
 
-from gateway.flows import DATABASE_UNAVAILABLE, alerts, balances, invariants, resumption, upkeep
+from gateway.flows import DATABASE_UNAVAILABLE, alerts, balances, invariants, upkeep
 from gateway.reasons import reason_of
 from tasks import app
 
@@ -14,7 +14,7 @@ from tasks import app
 def sweep() -> None:
     """Enqueue stuck work again, purge expired rows, and deliver overdue alerts."""
     result = upkeep.sweep()
-    resumption.resume()
+    upkeep.requeue_operator_work()
     alerts.deliver_overdue()
     logger.info("sweep: {} enqueued again, {} old rows purged", result.requeued, result.purged)
 

@@ -1,4 +1,4 @@
-"""The rules. Functions take a `Connection`, never commit, never publish, never call a network.
+"""The rules of the gateway. Functions take a `Connection`; they never commit, publish or use a network.
 
-They import each other only downwards in the order that pyproject.toml declares for import-linter.
+The packages import each other only downwards, in the order that pyproject.toml declares for import-linter.
 """

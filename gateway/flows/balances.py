@@ -1,4 +1,4 @@
-"""Folding what postings changed into the balances, and checking these against the ledger."""
+"""Fold the changes of postings into the balances, and check the balances against the ledger."""
 
 from loguru import logger
 from sqlalchemy import text
@@ -7,16 +7,16 @@ from gateway import db
 from gateway.domain.payments import balances
 from gateway.domain.payments.balances import Misstated
 from gateway.domain.shared import alerts
-from gateway.flows.batches import in_batches
+from gateway.flows.upkeep import in_batches
 
 CHECK_SECONDS = 900
-"""The longest that a check may take: it reads the whole ledger."""
+"""Maximum time of a check, which reads the whole ledger."""
 MISSTATED_MAX = 20
-"""Misstated balances that one check names."""
+"""Maximum number of balances that one alert names."""
 
 
 def fold() -> int:
-    """Fold the changes of this moment in batches of one commit each; how many they were. Two at once do each once."""
+    """Fold the current changes in batches; return their number. Concurrent folds handle each change once."""
     return in_batches(_fold)
 
 
@@ -26,12 +26,12 @@ def _fold(limit: int) -> int:
 
 
 def check() -> list[Misstated]:
-    """The balances that differ from the ledger; a critical alert names them.
+    """Return the balances that differ from the ledger, and raise a critical alert that names them.
 
     Raises:
         sqlalchemy.exc.OperationalError: it took longer than `CHECK_SECONDS`, or the database went away.
     """
-    with db.begin() as connection, db.patience(CHECK_SECONDS):
+    with db.begin() as connection, db.answer_timeout(CHECK_SECONDS):
         connection.execute(text(f"SET LOCAL statement_timeout = '{CHECK_SECONDS}s'"))
         found = balances.misstated(connection, MISSTATED_MAX)
         if found:
@@ -44,9 +44,9 @@ def check() -> list[Misstated]:
                     "kind": "misstated_balance",
                     "count": len(found),
                     "balances": listed,
-                    "what_to_do": "The ledger is right. Stop folding (beat), then make these rows of balances again "
-                    "from ledger_entries, less what balance_changes holds; flask balances shows them.",
+                    "what_to_do": "The ledger is right. Stop beat, then recompute these rows of balances from "
+                    "ledger_entries, minus balance_changes. flask balances lists them.",
                 },
             )
-    logger.info("the balances were checked against the ledger: {} differ", len(found))
+    logger.info("the balances were compared with the ledger: {} differ", len(found))
     return found

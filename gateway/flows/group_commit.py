@@ -1,7 +1,8 @@
-"""Doing together what several threads ask for at the same time, as databases commit (group commit).
+"""Group commit: store what several threads bring at the same time in one database transaction.
 
-Who comes first does its own item, at once. Who comes meanwhile waits, and is then done together with all others that
-came. So nobody waits for company, and the more come, the less each of them costs.
+The first thread becomes the leader and stores its item at once. Threads that come meanwhile follow: they wait, and the
+first of them becomes the next leader and stores the items of all. So no item waits for others to come, and the more
+come at once, the less each of them costs.
 """
 
 import threading
@@ -14,83 +15,88 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True, eq=False)
-class _Asked(Generic[ItemT, ResultT]):
-    """One thread's item, and what it is told."""
+class _Member(Generic[ItemT, ResultT]):
+    """One thread's item and its result."""
 
     item: ItemT
-    leads: bool = False
-    """Whether its thread is to do the next batch, which begins with it."""
+    is_leader: bool = False
+    """Whether its thread stores the next group, which begins with it."""
     result: ResultT | None = None
     error: BaseException | None = None
-    alone: bool = False
-    """Whether its thread is to do it again by itself."""
-    news: threading.Lock = field(default_factory=threading.Lock)
-    """Held until there is something to tell."""
+    retry_alone: bool = False
+    """Whether its thread stores it again, without the others of its group."""
+    wakeup: threading.Lock = field(default_factory=threading.Lock)
+    """Released when its thread may go on; a lock is the cheapest event that Python has."""
 
 
-class Gathering(Generic[ItemT, ResultT]):
-    """One piece of work, done for several threads at once.
+class GroupCommit(Generic[ItemT, ResultT]):
+    """Store the items of several threads together.
 
-    `work` takes 1 to `most` items, and gives a result for each, in order. When it raises one of `separating`, which
-    mean that nothing was done because of one of the items, each thread does its own item alone; what else it raises,
-    all of them raise.
+    `store` takes 1 to `most` items and returns a result for each, in order. If it raises one of `separating`, which
+    mean that nothing was stored because of one of the items, each thread stores its own item alone. Any other error is
+    raised in all threads of the group.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[ItemT]], Sequence[ResultT]],
+        store: Callable[[Sequence[ItemT]], Sequence[ResultT]],
         *,
         most: int,
         separating: tuple[type[Exception], ...],
     ) -> None:
-        self._work = work
+        self._store = store
         self._most = most
         self._separating = separating
         self._lock = threading.Lock()
-        self._busy = False
-        self._waiting: list[_Asked[ItemT, ResultT]] = []
+        self._has_leader = False
+        self._followers: list[_Member[ItemT, ResultT]] = []
 
-    def do(self, item: ItemT) -> ResultT:
-        """The result of `item`; what bounds `work` in time bounds this wait, which is for two rounds of it at most."""
-        asked: _Asked[ItemT, ResultT] = _Asked(item)
-        asked.news.acquire()
-        with self._lock:
-            asked.leads = not self._busy
-            self._busy = True
-            if not asked.leads:
-                self._waiting.append(asked)
-        if not asked.leads:
-            asked.news.acquire()
-        if asked.leads:
-            self._lead(asked)
-        if asked.alone:
-            return self._work([item])[0]
-        if asked.error is not None:
-            raise asked.error
-        return asked.result  # type: ignore[return-value]  # there is no error, so there is a result
+    @property
+    def followers(self) -> int:
+        """Return how many threads wait for the next group."""
+        return len(self._followers)
 
-    def _lead(self, first: _Asked[ItemT, ResultT]) -> None:
+    def commit(self, item: ItemT) -> ResultT:
+        """Store `item` and return its result. This takes the time of two calls of `store` at most."""
+        member: _Member[ItemT, ResultT] = _Member(item)
+        member.wakeup.acquire()
         with self._lock:
-            batch = [first, *self._waiting[: self._most - 1]]
-            del self._waiting[: self._most - 1]
+            member.is_leader = not self._has_leader
+            self._has_leader = True
+            if not member.is_leader:
+                self._followers.append(member)
+        if not member.is_leader:
+            member.wakeup.acquire()
+        if member.is_leader:
+            self._lead(member)
+        if member.retry_alone:
+            return self._store([item])[0]
+        if member.error is not None:
+            raise member.error
+        return member.result  # type: ignore[return-value]  # there is no error, so there is a result
+
+    def _lead(self, leader: _Member[ItemT, ResultT]) -> None:
+        with self._lock:
+            group = [leader, *self._followers[: self._most - 1]]
+            del self._followers[: self._most - 1]
         try:
-            results = self._work([asked.item for asked in batch])
-            for asked, result in zip(batch, results, strict=True):
-                asked.result = result
-        except BaseException as exc:  # noqa: BLE001  # whatever it is, the threads that wait are told
-            for asked in batch:
-                asked.error = exc
-                asked.alone = len(batch) > 1 and isinstance(exc, self._separating)
+            results = self._store([member.item for member in group])
+            for member, result in zip(group, results, strict=True):
+                member.result = result
+        except BaseException as exc:  # noqa: BLE001  # each thread of the group raises it
+            for member in group:
+                member.error = exc
+                member.retry_alone = len(group) > 1 and isinstance(exc, self._separating)
         finally:
-            self._hand_over()
-            for asked in batch[1:]:
-                asked.news.release()
+            self._appoint_leader()
+            for member in group[1:]:
+                member.wakeup.release()
 
-    def _hand_over(self) -> None:
-        """Have the next batch begin, if anybody waits."""
+    def _appoint_leader(self) -> None:
+        """Make the first follower the leader of the next group."""
         with self._lock:
-            self._busy = bool(self._waiting)
-            if self._busy:
-                following = self._waiting.pop(0)
-                following.leads = True
-                following.news.release()
+            self._has_leader = bool(self._followers)
+            if self._has_leader:
+                leader = self._followers.pop(0)
+                leader.is_leader = True
+                leader.wakeup.release()

@@ -1,4 +1,4 @@
-"""One check of the invariants: read on one snapshot, then record."""
+"""Check the invariants on one snapshot, then record the results."""
 
 from loguru import logger
 
@@ -9,28 +9,27 @@ from gateway.domain.invariants.checks import Report
 
 RECENT_LIMIT_SECONDS = 30
 FULL_LIMIT_SECONDS = 1_800
-PATIENCE_SWEEPS = 1.5
-"""The sweep had a chance at what this many of its intervals ago stood still already."""
+GRACE_SWEEPS = 1.5
+"""Number of sweep intervals in which a sweep has certainly requeued what was overdue at their beginning."""
 
 
 def horizon_seconds() -> int:
-    """The longest that an unfinished transaction may stand still before a sweep must have enqueued it again.
+    """Return the time without progress after which a sweep must have requeued an unfinished transaction.
 
-    It is stuck after `STUCK_AFTER_SECONDS`, but a worker's lease may only now have ended, and the next sweep may be
-    missed once.
+    The transaction is stuck after `STUCK_AFTER_SECONDS`, plus the lease of a worker. One sweep may be missed.
     """
     config = settings()
     return config.stuck_after_seconds + 2 * config.sweep_interval_seconds + config.claim_lease_seconds
 
 
 def check(*, full: bool = False) -> Report:
-    """Check every invariant, keep what was found, and alert about what is broken.
+    """Check every invariant, store the results, and raise alerts; return the report.
 
-    A recent check covers what can have changed since the last one, and whatever that one found to be broken. A full
-    one reads everything; what it finds is watched by the recent ones until it is repaired.
+    A recent check covers what can have changed since the last check, and the offending rows of the last check. A full
+    check reads everything. The recent checks watch its findings until they are repaired.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the check could not be made; see `db.UNAVAILABLE`.
+        sqlalchemy.exc.SQLAlchemyError: the check failed; see `db.UNAVAILABLE`.
     """
     with db.begin() as connection:
         report = invariant_checks.evaluate(
@@ -40,9 +39,7 @@ def check(*, full: bool = False) -> Report:
             limit_seconds=FULL_LIMIT_SECONDS if full else RECENT_LIMIT_SECONDS,
         )
     with db.begin() as connection:
-        invariant_checks.record(
-            connection, report, patience_seconds=PATIENCE_SWEEPS * settings().sweep_interval_seconds
-        )
+        invariant_checks.record(connection, report, grace_seconds=GRACE_SWEEPS * settings().sweep_interval_seconds)
     if report.missed:
         logger.warning(
             "the last check of the invariants was too long ago: {} before {} are not covered; run flask invariants",

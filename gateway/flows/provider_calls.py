@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.payments.attempts import AttemptClaim, Claimed, Recorded, Room
+from gateway.domain.payments.attempt_results import Recorded
+from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
 from gateway.flows.call_pool import CallPool
 from gateway.flows.late_outcomes import LateCall, LateCallList, LateOutcomes
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown

@@ -1,4 +1,4 @@
-"""Running a reconciliation from beginning to end."""
+"""Run a reconciliation from beginning to end."""
 
 from datetime import datetime
 from uuid import UUID
@@ -25,15 +25,15 @@ class ReconciliationCanceled(PermanentError):
 
 
 def reconcile(period_from: datetime | None = None, period_to: datetime | None = None) -> Run:
-    """Compare everything that completed or settled in the period; log what came of it.
+    """Compare everything that completed or settled in the period; log and return the result.
 
-    By default the period is everything up to now, and so it is every night: beat does not catch up after an outage,
-    so a run must also cover what a missed one left, and a payment whose commit came later than its completion time
-    would fall between two adjacent periods. Rows that agreed last night may disagree today, too.
+    By default, and every night, the period is everything until now. Beat does not catch up after an outage, so a run
+    must also cover what a missed run left. A payment whose commit was later than its completion time would be in
+    neither of two adjacent periods. And rows that agreed yesterday may disagree today.
 
     Raises:
-        ReconciliationRunning: another one is under way.
-        ReconciliationCanceled: it took longer than `RECONCILIATION_TIMEOUT_SECONDS`; nothing of it is stored.
+        ReconciliationRunning: another one is running.
+        ReconciliationCanceled: it took longer than `RECONCILIATION_TIMEOUT_SECONDS`; nothing is stored.
         ValidationFailed: the period ends before it begins.
     """
     with db.begin() as connection:
@@ -46,12 +46,12 @@ def reconcile(period_from: datetime | None = None, period_to: datetime | None = 
 
 
 def reconcile_as_requested(run_id: UUID) -> None:
-    """Carry out a run that an operator asked for; one that has ended stays as it is.
+    """Carry out a run that an operator requested. A run that has ended is not changed.
 
-    When the database goes away, the run is left as it is too: the task is repeated, and begins it again.
+    If the database becomes unavailable, the run is not changed either: the retried task begins it again.
 
     Raises:
-        ReconciliationRunning: another one is under way; this one waits again.
+        ReconciliationRunning: another one is running; this one is pending again.
     """
     with db.begin() as connection:
         if not reconciliation_runs.start(connection, run_id):
@@ -69,7 +69,7 @@ def reconcile_as_requested(run_id: UUID) -> None:
 def _compare(run_id: UUID) -> Run:
     limit = settings().reconciliation_timeout_seconds
     try:
-        with db.patience(limit + db.PATIENCE_MARGIN_SECONDS), db.begin() as connection:
+        with db.answer_timeout(limit + db.ANSWER_MARGIN_SECONDS), db.begin() as connection:
             run = reconciliation_runs.carry_out(
                 connection, run_id, stuck_after_seconds=settings().stuck_after_seconds, timeout_seconds=limit
             )
@@ -90,7 +90,7 @@ def _close(run_id: UUID, exc: Exception) -> None:
         with db.begin() as connection:
             reconciliation_runs.fail(connection, run_id, reason)
     except db.UNAVAILABLE as away:
-        logger.warning("reconciliation {} stays open until the next one closes it: {}", run_id, reason_of(away))
+        logger.warning("reconciliation {} stays running until the next one closes it: {}", run_id, reason_of(away))
 
 
 def _log(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Routing accepted transactions to providers."""
+"""Route accepted transactions to providers."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,7 +14,7 @@ from gateway.providers.base import Provider
 
 @cache
 def _routes(providers: tuple[Provider, ...]) -> tuple[Route, ...]:
-    """Where payments go: to the first one of `providers` that takes their currency."""
+    """Return the routes to the first of `providers` that takes each currency."""
     currencies: dict[tuple[str, str], list[str]] = {}
     for currency in minor_unit_exponents():
         takers = [provider.name for provider in providers if provider.supports(currency)]

@@ -1,16 +1,20 @@
-"""Settling a list of transactions: claim (commit), call the providers concurrently, record (commit)."""
+"""Settle transactions: claim (commit), call the providers concurrently, record (commit)."""
 
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from gateway import db
 from gateway.config import settings
-from gateway.domain.payments import settling
-from gateway.domain.payments.attempts import Recorded
+from gateway.domain.payments import settling, unfinished_attempts
+from gateway.domain.payments.attempt_results import Recorded
+from gateway.domain.payments.kinds import TRANSACTIONS
+from gateway.domain.payments.unfinished_attempts import Unfinished
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import LateCallback, ProcessedList, Recording, execute
 from gateway.states import TransactionStatus
 from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
+
+__all__ = ["Unfinished", "exhaust", "find_unfinished", "settle"]
 
 
 def settle(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
@@ -20,9 +24,15 @@ def settle(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCa
     return execute(claimed, _RECORDING, late_callback)
 
 
+def find_unfinished(ids: Sequence[UUID]) -> Unfinished:
+    """Return those of `ids` whose newest attempt has no outcome: a worker processes them, or died."""
+    with db.autocommit() as connection:
+        return unfinished_attempts.find(connection, TRANSACTIONS, ids)
+
+
 def exhaust(ids: Sequence[UUID], error: str) -> None:
-    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    with db.begin() as connection:
+    """Allow no further attempt at the unfinished ones of `ids`, because of an `error` that a retry cannot solve."""
+    with db.autocommit() as connection:
         settling.exhaust(connection, ids, error)
 
 

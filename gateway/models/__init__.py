@@ -1,4 +1,4 @@
-"""The tables. `Base.metadata` knows them all once `gateway.models.all_tables` was called."""
+"""The tables. `all_tables` imports all of them."""
 
 import importlib
 import pkgutil
@@ -9,7 +9,7 @@ from gateway.models.base import Base
 
 
 def all_tables() -> MetaData:
-    """The metadata of every table, for migrations."""
+    """Return the metadata of every table, for migrations."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return Base.metadata

@@ -1,4 +1,4 @@
-"""Attempts at what providers are asked to do: at charges and at refunds alike."""
+"""Attempts at charges and refunds."""
 
 from datetime import datetime
 from uuid import UUID
@@ -11,9 +11,9 @@ from gateway.states import AttemptOutcome
 
 
 class _AttemptColumns:
-    """What every attempt has. The row is written before the call: it is the claim that keeps other workers off.
+    """The columns of every attempt. The row is written before the call, as the claim of one worker.
 
-    No `outcome` after `lease_until` means that its worker died, and that nobody knows what the provider did.
+    If there is no `outcome` after `lease_until`, the worker died, and it is unknown what the provider did.
     """
 
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -37,7 +37,7 @@ class _AttemptColumns:
 
 
 class ChargeAttempt(_AttemptColumns, Base):
-    """One attempt at charging."""
+    """One attempt at a charge."""
 
     __tablename__ = "charge_attempts"
 

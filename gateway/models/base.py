@@ -1,4 +1,4 @@
-"""What all tables share: naming of constraints, and column types by their meaning."""
+"""The base of all tables: names of constraints, and column types by their meaning."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -18,7 +18,7 @@ NAMES = {
 }
 
 Id = Annotated[UUID, mapped_column(Uuid, primary_key=True)]
-"""A UUIDv7 made by the writer, so that ids sort by time on PostgreSQL 15 too."""
+"""A UUIDv7 that the writer generates, so that ids are in the order of time on PostgreSQL 15 too."""
 Serial = Annotated[int, mapped_column(BigInteger, Identity(always=True), primary_key=True)]
 MinorUnits = Annotated[int, mapped_column(BigInteger)]
 Currency = Annotated[str, mapped_column(Text)]
@@ -34,6 +34,6 @@ class Base(DeclarativeBase):
 
 
 def one_of(column: str, values: type[StrEnum] | tuple[str, ...]) -> CheckConstraint:
-    """A CHECK that `column` holds one of `values`."""
+    """Return a CHECK that `column` contains one of `values`."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)

@@ -13,10 +13,10 @@ ACTIONS = ("replay", "discard")
 
 
 class DeadLetterJob(Base):
-    """One order to replay or discard all open dead letters that match a filter.
+    """A job that replays or discards all open dead letters that match a filter.
 
-    It works them off in the order of their ids, from after `position` up to its own id: a letter that came later, such
-    as that of a payment which died again after this job replayed it, is none of its. `next_step_at` keeps its rate.
+    It handles them in the order of their ids, from `position` (exclusive) to its own id. Later dead letters are not
+    included, such as those of payments that died again after this job replayed them. `next_step_at` limits the rate.
     """
 
     __tablename__ = "dead_letter_jobs"

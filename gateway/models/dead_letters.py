@@ -1,4 +1,4 @@
-"""Dead letters: work that ended outside its normal course and waits for an operator."""
+"""Dead letters: failed work that waits for an operator's decision."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,10 +12,10 @@ from gateway.states import DeadLetterStatus
 
 
 class DeadLetter(Base):
-    """One per dead transaction or refund of a message, or one per message that names none.
+    """One row per dead transaction or refund of a message, or one per message that names none.
 
-    That of a refund has the `transaction_id` of what is refunded. There is no foreign key: a message may name what
-    never existed.
+    The dead letter of a refund also has the `transaction_id` of the refunded transaction. There is no foreign key,
+    because a message may name a transaction that never existed.
     """
 
     __tablename__ = "dead_letters"

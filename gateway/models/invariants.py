@@ -1,4 +1,4 @@
-"""What the last check of each invariant found."""
+"""The results of the last check of each invariant."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.models.base import Base
 
 
 class InvariantCheck(Base):
-    """One row per invariant: its last check, and since when it is broken. `sample` lists rows that break it."""
+    """One row per invariant: its last check, and since when it is broken. `sample` lists offending rows."""
 
     __tablename__ = "invariant_checks"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Merchants, the people who act for them, and the clients that call the API."""
+"""Merchants, their users and API clients, and revoked tokens."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +12,7 @@ from gateway.models.base import Base, CreatedAt, Id, one_of
 
 
 class Merchant(Base):
-    """A business that takes payments. `weight` is its relative share of the relay while other merchants wait too."""
+    """A business that takes payments. `weight` is its share of the relay relative to other merchants with a backlog."""
 
     __tablename__ = "merchants"
     __table_args__ = (
@@ -28,7 +28,7 @@ class Merchant(Base):
 
 
 class User(Base):
-    """A person who logs in: the owner of a merchant, or an operator of the gateway (who has no merchant)."""
+    """A person who logs in: the owner of a merchant, or an operator of the gateway, who has no merchant."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -46,7 +46,7 @@ class User(Base):
 
 
 class ApiClient(Base):
-    """A program that acts for a merchant, with a secret of which only the HMAC-SHA256 is kept."""
+    """A program that acts for a merchant. Only the HMAC-SHA256 of its secret is stored."""
 
     __tablename__ = "api_clients"
     __table_args__ = (
@@ -67,7 +67,7 @@ class ApiClient(Base):
 
 
 class RevokedToken(Base):
-    """An access token that was logged out before it expired."""
+    """An access token that was revoked before it expired."""
 
     __tablename__ = "revoked_tokens"
     __table_args__ = (Index(None, "expires_at"), Index(None, "revoked_at"))

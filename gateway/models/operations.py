@@ -1,4 +1,4 @@
-"""What the gateway tells its operators, and what they did: alerts and the audit log."""
+"""Alerts to the operators, and the audit log."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ SEVERITIES = ("critical", "error", "warning", "info")
 
 
 class Alert(Base):
-    """One message to the operators, written in the commit of what it tells about."""
+    """A message to the operators, written in the commit of its cause."""
 
     __tablename__ = "alerts"
     __table_args__ = (
@@ -32,7 +32,7 @@ class Alert(Base):
 
 
 class AuditEntry(Base):
-    """Who did what to which object, and when. Rows are only ever added."""
+    """Who did what to which object, and when. Rows are never changed or deleted."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index(None, "subject", "id"),)

@@ -1,4 +1,4 @@
-"""The state of each work queue: whether it takes messages, and whether they are consumed."""
+"""The state of each work queue: whether it accepts messages, and whether they are consumed."""
 
 from datetime import datetime
 

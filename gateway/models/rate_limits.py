@@ -9,7 +9,7 @@ from gateway.models.base import Base
 
 
 class RateLimit(Base):
-    """One bucket. Processes lease its tokens in blocks; a crash of the database may empty the table without harm."""
+    """One bucket, whose tokens processes lease in blocks. A crash of PostgreSQL may empty the table harmlessly."""
 
     __tablename__ = "rate_limits"
     __table_args__ = (CheckConstraint("tokens >= 0", name="tokens"), {"prefixes": ["UNLOGGED"]})
@@ -17,7 +17,7 @@ class RateLimit(Base):
     subject: Mapped[str] = mapped_column(primary_key=True)
     tokens: Mapped[float]
     granted: Mapped[int]
-    """What the last lease got."""
+    """The number of tokens of the last lease."""
     pacing: Mapped[bool]
-    """The subject ran into its limit, and the bucket has not been full since."""
+    """The subject reached its limit, and the bucket has not been full since."""
     refilled_at: Mapped[datetime]

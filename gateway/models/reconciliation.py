@@ -26,13 +26,13 @@ DISCREPANCY_KINDS = (
     "statement_currency_mismatch",
 )
 RESOLUTIONS = ("corrected", "accepted", "false_alarm", "other")
-"""What an operator made of a discrepancy: put right, left as it is, found to be none, or what the note says."""
+"""How an operator resolved a discrepancy; `other` is explained by the note."""
 
 
 class ReconciliationRun(Base):
     """One comparison of transactions with settlements and ledger over a period of completion times.
 
-    Of a run that waits to be carried out, `started_at` is when it was asked for.
+    While a run is pending, `started_at` is the time of the request.
     """
 
     __tablename__ = "reconciliation_runs"
@@ -57,7 +57,7 @@ class ReconciliationRun(Base):
 
 
 class ReconciliationFinding(Base):
-    """Which run found which discrepancy; one that stays is found by run after run."""
+    """Which run found which discrepancy. A discrepancy that persists is found by several runs."""
 
     __tablename__ = "reconciliation_findings"
     __table_args__ = (Index(None, "discrepancy_id"),)
@@ -67,7 +67,7 @@ class ReconciliationFinding(Base):
 
 
 class Discrepancy(Base):
-    """One disagreement. Found again, it is the same row with a later `last_run_id`."""
+    """One disagreement between records. If it is found again, the row gets a later `last_run_id`."""
 
     __tablename__ = "discrepancies"
     __table_args__ = (

@@ -11,9 +11,9 @@ from gateway.states import RefundStatus
 
 
 class Refund(Base):
-    """Money on its way back to a merchant's customer. `attempt_limit` is the number of attempts at which it is dead.
+    """Money that is returned to a merchant's customer. `attempt_limit` is the maximum number of attempts.
 
-    While it is pending or dead-lettered its amount is reserved in `transactions.amount_refund_reserved`.
+    While it is pending or dead-lettered, its amount is reserved in `transactions.amount_refund_reserved`.
     """
 
     __tablename__ = "refunds"

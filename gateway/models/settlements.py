@@ -1,4 +1,4 @@
-"""Settlements, and the double-entry ledger that they post to."""
+"""Settlements, the double-entry ledger, and balances."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,9 +12,9 @@ LEDGER_ACCOUNTS = ("provider_clearing", "merchant_payable", "fees")
 
 
 class Settlement(Base):
-    """What a completed transaction brought the merchant: one per transaction, one per provider charge.
+    """The proceeds of a completed transaction: one per transaction, one per provider charge.
 
-    The merchant is the transaction's; a reference of its own would only be checked again for every payment.
+    `merchant_id` is the transaction's. A foreign key would only repeat the check of the transaction's foreign key.
     """
 
     __tablename__ = "settlements"
@@ -43,7 +43,7 @@ class Settlement(Base):
 class LedgerEntry(Base):
     """One side of a posting. Entries are never changed; a correction is a new posting.
 
-    `source_id` is the settlement or the refund that posted it. Of one source, debits equal credits in its currency.
+    `source_id` is the settlement or the refund that posted it. For each source, debits equal credits.
     """
 
     __tablename__ = "ledger_entries"
@@ -66,9 +66,9 @@ class LedgerEntry(Base):
 
 
 class Balance(Base):
-    """What a merchant's ledger entries in one currency add up to, in minor units: the changes folded in so far.
+    """The sums of a merchant's ledger entries in one currency, in minor units, without the changes not yet folded.
 
-    What is available to the merchant is `settled - refunded - fees`; it is below zero when refunds exceed it.
+    The merchant's available balance is `settled - refunded - fees`. It is negative if refunds exceed it.
     """
 
     __tablename__ = "balances"
@@ -81,7 +81,7 @@ class Balance(Base):
 
 
 class BalanceChange(Base):
-    """What one posting adds to a balance, until it is folded in: postings at once need not wait for one row."""
+    """The change of a balance by one posting until it is folded: concurrent postings do not wait for one row."""
 
     __tablename__ = "balance_changes"
     __table_args__ = (Index(None, "merchant_id"),)

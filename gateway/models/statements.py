@@ -1,4 +1,4 @@
-"""Providers' settlement statements: what they say that they charged and gave back."""
+"""Settlement statements of providers: their lists of charges and refunds."""
 
 from datetime import datetime
 from uuid import UUID
@@ -14,9 +14,9 @@ LINE_TYPES = ("charge", "refund")
 
 
 class Statement(Base):
-    """One uploaded file; the same file of the same provider is stored once.
+    """One uploaded file. The same file of the same provider is stored once.
 
-    It claims to hold all that happened at the provider from `period_from` (inclusive) to `period_to` (exclusive).
+    It covers everything that happened at the provider from `period_from` (inclusive) to `period_to` (exclusive).
     """
 
     __tablename__ = "statements"
@@ -39,9 +39,9 @@ class Statement(Base):
 
 
 class StatementLine(Base):
-    """One line, `number` being that of the file. `subject_id` is the id that its idempotency key names, if it does.
+    """One line of a statement; `number` is the line number in the file.
 
-    That is the transaction of a charge, the refund of a refund.
+    `subject_id` is the id in its idempotency key, if there is one: of the transaction for a charge, or of the refund.
     """
 
     __tablename__ = "statement_lines"

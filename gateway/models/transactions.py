@@ -1,4 +1,4 @@
-"""Transactions, the outbox, and the answers kept for idempotent repeats."""
+"""Transactions, the outbox, and idempotency records."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,14 +12,14 @@ from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.states import TransactionStatus
 
 BRIN = {"autosummarize": "on", "pages_per_range": 32}
-"""Of a table that grows at its end: what came lately is found without reading more than it, and writing costs nothing
-to speak of. Pages that are not summarised yet are read each time; autosummarize keeps them few."""
+"""Options of BRIN indexes of tables that grow at the end. They find recent rows, and cost almost nothing to maintain.
+Pages that are not yet summarized are always read; autosummarize keeps their number small."""
 
 
 class Transaction(Base):
-    """One payment of a merchant's customer. `attempt_limit` is the number of attempts at which it is dead.
+    """One payment of a merchant's customer. `attempt_limit` is the maximum number of attempts.
 
-    `amount_refunded` was given back; `amount_refund_reserved` is reserved by refunds that are not finished.
+    `amount_refunded` is the sum of its completed refunds, `amount_refund_reserved` of its unfinished ones.
     """
 
     __tablename__ = "transactions"
@@ -82,10 +82,10 @@ class Transaction(Base):
 
 
 class OutboxMessage(Base):
-    """Work that is committed but not yet published. The relay deletes the row once the broker confirmed.
+    """Work that is committed but not yet published. The relay deletes the row when the broker has confirmed it.
 
-    `merchant_id` is for the fair order among merchants; NULL: no merchant. It has no foreign key, which would lock the
-    merchant's row.
+    `merchant_id`, if there is one, is for fairness among merchants. It has no foreign key, which would lock the row of
+    the merchant.
     """
 
     __tablename__ = "outbox"
@@ -99,9 +99,10 @@ class OutboxMessage(Base):
 
 
 class IdempotencyRecord(Base):
-    """The first answer to a request with an Idempotency-Key, given again byte for byte to its repeats.
+    """The first response to a request with an Idempotency-Key. Repeated requests get the same bytes.
 
-    What the request made refers to the merchant; a second reference would cost a POST a third of its database time.
+    `merchant_id` has no foreign key, because the created object has one. A second check would take a third of the
+    database time of a POST.
     """
 
     __tablename__ = "idempotency_records"

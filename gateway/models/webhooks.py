@@ -1,4 +1,4 @@
-"""Events, the endpoints that merchants have them sent to, and each delivery."""
+"""Events, webhook endpoints, and deliveries."""
 
 from datetime import datetime
 from uuid import UUID
@@ -12,11 +12,11 @@ from gateway.models.base import Base, CreatedAt, Id, Json, one_of
 from gateway.states import DeliveryStatus, EndpointStatus, EventType
 
 LEASE_SECONDS = 60
-"""The lease of a claimed delivery: much longer than a call and its recording may take."""
+"""The lease of a claimed delivery, which is much longer than a call and its recording may take."""
 
 
 class Event(Base):
-    """Something that happened to an object of a merchant, written in the commit that made it happen.
+    """A change of an object of a merchant, written in the commit of the change.
 
     The object is not copied: `snapshot` holds only those members that may change after the event. The key begins with
     the merchant, which every query knows, so one index serves reading and listing.
@@ -48,9 +48,9 @@ class WebhookBody(Base):
 
 
 class WebhookEndpoint(Base):
-    """Where a merchant wants events sent. Its secrets sign, so they are stored encrypted rather than hashed.
+    """A URL to which a merchant's events are sent. Its secrets sign, so they are encrypted, not hashed.
 
-    `consecutive_failures` counts deliveries that failed since the last success.
+    `consecutive_failures` counts the failed deliveries since the last success.
     """
 
     __tablename__ = "webhook_endpoints"
@@ -77,7 +77,7 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """One event on its way to one endpoint. `next_attempt_at` is also the lease of the attempt under way."""
+    """The delivery of one event to one endpoint. `next_attempt_at` is also the lease of the current attempt."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (

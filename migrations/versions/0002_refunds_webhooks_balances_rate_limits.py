@@ -1,4 +1,4 @@
-"""Refunds, webhooks, balances and rate limits"""
+"""Add refunds, webhooks, balances and rate limits"""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ _UUID_V7 = """
                 FROM 1 FOR 6),
         52, 1), 53, 1), 'hex') AS uuid)
 """
-"""RFC 9562, section 5.7; PostgreSQL 18 brings its own, but 15 is what the gateway asks for."""
+"""RFC 9562, section 5.7. PostgreSQL 18 has such a function, but the gateway supports PostgreSQL 15."""
 
 
 def upgrade() -> None:

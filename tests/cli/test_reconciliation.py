@@ -82,7 +82,7 @@ def test_a_second_reconciliation_at_the_same_time_has_status_2_and_prints_the_re
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         result = reconcile()
     assert result.exit_code == 2
-    assert result.stderr == "Error: Another reconciliation is under way; wait for it to end.\n"
+    assert result.stderr == "Error: Another reconciliation is running; wait until it has ended.\n"
 
 
 def test_the_exit_statuses_are_in_the_help() -> None:

@@ -1,7 +1,5 @@
-"""What becomes of dead messages, and what an operator can do with them."""
+"""Dead messages of payments: stored as dead letters, or requeued."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -9,14 +7,14 @@ import pytest
 from sqlalchemy import text
 
 from gateway.db import autocommit, begin
-from gateway.domain.dead_letters import intake, resolution
-from gateway.domain.dead_letters.intake import ALERTS_MAX, REQUEUE_LIMIT, DeadMessage, Stored
+from gateway.domain.dead_letters import resolution
+from gateway.domain.dead_letters.intake import ALERTS_MAX, REQUEUE_LIMIT
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import requeueing, settling, transaction_queries
-from gateway.errors import AlreadyResolved, InvalidState, NotFound
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.flows.settlement import settle
-from gateway.ids import new_id, utc_now
-from gateway.outcomes import Approved
+from gateway.ids import new_id
+from tests.helpers.dead_letters import dead_message, exhausted_payment, open_letter, store
 from tests.helpers.factories import (
     accept_payment,
     count,
@@ -28,34 +26,6 @@ from tests.helpers.factories import (
 )
 
 pytestmark = pytest.mark.usefixtures("database")
-
-
-def dead_message(*ids: UUID, key: str = "task-1", reason: str = "rejected") -> DeadMessage:
-    return DeadMessage(key, "settlement.requested", reason, "payments.settle", "[]", {}, utc_now(), ids)
-
-
-def store(*messages: DeadMessage) -> Stored:
-    with begin() as connection:
-        return intake.store(connection, messages)
-
-
-def exhausted_payment() -> UUID:
-    [id] = route_payments(make_merchant(), "tok_error_always")
-    for _ in range(4):
-        settle([id], "task-1")
-    return id
-
-
-def open_letters() -> list[UUID]:
-    with begin() as connection:
-        return list(connection.scalars(text("SELECT id FROM dead_letters WHERE status = 'open'")))
-
-
-def open_letter() -> tuple[UUID, UUID]:
-    id = exhausted_payment()
-    store(dead_message(id))
-    [letter_id] = open_letters()
-    return id, letter_id
 
 
 def test_an_exhausted_payment_becomes_one_dead_letter_with_its_error_and_one_alert() -> None:
@@ -86,7 +56,7 @@ def test_a_merchant_reads_why_a_payment_is_dead_until_it_is_replayed() -> None:
     assert event.snapshot["failure"] == why
 
 
-def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merchant() -> None:
+def test_an_internal_error_of_a_dead_payment_is_hidden_from_its_merchant() -> None:
     id = exhausted_payment()
     execute("UPDATE charge_attempts SET code = 'adapter_error', message = 'KeyError: secret'")
     execute("UPDATE transactions SET last_error = 'TypeError: inside'")
@@ -97,7 +67,7 @@ def test_what_our_own_inside_had_to_say_about_a_dead_payment_is_not_for_its_merc
     assert "inside" not in str(why)
 
 
-def test_a_payment_whose_last_outcome_is_unknown_is_in_doubt_and_a_replay_asks_before_it_charges() -> None:
+def test_a_payment_with_an_unknown_outcome_is_in_doubt_and_a_replay_queries_it_before_a_charge() -> None:
     id = exhausted_payment()
     execute("UPDATE charge_attempts SET outcome = 'unknown' WHERE number = 4")
     assert store(dead_message(id)).dead == [("settlement.requested", "in_doubt")]
@@ -116,13 +86,13 @@ def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
     assert (count("dead_letters"), count("alerts")) == (1, 1)
 
 
-def test_a_list_of_dead_ids_becomes_a_dead_letter_each_and_one_alert() -> None:
+def test_each_id_of_a_dead_list_becomes_a_dead_letter_and_all_raise_one_alert() -> None:
     ids = [exhausted_payment() for _ in range(3)]
     assert len(store(dead_message(*ids)).dead) == 3
     assert (count("dead_letters"), count("alerts")) == (3, 1)
 
 
-def test_work_that_died_untried_is_enqueued_again_instead() -> None:
+def test_work_that_died_without_an_attempt_is_requeued() -> None:
     merchant_id = make_merchant()
     pending = accept_payment(merchant_id)
     [routed] = route_payments(merchant_id, "tok_approve")
@@ -134,7 +104,7 @@ def test_work_that_died_untried_is_enqueued_again_instead() -> None:
     assert count("alerts", "severity = 'warning'") == 1
 
 
-def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
+def test_work_that_was_requeued_too_often_is_dead() -> None:
     id = accept_payment(make_merchant())
     for number in range(REQUEUE_LIMIT):
         assert store(dead_message(id, key=f"task-{number}")).requeued == [id]
@@ -142,7 +112,7 @@ def test_work_that_is_enqueued_again_without_end_is_dead_at_last() -> None:
     assert status_of(id) == "dead_lettered"
 
 
-def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
+def test_expired_work_is_always_requeued() -> None:
     id = accept_payment(make_merchant())
     for number in range(REQUEUE_LIMIT + 5):
         assert store(dead_message(id, key=f"task-{number}", reason="expired")).requeued == [id]
@@ -150,7 +120,7 @@ def test_work_that_only_waits_too_long_is_never_dead_however_often() -> None:
     assert count("alerts") == 1, "one alert a minute says it"
 
 
-def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() -> None:
+def test_many_dead_letters_raise_a_limited_number_of_alerts_and_one_more() -> None:
     for number in range(ALERTS_MAX + 5):
         store(dead_message(key=f"garbage-{number}"))
     assert count("dead_letters") == ALERTS_MAX + 5
@@ -158,7 +128,7 @@ def test_a_flood_of_dead_letters_is_told_in_one_alert_beyond_the_first_ones() ->
     assert count("alerts", "severity = 'critical'") == 1
 
 
-def test_a_payment_in_the_hands_of_a_live_worker_is_left_to_it() -> None:
+def test_a_dead_message_does_not_change_a_payment_that_a_worker_processes() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
         settling.claim(connection, [id], "task-1", lease_seconds=30)
@@ -179,126 +149,7 @@ def test_a_message_that_names_no_transaction_is_recorded() -> None:
     assert count("dead_letters", "exception = 'No transaction has this id.'") == 1
 
 
-def test_a_replay_gives_fresh_attempts_and_settles_once() -> None:
-    id, letter_id = open_letter()
-    execute("UPDATE transactions SET payment_method = 'tok_approve'")  # the provider has recovered
-    execute("DELETE FROM outbox")
-    with begin() as connection:
-        letter = resolution.replay(connection, letter_id, "operator@example.com")
-    assert (letter["status"], letter["resolved_by"]) == ("replayed", "operator@example.com")
-    assert (status_of(id), count("outbox", "topic = 'settlement.requested'")) == ("processing", 1)
-    settle([id], "task-2")
-    settle([id], "task-3")
-    assert (status_of(id), count("settlements"), count("audit_log")) == ("completed", 1, 1)
-
-
-def test_a_replay_that_fails_again_becomes_a_second_dead_letter() -> None:
-    id, letter_id = open_letter()
-    with begin() as connection:
-        resolution.replay(connection, letter_id, "operator@example.com")
-    for _ in range(4):
-        settle([id], "task-2")
-    assert len(store(dead_message(id, key="task-2")).dead) == 1
-    assert (count("dead_letters"), count("charge_attempts"), status_of(id)) == (2, 8, "dead_lettered")
-
-
-def test_a_dead_message_delivered_again_after_its_replay_says_nothing_about_the_replay() -> None:
-    id, letter_id = open_letter()
-    with begin() as connection:
-        resolution.replay(connection, letter_id, "operator@example.com")
-    for _ in range(4):
-        settle([id], "task-2")
-    assert store(dead_message(id)).dead == []
-    assert status_of(id) == "processing"
-    assert len(store(dead_message(id, key="task-2")).dead) == 1
-    assert (status_of(id), count("dead_letters", "status = 'open'")) == ("dead_lettered", 1)
-
-
-def test_a_replay_of_a_payment_that_was_never_routed_routes_it() -> None:
-    id = accept_payment(make_merchant())
-    execute("DELETE FROM outbox")
-    with begin() as connection:
-        settling.exhaust(connection, [id], "ValueError: broken")
-    store(dead_message(id))
-    with begin() as connection:
-        [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)
-        resolution.replay(connection, UUID(letter["id"]), "operator@example.com")
-    assert letter["exception"] == "ValueError: broken"
-    assert (status_of(id), count("outbox", "topic = 'transaction.created'")) == ("pending", 1)
-
-
-def test_a_discard_fails_the_transaction_for_good() -> None:
-    id, letter_id = open_letter()
-    with begin() as connection:
-        letter = resolution.discard(connection, letter_id, "operator@example.com", "customer paid in cash")
-    assert (letter["status"], letter["note"]) == ("discarded", "customer paid in cash")
-    assert status_of(id) == "failed"
-    assert count("transactions", "failure_category = 'discarded' AND failure_message = 'customer paid in cash'") == 1
-
-
-def test_a_payment_that_the_provider_approved_late_cannot_be_discarded_and_its_replay_completes_it() -> None:
-    [id] = route_payments(make_merchant(), "tok_approve")
-    execute("UPDATE transactions SET attempt_limit = 1")
-    with autocommit() as connection:
-        [claim] = settling.claim(connection, [id], "task-1", lease_seconds=30).claims
-    expire_lease([id])
-    store(dead_message(id))
-    [letter_id] = letters = open_letters()
-    with autocommit() as connection:
-        assert settling.record(connection, [(claim, Approved("sim_late"))]) == []
-    with pytest.raises(InvalidState), begin() as connection:
-        resolution.discard(connection, letter_id, "operator@example.com", None)
-    with begin() as connection:
-        assert resolution.discard_all(connection, letters, "operator@example.com", None) == []
-    assert (status_of(id), open_letters()) == ("dead_lettered", letters)
-    with begin() as connection:
-        resolution.replay(connection, letter_id, "operator@example.com")
-    assert settle([id], "task-2").completed == [id]
-    assert (status_of(id), count("settlements")) == ("completed", 1)
-
-
-@pytest.mark.parametrize("action", ["replay", "discard"])
-def test_a_dead_letter_is_resolved_once(action: str) -> None:
-    _, letter_id = open_letter()
-    with begin() as connection:
-        resolution.discard(connection, letter_id, "operator@example.com", None)
-    actions: dict[str, Callable[..., object]] = {
-        "replay": resolution.replay,
-        "discard": partial(resolution.discard, note=None),
-    }
-    with begin() as connection, pytest.raises(AlreadyResolved):
-        actions[action](connection, letter_id, actor="operator@example.com")
-    assert count("audit_log") == 1
-
-
-def test_a_message_without_a_transaction_can_only_be_discarded() -> None:
-    store(dead_message(key="garbage"))
-    with begin() as connection:
-        [letter] = resolution.list_newest(connection, DeadLetterFilter(), None, 10)
-    with pytest.raises(InvalidState), begin() as connection:
-        resolution.replay(connection, UUID(letter["id"]), "operator@example.com")
-    with begin() as connection:
-        assert resolution.discard(connection, UUID(letter["id"]), "operator", None)["status"] == "discarded"
-
-
-def test_an_unknown_dead_letter_is_not_found() -> None:
-    with begin() as connection, pytest.raises(NotFound):
-        resolution.replay(connection, new_id(), "operator@example.com")
-
-
-def test_dead_letters_are_listed_newest_first_and_filtered() -> None:
-    ids = [exhausted_payment() for _ in range(3)]
-    for number, id in enumerate(ids):
-        store(dead_message(id, key=f"task-{number}"))
-    with begin() as connection:
-        page = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 2)
-        rest = resolution.list_newest(connection, DeadLetterFilter(), UUID(page[-1]["id"]), 2)
-        assert resolution.list_newest(connection, DeadLetterFilter(status="discarded"), None, 2) == []
-        assert resolution.list_newest(connection, DeadLetterFilter(merchant_id=new_id()), None, 2) == []
-    assert [letter["transaction_id"] for letter in [*page, *rest]] == [str(id) for id in reversed(ids)]
-
-
-def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
+def test_the_sweep_finds_stuck_transactions_and_no_others() -> None:
     merchant_id = make_merchant()
     fresh, waiting = accept_payment(merchant_id), accept_payment(merchant_id)
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=waiting)
@@ -309,18 +160,10 @@ def test_the_sweep_finds_what_stands_still_and_nothing_else() -> None:
         settling.claim(connection, [held], "task-1", lease_seconds=30)
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour' WHERE id <> :id", id=fresh)
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [old]
-        assert requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [old]) == [old]
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == [old]
+        assert requeueing.requeue(connection, TRANSACTIONS, [old]) == [old]
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == []
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == []
     expire_lease([held])
     with begin() as connection:
-        assert requeueing.stuck(connection, requeueing.TRANSACTIONS, 60, 10) == [held]
-
-
-def test_a_replay_does_not_touch_a_transaction_that_has_ended_otherwise() -> None:
-    id, letter_id = open_letter()
-    execute("UPDATE transactions SET status = 'failed', failure_category = 'declined' WHERE id = :id", id=id)
-    with begin() as connection, pytest.raises(InvalidState):
-        resolution.replay(connection, letter_id, "operator@example.com")
-    assert status_of(id) == "failed"
+        assert requeueing.stuck(connection, TRANSACTIONS, 60, 10) == [held]

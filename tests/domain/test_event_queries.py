@@ -1,4 +1,4 @@
-"""Events as the bodies of webhooks: small, and the same bytes for ever."""
+"""The bodies of webhooks: small, and the same bytes for every attempt."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def claim_all(endpoint_id: UUID) -> list[dict[str, Any]]:
 
 
 def body_of_payment(**fields: Any) -> dict[str, Any]:
-    """The body of the webhook that tells of a completed payment with `fields`."""
+    """Return the body of the webhook of a completed payment with `fields`."""
     merchant_id = make_merchant()
     endpoint_id, _ = make_endpoint(merchant_id, URL, EventType.TRANSACTION_COMPLETED)
     new = NewTransaction(1_000, "USD", "tok_approve", **fields)
@@ -48,7 +48,7 @@ def body_of_payment(**fields: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_body_says_what_happened_when_and_to_what() -> None:
+def test_a_body_has_the_type_the_time_and_the_object_of_its_event() -> None:
     body = body_of_payment(metadata={"cart": "c-9", "gift": "Zwölf Äpfel 🍏"}, description="Two seats")
     assert list(body) == ["type", "timestamp", "data"]
     assert body["timestamp"] == body["data"]["updated_at"] == body["data"]["completed_at"]
@@ -56,7 +56,7 @@ def test_a_body_says_what_happened_when_and_to_what() -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "ü", "漢", "🍏", '"', "\x01", "\\"])
-def test_a_body_stays_small_whatever_the_merchant_has_attached(character: str) -> None:
+def test_a_body_is_limited_in_size_whatever_fields_the_merchant_has_set(character: str) -> None:
     metadata = {f"{number:02}".ljust(40, character): character * 500 for number in range(50)}
     body = body_of_payment(
         metadata=metadata, description=character * 500, reference=character * 255, customer_id=character * 64
@@ -74,7 +74,7 @@ def test_metadata_that_fits_is_sent() -> None:
     assert body["data"]["metadata"] == metadata
 
 
-def test_the_description_goes_last() -> None:
+def test_the_description_is_omitted_after_the_metadata() -> None:
     event = StoredEvent(new_id(), "transaction.completed", new_id(), None, datetime.now(UTC))
     shown = {"metadata": {"a": "b"}, "description": "x" * BODY_MAX_BYTES, "reference": "r"}
     body = json.loads(bodies.make(event, shown))
@@ -85,7 +85,7 @@ def test_the_description_goes_last() -> None:
 
 def test_every_type_of_event_has_an_object() -> None:
     kinds = {str(type).partition(".")[0] for type in EventType}
-    assert kinds == event_queries._OBJECTS.keys()
+    assert kinds == event_queries.OBJECTS.keys()
 
 
 def test_many_deliveries_cost_no_more_statements_than_one() -> None:

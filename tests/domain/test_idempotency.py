@@ -1,4 +1,4 @@
-"""Work of several statements that is done once for a key (api.md, Idempotency)."""
+"""Work of several statements that is done once for a key (docs/idempotency.md)."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from tests.helpers.factories import count, execute, make_merchant
 
 pytestmark = pytest.mark.usefixtures("database")
 
-AT_ONCE = 20  # as many as the pool has connections
+CONCURRENT = 20  # the connections of the pool
 SUBJECT = new_id()
 
 
@@ -26,7 +26,7 @@ def key(body: bytes = b"{}", path: str = "/v1/things") -> IdempotencyKey:
 def do_once(
     merchant_id: UUID, key: IdempotencyKey | None, effect: Callable[[], None] = lambda: None
 ) -> IdempotentResponse:
-    """Write one row of the audit log once, and tell its number of rows."""
+    """Write one row of the audit log once; return the response."""
     with begin() as connection:
 
         def work() -> StoredResponse:
@@ -45,9 +45,9 @@ def test_a_repeat_gets_the_first_answer_and_does_nothing() -> None:
     assert count("audit_log") == 1
 
 
-def test_many_at_once_with_one_key_do_the_work_once() -> None:
+def test_concurrent_requests_with_one_key_do_the_work_once() -> None:
     merchant_id = make_merchant()
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(CONCURRENT) as threads:
         given = list(threads.map(lambda _: do_once(merchant_id, key()), range(200)))
     assert len({answer.response for answer in given}) == 1
     assert [answer.replayed for answer in given].count(False) == 1
@@ -67,7 +67,7 @@ def test_work_that_fails_leaves_neither_effect_nor_record() -> None:
 
 
 @pytest.mark.parametrize("other", [key(body=b"[]"), key(path="/v1/others")])
-def test_a_key_with_another_request_is_refused(other: IdempotencyKey) -> None:
+def test_a_key_of_another_request_is_rejected(other: IdempotencyKey) -> None:
     merchant_id = make_merchant()
     do_once(merchant_id, key())
     with pytest.raises(IdempotencyKeyReused):
@@ -90,7 +90,7 @@ def test_a_key_whose_first_request_is_still_running_is_in_progress() -> None:
     assert count("audit_log") == 1
 
 
-def test_the_keys_of_two_merchants_do_not_meet() -> None:
+def test_keys_of_two_merchants_are_independent() -> None:
     assert not any(do_once(make_merchant(), key()).replayed for _ in range(2))
 
 
@@ -100,7 +100,7 @@ def test_without_a_key_the_work_is_done_each_time() -> None:
     assert (count("audit_log"), count("idempotency_records")) == (2, 0)
 
 
-def test_a_record_that_was_purged_at_this_moment_asks_for_another_try() -> None:
+def test_a_record_that_is_purged_concurrently_leads_to_a_retry() -> None:
     merchant_id = make_merchant()
     do_once(merchant_id, key())
     execute("DELETE FROM idempotency_records")

@@ -31,7 +31,7 @@ def test_a_registration_has_its_own_fee_and_an_owner_with_every_scope() -> None:
     assert count("merchants", "fee_basis_points = 150") == 1
 
 
-def test_a_taken_email_leaves_nothing_behind() -> None:
+def test_a_registration_with_a_taken_email_stores_nothing() -> None:
     register()
 
     with pytest.raises(EmailTaken):
@@ -65,13 +65,13 @@ def test_two_registrations_never_share_a_credential() -> None:
     assert all(len(one.client.client_secret) >= 43 for one in made)
 
 
-def test_nobody_is_found_by_an_email_that_nobody_has() -> None:
+def test_no_user_is_found_by_an_unknown_email() -> None:
     with autocommit() as connection:
         assert accounts.find_user(connection, "nobody@example.com") is None
         assert accounts.role_of(connection, "nobody@example.com") is None
 
 
-def test_a_client_has_the_scopes_that_its_row_says() -> None:
+def test_a_client_has_the_scopes_of_its_row() -> None:
     made = register()
     execute("UPDATE api_clients SET scopes = ARRAY['transactions:read']")
 
@@ -98,7 +98,7 @@ def test_revocations_of_the_last_minute_leave_out_older_ones() -> None:
         )
 
 
-def test_revocations_are_those_whose_tokens_may_still_be_about() -> None:
+def test_revocations_include_only_tokens_that_may_not_have_expired() -> None:
     made = register()
     with begin() as connection:
         accounts.revoke_token(connection, "live", utc_now() + HOUR)

@@ -1,4 +1,4 @@
-"""Fair turns among merchants in the outbox, on real PostgreSQL."""
+"""Fairness among merchants in the outbox, on real PostgreSQL."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def test_a_row_behind_another_merchants_backlog_is_in_the_next_batch(heavy: UUID
 
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["unknown", "known"])
-def test_a_batch_reads_its_own_rows_however_many_wait(heavy: UUID, analyzed: bool) -> None:
+def test_a_batch_reads_only_its_own_rows_of_a_large_backlog(heavy: UUID, analyzed: bool) -> None:
     for _ in range(10):
         enqueue(make_merchant(), 1)
     if analyzed:
@@ -71,27 +71,27 @@ def test_a_batch_reads_its_own_rows_however_many_wait(heavy: UUID, analyzed: boo
     assert count("outbox", f"merchant_id = '{heavy}'") > BACKLOG // 2
 
 
-def test_the_shares_are_in_proportion_to_the_weights(heavy: UUID) -> None:
+def test_the_shares_are_proportional_to_the_weights(heavy: UUID) -> None:
     weighty = make_merchant()
     execute("UPDATE merchants SET weight = 3 WHERE id = :id", id=weighty)
     enqueue(weighty, 2 * LIMIT)
     assert by_merchant(take()) == {heavy: LIMIT // 4, weighty: 3 * LIMIT // 4}
 
 
-def test_rows_of_no_merchant_have_a_turn_too(heavy: UUID) -> None:
+def test_rows_without_a_merchant_have_a_turn(heavy: UUID) -> None:
     with begin() as connection:
         outbox.enqueue(connection, Topic.ALERT_RAISED, [new_id()])
     assert by_merchant(take()) == {heavy: LIMIT // 2, None: 1}
 
 
-def test_rows_of_no_merchant_alone_are_taken_to_the_last(heavy: UUID) -> None:
-    execute("UPDATE outbox SET merchant_id = NULL")  # as the previous version wrote them
+def test_rows_without_a_merchant_are_all_taken(heavy: UUID) -> None:
+    execute("UPDATE outbox SET merchant_id = NULL")  # like rows of the previous version
     assert by_merchant(take()) == {None: LIMIT}
     assert take().more
     assert count("merchants", f"id = '{heavy}'") == 1
 
 
-def test_a_relay_passes_over_what_another_one_holds(heavy: UUID) -> None:
+def test_a_relay_skips_rows_that_another_one_has_locked(heavy: UUID) -> None:
     light = make_merchant()
     enqueue(light, 1)
     with begin() as one, begin() as other:
@@ -101,7 +101,7 @@ def test_a_relay_passes_over_what_another_one_holds(heavy: UUID) -> None:
     assert not {row.subject_id for row in first.rows} & {row.subject_id for row in second.rows}
 
 
-def test_the_next_batch_goes_on_behind_the_merchants_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_batch_continues_after_the_merchants_of_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MERCHANTS_MAX", 3)
     merchants = sorted(make_merchant() for _ in range(7))
     for merchant_id in merchants:
@@ -116,13 +116,13 @@ def test_the_next_batch_goes_on_behind_the_merchants_of_the_last_one(monkeypatch
     assert [len(taken.rows) for taken in batches] == [3, 3, 1, 0]
 
 
-def test_the_last_batch_says_that_nothing_is_left() -> None:
+def test_the_last_batch_reports_that_no_rows_are_left() -> None:
     enqueue(make_merchant(), 3)
     assert not take().more
     assert take() == OutboxBatch([], more=False)
 
 
-def test_the_lightest_of_many_merchants_has_a_turn_whatever_the_others_weigh(heavy: UUID) -> None:
+def test_a_merchant_with_a_small_weight_has_a_turn_beside_large_weights(heavy: UUID) -> None:
     others = [make_merchant() for _ in range(2 * LIMIT // 100)]
     execute("UPDATE merchants SET weight = 100 WHERE id = ANY (:ids)", ids=others)
     for merchant_id in others:

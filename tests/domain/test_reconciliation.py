@@ -1,4 +1,4 @@
-"""Reconciliation on real PostgreSQL: every kind of disagreement is found, and nothing else is."""
+"""Reconciliation on real PostgreSQL: every kind of discrepancy is found, and nothing else."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -28,7 +28,7 @@ IMPOSSIBLE = (
 
 @pytest.fixture
 def unguarded(database: None) -> Iterator[None]:  # noqa: ARG001  # its rows are to go before the constraints return
-    """A database without the constraints that make some discrepancies impossible."""
+    """Remove the constraints that make some discrepancies impossible."""
     definitions = {}
     with begin() as connection:
         for table, name in IMPOSSIBLE:
@@ -80,7 +80,7 @@ def test_a_missing_settlement_is_found() -> None:
     assert (found["expected_amount"], found["actual_amount"], found["currency"]) == (700, None, "USD")
 
 
-def test_a_refunded_transaction_needs_its_settlement_too() -> None:
+def test_a_missing_settlement_of_a_refunded_transaction_is_found() -> None:
     id = settled_payment()
     refund = refunded(id)
     assert reconcile().discrepancies == {}
@@ -106,14 +106,14 @@ def test_a_settlement_in_another_currency_is_found() -> None:
     assert "USD" in found["detail"]
 
 
-def test_one_pair_may_disagree_in_two_ways() -> None:
+def test_a_pair_can_have_two_discrepancies() -> None:
     settled_payment()
     execute("UPDATE transactions SET currency = 'EUR', amount = 1005")
     assert reconcile().discrepancies == {"amount_mismatch": 1, "currency_mismatch": 1}
 
 
 @pytest.mark.usefixtures("unguarded")
-def test_a_second_settlement_is_found_once_with_what_was_settled_in_all() -> None:
+def test_a_second_settlement_is_found_once_with_the_sum_of_both() -> None:
     settled_payment()
     id = settled_payment(amount=300)
     copy_settlement(id)
@@ -179,7 +179,7 @@ def test_a_settlement_of_a_transaction_that_did_not_complete_is_an_orphan(change
         "extra",
     ],
 )
-def test_a_ledger_that_does_not_fit_its_settlement_is_found(damage: str) -> None:
+def test_ledger_entries_that_disagree_with_their_settlement_are_found(damage: str) -> None:
     settled_payment()
     id = settled_payment(amount=500)
     execute(damage, source=settlement_of(id))
@@ -200,7 +200,7 @@ def test_a_ledger_that_does_not_fit_its_settlement_is_found(damage: str) -> None
     ],
     ids=["in place of another", "besides the others"],
 )
-def test_a_ledger_entry_that_is_there_twice_is_found(damage: str) -> None:
+def test_a_duplicate_ledger_entry_is_found(damage: str) -> None:
     id = settled_payment(amount=500)
     execute(damage)
     found = the_only_one(reconcile())
@@ -208,7 +208,7 @@ def test_a_ledger_entry_that_is_there_twice_is_found(damage: str) -> None:
     assert found["detail"].count("merchant_payable 485") == 2
 
 
-def test_ledger_entries_without_a_settlement_are_found_as_one() -> None:
+def test_ledger_entries_without_a_settlement_are_one_discrepancy() -> None:
     id = settled_payment(amount=500)
     source = UUID("00000000-0000-7000-8000-000000000001")
     execute(
@@ -223,7 +223,7 @@ def test_ledger_entries_without_a_settlement_are_found_as_one() -> None:
     assert (found["expected_amount"], found["actual_amount"]) == (None, 500)
 
 
-def test_entries_without_a_settlement_outside_of_the_period_are_left_alone() -> None:
+def test_entries_without_a_settlement_outside_of_the_period_are_ignored() -> None:
     settled_payment(amount=500)
     execute(
         """INSERT INTO ledger_entries (source_id, transaction_id, merchant_id, account, direction, amount, currency,
@@ -238,7 +238,7 @@ def test_entries_without_a_settlement_outside_of_the_period_are_left_alone() -> 
 
 
 @pytest.mark.parametrize("status", ["pending", "processing"])
-def test_a_transaction_that_stands_still_is_found_though_the_sweep_touched_it(status: str) -> None:
+def test_a_stuck_transaction_is_found_although_the_sweep_requeued_it(status: str) -> None:
     id = accept_payment(make_merchant()) if status == "pending" else route_payments(make_merchant(), "tok_approve")[0]
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour', requeued_at = now(), requeues = 1")
     found = the_only_one(reconcile())
@@ -246,7 +246,7 @@ def test_a_transaction_that_stands_still_is_found_though_the_sweep_touched_it(st
     assert status in found["detail"]
 
 
-def test_a_transaction_in_the_hands_of_a_worker_is_not_stuck() -> None:
+def test_a_transaction_with_a_lease_is_not_stuck() -> None:
     settle(route_payments(make_merchant(), "tok_error_once"), "task-1")
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour'")
     execute("UPDATE charge_attempts SET outcome = NULL, finished_at = NULL, lease_until = now() + interval '1 minute'")
@@ -254,14 +254,14 @@ def test_a_transaction_in_the_hands_of_a_worker_is_not_stuck() -> None:
 
 
 @pytest.mark.usefixtures("unguarded")
-def test_a_second_settlement_outside_of_the_period_is_left_alone() -> None:
+def test_a_second_settlement_outside_of_the_period_is_ignored() -> None:
     copy_settlement(settled_payment())
     now = utc_now()
     assert reconcile(now - timedelta(hours=2), now - timedelta(hours=1)).discrepancies == {}
     assert reconcile(now - timedelta(hours=1), None).discrepancies == {"duplicate_settlement": 1}
 
 
-def test_the_comparisons_are_dealt_out_to_parallel_workers() -> None:
+def test_parallel_workers_execute_the_comparisons() -> None:
     with statements() as sent:
         reconcile()
     limits = [statement for statement in sent if "set_config" in statement.sql]

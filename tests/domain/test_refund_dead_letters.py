@@ -1,4 +1,4 @@
-"""What becomes of dead refunds, and what an operator can do with them."""
+"""Dead messages of refunds: stored, requeued, replayed and discarded."""
 
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from gateway.domain.dead_letters import intake, resolution
 from gateway.domain.dead_letters.intake import REQUEUE_LIMIT, DeadMessage, Stored
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import refunding, requeueing
+from gateway.domain.payments.kinds import REFUNDS
 from gateway.domain.webhooks import event_queries
 from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.errors import AlreadyResolved, InvalidState
@@ -61,7 +62,7 @@ def discard(letter: dict[str, Any], note: str | None = None) -> None:
 
 
 def events_of(object_id: UUID) -> list[tuple[str, dict[str, Any]]]:
-    """The object's events, and what each shows."""
+    """Return the types of the object's events with the representations that they show."""
     query = text("SELECT id, type, object_id, snapshot, created_at FROM events WHERE object_id = :id ORDER BY id")
     with begin() as connection:
         events = [StoredEvent(*row) for row in connection.execute(query, {"id": object_id})]
@@ -69,7 +70,7 @@ def events_of(object_id: UUID) -> list[tuple[str, dict[str, Any]]]:
     return [(event.type, shown[event.id]) for event in events]
 
 
-def test_an_exhausted_refund_becomes_a_dead_letter_that_names_its_transaction_too() -> None:
+def test_an_exhausted_refund_becomes_a_dead_letter_that_also_names_its_transaction() -> None:
     id = exhausted()
     assert store(dead_message(id)).dead == [("refund.requested", "rejected")]
     refund, letter = row("refunds", id), letter_of(id)
@@ -104,7 +105,7 @@ def test_the_same_dead_message_delivered_twice_is_stored_once() -> None:
     assert (count("dead_letters"), count("alerts")) == (1, 1)
 
 
-def test_refunds_of_one_transaction_die_each_by_itself() -> None:
+def test_refunds_of_one_transaction_are_dead_lettered_separately() -> None:
     transaction_id = paid("tok_refund_error_always")
     ids = [exhausted(transaction_id, 300), exhausted(transaction_id, 400)]
     assert len(store(dead_message(*ids)).dead) == 2
@@ -113,21 +114,21 @@ def test_refunds_of_one_transaction_die_each_by_itself() -> None:
     assert [row("refunds", id).status for id in ids] == ["failed", "dead_lettered"]
 
 
-def test_a_dead_message_says_nothing_about_a_refund_that_was_completed() -> None:
+def test_a_dead_message_does_not_change_a_completed_refund() -> None:
     id = ask(paid())
     carry_out([id], "task-1")
     assert store(dead_message(id)).ignored == [id]
     assert count("dead_letters") == 0
 
 
-def test_a_refund_that_no_worker_tried_is_enqueued_again() -> None:
+def test_a_refund_without_an_attempt_is_requeued() -> None:
     id = ask(paid())
     execute("DELETE FROM outbox")
     assert store(dead_message(id, reason="expired")).requeued == [id]
     assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
 
 
-def test_a_refund_that_is_rejected_untried_again_and_again_is_dead_after_all() -> None:
+def test_a_refund_that_was_requeued_too_often_is_dead() -> None:
     id = ask(paid())
     execute("UPDATE refunds SET requeues = :limit", limit=REQUEUE_LIMIT)
     assert len(store(dead_message(id)).dead) == 1
@@ -168,7 +169,7 @@ def test_a_replay_does_not_touch_a_refund_that_has_ended_otherwise() -> None:
     assert (row("refunds", id).status, letter_of(id)["status"]) == ("failed", "open")
 
 
-def test_a_replay_of_a_refund_in_doubt_asks_before_it_sends_again() -> None:
+def test_a_replay_of_a_refund_in_doubt_queries_the_status_before_it_sends_again() -> None:
     id = exhausted()
     execute("UPDATE refund_attempts SET outcome = 'unknown' WHERE number = 4")
     assert store(dead_message(id)).dead == [("refund.requested", "in_doubt")]
@@ -178,7 +179,7 @@ def test_a_replay_of_a_refund_in_doubt_asks_before_it_sends_again() -> None:
     assert claim.in_doubt
 
 
-def test_a_discarded_refund_fails_releases_its_amount_and_is_told() -> None:
+def test_a_discarded_refund_fails_releases_its_amount_and_has_an_event() -> None:
     transaction_id = paid("tok_refund_error_always")
     id = exhausted(transaction_id, 400)
     store(dead_message(id))
@@ -197,7 +198,7 @@ def test_a_discarded_refund_fails_releases_its_amount_and_is_told() -> None:
         discard(letter)
 
 
-def test_the_late_success_of_a_discarded_refund_is_kept_on_its_attempt_only() -> None:
+def test_the_late_success_of_a_discarded_refund_is_stored_only_in_its_attempt() -> None:
     id = ask(paid())
     execute("UPDATE refunds SET attempt_limit = 1")
     with autocommit() as connection:
@@ -227,7 +228,7 @@ def test_a_refund_that_the_provider_approved_late_cannot_be_discarded_and_its_re
     assert standing(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
 
 
-def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_workers_hands() -> None:
+def test_the_sweep_requeues_a_stuck_refund_and_not_one_that_a_worker_processes() -> None:
     stuck, held, fresh = (ask(paid()) for _ in range(3))
     with autocommit() as connection:
         refunding.claim(connection, [held], "task-1", lease_seconds=600)
@@ -238,11 +239,11 @@ def test_the_sweep_enqueues_a_refund_that_stood_still_and_leaves_one_in_a_worker
         assert list(connection.scalars(text("SELECT subject_id FROM outbox WHERE topic = 'refund.requested'"))) == [
             stuck
         ]
-        assert requeueing.stuck(connection, requeueing.REFUNDS, 60, 10) == []
-    assert count("alerts", "message = '1 refunds stood still; enqueued again'") == 1
+        assert requeueing.stuck(connection, REFUNDS, 60, 10) == []
+    assert count("alerts", "message = '1 refunds were stuck and were requeued'") == 1
 
 
-def test_merchants_are_told_of_a_dead_payment_as_it_was_then_and_of_its_discard() -> None:
+def test_a_dead_payment_and_its_discard_have_events_with_the_payment_at_that_time() -> None:
     merchant_id = make_merchant()
     id, letter_id = lifecycles.dead_lettered(merchant_id)
     with begin() as connection:

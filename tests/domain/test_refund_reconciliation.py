@@ -1,4 +1,4 @@
-"""Reconciling refunds with their transactions and the ledger: what agrees, and each way to disagree."""
+"""Reconciliation of refunds with their transactions and the ledger."""
 
 from uuid import UUID
 
@@ -46,7 +46,7 @@ def test_refunds_in_every_state_agree_and_are_counted() -> None:
            FROM ledger_entries WHERE source_id = :source AND direction = 'debit'""",
     ],
 )
-def test_a_ledger_that_does_not_fit_its_refund_is_found(damage: str) -> None:
+def test_ledger_entries_that_disagree_with_their_refund_are_found(damage: str) -> None:
     refunded(paid())
     id = refunded(paid(), 400)
     execute(damage, source=id)
@@ -77,9 +77,7 @@ def test_entries_of_a_refund_that_was_not_completed_are_found() -> None:
         ("UPDATE refunds SET transaction_id = :other WHERE transaction_id = :id AND status = 'pending'", (400, 400)),
     ],
 )
-def test_a_transaction_whose_amounts_are_not_those_of_its_refunds_is_found(
-    damage: str, amounts: tuple[int, int]
-) -> None:
+def test_a_transaction_whose_amounts_disagree_with_its_refunds_is_found(damage: str, amounts: tuple[int, int]) -> None:
     id, other = paid(), paid()
     refunded(id, 400)
     ask(id, 300)
@@ -89,14 +87,14 @@ def test_a_transaction_whose_amounts_are_not_those_of_its_refunds_is_found(
     assert (found["expected_amount"], found["actual_amount"]) == amounts
 
 
-def test_money_that_no_refund_gave_back_is_found() -> None:
+def test_a_refunded_amount_without_a_refund_is_found() -> None:
     id = paid()
     execute("UPDATE transactions SET status = 'partially_refunded', amount_refunded = 1 WHERE id = :id", id=id)
     found = the_only_one(reconcile())
     assert (found["kind"], found["expected_amount"], found["actual_amount"]) == ("amount_mismatch", 0, 1)
 
 
-def test_a_refund_that_stands_still_is_found_unless_a_worker_has_it() -> None:
+def test_a_stuck_refund_is_found_unless_a_worker_processes_it() -> None:
     id, busy = ask(paid()), ask(paid())
     execute(
         "INSERT INTO refund_attempts (refund_id, number, provider, task_id, started_at, lease_until)"

@@ -1,4 +1,4 @@
-"""Asking for refunds: what may be refunded, and that refunds at once never exceed what was paid."""
+"""Requests for refunds. Concurrent refunds never exceed the paid amount."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +19,7 @@ from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
 
-AT_ONCE = 20  # as many as the pool has connections
+CONCURRENT = 20  # the connections of the pool
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
@@ -32,7 +32,7 @@ def test_a_refund_reserves_its_amount_and_is_enqueued() -> None:
     assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
 
 
-def test_without_an_amount_all_that_is_left_is_refunded() -> None:
+def test_without_an_amount_the_whole_refundable_amount_is_refunded() -> None:
     transaction_id = paid()
     refunded(transaction_id, 250)
     ask(transaction_id, 100)
@@ -55,7 +55,7 @@ def test_only_a_settled_transaction_can_be_refunded(status: str, amount: int | N
 
 
 @pytest.mark.parametrize(("earlier", "amount"), [([], 1_001), ([999], 2), ([600, 400], None), ([600, 400], 1)])
-def test_more_than_is_left_is_refused(earlier: list[int], amount: int | None) -> None:
+def test_more_than_the_refundable_amount_is_rejected(earlier: list[int], amount: int | None) -> None:
     transaction_id = paid()
     for part in earlier:
         refunded(transaction_id, part)
@@ -67,7 +67,7 @@ def test_more_than_is_left_is_refused(earlier: list[int], amount: int | None) ->
     assert count("refunds") == len(earlier)
 
 
-def test_what_a_failed_refund_had_reserved_can_be_refunded() -> None:
+def test_the_amount_of_a_failed_refund_can_be_refunded() -> None:
     transaction_id = paid("tok_refund_decline")
     failed = ask(transaction_id)
     carry_out([failed], "task-1")
@@ -81,7 +81,7 @@ def test_the_transaction_of_another_merchant_does_not_exist() -> None:
             refunds.create(connection, merchant_id, id, NewRefund(), "req-test")
 
 
-def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
+def test_two_hundred_concurrent_refunds_never_exceed_the_paid_amount() -> None:
     transaction_id = paid(amount=1_000)
     amounts: list[int | None] = [1 + 7 * number % 60 for number in range(199)]
 
@@ -91,7 +91,7 @@ def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
         except AmountExceedsRefundable:
             return 0
 
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(CONCURRENT) as threads:
         reserved = sum(threads.map(attempt, amounts))
     assert reserved <= 1_000
     assert standing(transaction_id) == ("completed", 0, reserved)
@@ -100,7 +100,7 @@ def test_two_hundred_refunds_at_once_never_exceed_what_was_paid() -> None:
     assert count("refunds", "status = 'pending'") == count("outbox", "topic = 'refund.requested'")
 
 
-def test_all_that_is_left_is_what_refunds_asked_for_at_the_same_moment_leave() -> None:
+def test_a_refund_of_everything_considers_concurrent_refunds() -> None:
     transaction_id = paid()
     merchant_id = merchant_of(transaction_id)
     with ThreadPoolExecutor(1) as threads:
@@ -117,7 +117,7 @@ def scalar(query: str) -> int:
         return int(connection.execute(text(query)).scalar_one())
 
 
-def test_what_a_refund_that_fails_at_this_moment_releases_can_be_asked_for() -> None:
+def test_an_amount_that_a_concurrently_failing_refund_releases_can_be_refunded() -> None:
     transaction_id = paid()
     with autocommit() as connection:
         [claim] = refunding.claim(connection, [ask(transaction_id)], "task-1", lease_seconds=30).claims
@@ -130,19 +130,19 @@ def test_what_a_refund_that_fails_at_this_moment_releases_can_be_asked_for() -> 
     assert standing(transaction_id) == ("completed", 0, 700)
 
 
-def test_asking_and_carrying_out_at_once_add_up() -> None:
+def test_concurrent_requests_and_executions_of_refunds_add_up() -> None:
     transaction_id = paid(amount=200)
 
     def ask_and_carry_out(_: int) -> None:
         carry_out([ask(transaction_id, 1)], "task-1")
 
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(CONCURRENT) as threads:
         list(threads.map(ask_and_carry_out, range(200)))
     assert standing(transaction_id) == ("refunded", 200, 0)
     assert count("refunds", "status = 'completed'") == 200
 
 
-def test_a_declined_payment_has_nothing_to_refund() -> None:
+def test_a_declined_payment_cannot_be_refunded() -> None:
     [id] = route_payments(make_merchant(), "tok_decline_fraud")
     settle([id], "task-1")
     with pytest.raises(InvalidState):

@@ -1,4 +1,4 @@
-"""What is kept no longer, and what is kept for as long as somebody waits for it."""
+"""The retention of old rows."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -12,8 +12,8 @@ from gateway.domain.shared import idempotency
 from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse
 from gateway.domain.webhooks import deliveries as webhook_deliveries
 from gateway.flows import upkeep
-from gateway.flows.batches import BATCH
 from gateway.flows.refunds import refund as carry_out
+from gateway.flows.upkeep import BATCH
 from gateway.ids import smallest_id, utc_now
 from gateway.states import EventType
 from tests.helpers import lifecycles
@@ -24,8 +24,8 @@ from tests.helpers.webhooks import complete_payments, make_endpoint
 pytestmark = pytest.mark.usefixtures("database")
 
 
-def keep_answer(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
-    """A request about this transaction, of so many days ago."""
+def store_response(transaction_id: UUID, days: int = IDEMPOTENCY_DAYS + 1) -> None:
+    """Store the response to a request about this transaction, as if it were `days` old."""
     key = IdempotencyKey.of(f"key-{transaction_id}", "POST", "/v1/things", b"{}")
     with begin() as connection:
         idempotency.once(
@@ -39,41 +39,41 @@ def purge() -> int:
         return retention.purge(connection, 100)
 
 
-def test_an_answer_is_kept_for_thirty_days() -> None:
-    keep_answer(paid(), IDEMPOTENCY_DAYS - 1)
+def test_a_response_is_kept_for_thirty_days() -> None:
+    store_response(paid(), IDEMPOTENCY_DAYS - 1)
     assert (purge(), count("idempotency_records")) == (0, 1)
     execute("UPDATE idempotency_records SET created_at = now() - interval '31 days'")
     assert (purge(), count("idempotency_records")) == (1, 0)
 
 
-def test_an_answer_is_kept_while_its_transaction_waits() -> None:
+def test_a_response_is_kept_while_its_transaction_is_unfinished() -> None:
     merchant_id = make_merchant()
     waiting = [accept_payment(merchant_id), *route_payments(merchant_id, "tok_approve")]
     waiting.append(lifecycles.dead_lettered(merchant_id)[0])
     for id in waiting:
-        keep_answer(id)
+        store_response(id)
     assert (purge(), count("idempotency_records")) == (0, 3)
 
 
 @pytest.mark.parametrize("token", ["tok_approve", "tok_refund_decline"])
-def test_an_answer_is_kept_while_a_refund_of_its_transaction_waits(token: str) -> None:
+def test_a_response_is_kept_while_a_refund_of_its_transaction_is_pending(token: str) -> None:
     transaction_id = paid(token)
     id = ask(transaction_id, 400)
-    keep_answer(transaction_id)
+    store_response(transaction_id)
     assert purge() == 0
     carry_out([id], "task-1")
     assert (purge(), count("idempotency_records")) == (1, 0)
 
 
-def test_an_answer_is_kept_while_a_refund_of_its_transaction_is_dead_lettered() -> None:
+def test_a_response_is_kept_while_a_refund_of_its_transaction_is_dead_lettered() -> None:
     transaction_id = paid("tok_refund_error_always")
     lifecycles.dead_lettered_refund(transaction_id)
-    keep_answer(transaction_id)
+    store_response(transaction_id)
     assert purge() == 0
 
 
-def test_one_sweep_purges_more_answers_than_fit_into_a_batch() -> None:
-    keep_answer(paid())
+def test_one_sweep_purges_more_responses_than_a_batch() -> None:
+    store_response(paid())
     execute(
         "INSERT INTO idempotency_records SELECT merchant_id, key || n, request_hash, transaction_id, location, status, "
         "body, created_at FROM idempotency_records, generate_series(1, :number) AS n",

@@ -1,10 +1,11 @@
-"""The moves that the SQL makes are those that `gateway.states` allows, no more and no fewer."""
+"""The SQL makes exactly the status changes that `gateway.states` allows."""
 
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -23,10 +24,11 @@ OPEN_STATUS = re.compile(r"'\w+' AS open_status")
 
 
 def sql() -> Iterator[str]:
-    """Every statement that a module of the domain has ready."""
+    """Yield every statement of the modules of the domain."""
     for module in pkgutil.walk_packages(domain.__path__, f"{domain.__name__}."):
         values = vars(importlib.import_module(module.name)).values()
-        yield from {value.text for value in values if isinstance(value, TextClause)}
+        tables = [list(value.values()) for value in values if isinstance(value, dict)]
+        yield from {value.text for value in chain(values, *tables) if isinstance(value, TextClause)}
 
 
 def quoted(text: str) -> set[str]:
@@ -34,7 +36,7 @@ def quoted(text: str) -> set[str]:
 
 
 def moves_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
-    """From which status to which other one the UPDATEs of `table` move a row."""
+    """Return the status changes that the UPDATEs of `table` make."""
     made: set[tuple[str, str]] = set()
     for statement in sql():
         for found in UPDATE.finditer(statement):

@@ -1,4 +1,4 @@
-"""Accepting transactions: one commit writes everything, and a repeated key makes nothing new."""
+"""Acceptance of transactions: one commit writes everything, and a repeated key creates nothing."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def test_a_transaction_its_outbox_row_and_its_idempotency_record_are_written_tog
     assert (count("transactions"), count("outbox"), count("idempotency_records")) == (1, 1, 1)
 
 
-def test_a_refused_row_leaves_nothing_behind() -> None:
+def test_a_rejected_row_stores_nothing() -> None:
     with autocommit() as connection, pytest.raises(IntegrityError):
         accept(connection, new_id(), PAYMENT, "req-1", key())  # no such merchant
     assert (count("transactions"), count("outbox"), count("idempotency_records")) == (0, 0, 0)
@@ -47,7 +47,7 @@ def test_the_same_key_gives_the_first_answer_again() -> None:
     assert count("transactions") == 1
 
 
-def test_the_same_key_with_another_request_is_refused() -> None:
+def test_the_same_key_with_another_request_is_rejected() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         accept(connection, merchant_id, PAYMENT, "req-1", key())
@@ -56,7 +56,7 @@ def test_the_same_key_with_another_request_is_refused() -> None:
     assert count("transactions") == 1
 
 
-def test_keys_of_two_merchants_do_not_meet() -> None:
+def test_the_same_key_of_two_merchants_makes_two_transactions() -> None:
     with autocommit() as connection:
         answers = [accept(connection, make_merchant(), PAYMENT, "req-1", key()) for _ in range(2)]
     assert [answer.replayed for answer in answers] == [False, False]
@@ -64,12 +64,12 @@ def test_keys_of_two_merchants_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "with\nnewline", "schlüssel"])
-def test_a_key_that_is_not_printable_ascii_of_sane_length_is_refused(name: str) -> None:
+def test_a_key_that_is_not_printable_ascii_of_valid_length_is_rejected(name: str) -> None:
     with pytest.raises(InvalidIdempotencyKey):
         key(name)
 
 
-def test_many_posts_at_once_with_one_key_make_one_transaction() -> None:
+def test_concurrent_posts_with_one_key_make_one_transaction() -> None:
     merchant_id, start = make_merchant(), threading.Barrier(16)
 
     def post(_: int) -> IdempotentResponse:
@@ -93,7 +93,7 @@ def test_a_key_whose_first_request_is_still_running_is_in_progress() -> None:
     assert count("transactions") == 1
 
 
-def test_rows_taken_from_the_outbox_come_back_when_publishing_fails() -> None:
+def test_rows_stay_in_the_outbox_if_publishing_fails() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         accept(connection, merchant_id, PAYMENT, "req-1", None)
@@ -132,14 +132,14 @@ def test_two_relays_never_take_the_same_row() -> None:
         "UPDATE transactions SET amount_refunded = amount + 1",
     ],
 )
-def test_the_database_refuses_a_transaction_that_cannot_be(broken: str) -> None:
+def test_the_database_rejects_an_impossible_transaction(broken: str) -> None:
     with autocommit() as connection:
         accept(connection, make_merchant(), PAYMENT, "req-1", None)
     with pytest.raises(IntegrityError):
         execute(broken)
 
 
-def test_money_and_settlements_cannot_be_doubled_in_the_database() -> None:
+def test_the_database_rejects_duplicate_settlements_and_entries() -> None:
     with begin() as connection:
         unique = connection.execute(
             text("SELECT conname FROM pg_constraint WHERE contype = 'u' AND conrelid = 'settlements'::regclass")
@@ -150,7 +150,7 @@ def test_money_and_settlements_cannot_be_doubled_in_the_database() -> None:
         }
 
 
-def test_a_relay_takes_no_more_than_its_limit_whatever_plan_postgresql_makes() -> None:
+def test_a_relay_takes_at_most_its_limit_with_any_query_plan() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         for _ in range(20):

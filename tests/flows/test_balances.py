@@ -1,4 +1,4 @@
-"""Balances equal the ledger to the minor unit, whatever settles, folds and reads at the same time."""
+"""Balances equal the ledger to the minor unit, during settlements, folds and reads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +36,11 @@ LEDGER = text("""
                FILTER (WHERE account = 'fees'), 0) AS fees
     FROM ledger_entries WHERE merchant_id = :merchant_id GROUP BY currency ORDER BY currency
 """)
-"""The balances as an accountant would add them up, without what the gateway keeps of them."""
+"""The balances as sums of the ledger, without the stored balances."""
 
 
 def read_beside_ledger(merchant_id: UUID) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The balance and the ledger's sums, in one state of the database."""
+    """Return the balance and the sums of the ledger, in one snapshot."""
     with engine().connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
         shown = rules.of_merchant(connection, merchant_id)
         ledger = connection.execute(LEDGER, {"merchant_id": merchant_id}).mappings()
@@ -54,7 +54,7 @@ def settle_some(merchant_ids: list[UUID], amount: int) -> None:
 
 
 def refund_some(wanted: int) -> None:
-    """Give 37 minor units of each completed payment back, until so many refunds are completed."""
+    """Refund 37 minor units of each completed payment, until this number of refunds is completed."""
     refunded = 0
     while refunded < wanted:
         with autocommit() as connection:
@@ -64,7 +64,7 @@ def refund_some(wanted: int) -> None:
                 refunded += len(refund([UUID(made["id"])], "task-2").completed)
 
 
-def test_a_balance_equals_the_ledger_while_payments_settle_refunds_go_back_and_folds_run() -> None:
+def test_a_balance_equals_the_ledger_during_payments_refunds_and_folds() -> None:
     merchant_ids = [make_merchant(basis_points) for basis_points in (0, 290, 333)]
     settling = threading.Event()
     settling.set()
@@ -109,7 +109,7 @@ def test_a_balance_equals_the_ledger_while_payments_settle_refunds_go_back_and_f
     assert count("balances", "refunded % 37 = 0 AND refunded > 0") > 0
 
 
-def test_two_folds_at_once_take_different_changes() -> None:
+def test_concurrent_folds_take_different_changes() -> None:
     first, second = make_merchant(), make_merchant()
     settle_some([first], 1_000)
     settle_some([second], 1_000)
@@ -120,7 +120,7 @@ def test_two_folds_at_once_take_different_changes() -> None:
     assert count("balances", "settled = 1000 AND fees = 29") == 6
 
 
-def test_a_fold_that_dies_leaves_everything_as_it_was() -> None:
+def test_a_fold_that_dies_changes_nothing() -> None:
     merchant_id = make_merchant()
     settle_some([merchant_id], 1_000)
     before = read_beside_ledger(merchant_id)
@@ -131,7 +131,7 @@ def test_a_fold_that_dies_leaves_everything_as_it_was() -> None:
     assert read_beside_ledger(merchant_id) == before
 
 
-def test_beat_folds_and_a_fold_gives_way_when_it_cannot() -> None:
+def test_beat_schedules_folds_and_a_fold_without_database_logs_a_warning() -> None:
     settle_some([make_merchant()], 1_000)
     with begin() as connection:
         connection.execute(text("LOCK TABLE balances IN ACCESS EXCLUSIVE MODE"))
@@ -144,7 +144,7 @@ def test_beat_folds_and_a_fold_gives_way_when_it_cannot() -> None:
     assert entry["schedule"] == schedule(15)
 
 
-def test_a_balance_may_be_below_zero() -> None:
+def test_a_balance_may_be_negative() -> None:
     merchant_id = make_merchant()
     settle_some([merchant_id], 1_000)
     refund = (
@@ -158,7 +158,7 @@ def test_a_balance_may_be_below_zero() -> None:
         balances.fold()
 
 
-def test_a_balance_that_differs_from_the_ledger_is_found_and_alerted_about() -> None:
+def test_a_balance_that_differs_from_the_ledger_raises_an_alert() -> None:
     merchant_id = make_merchant()
     settle_some([merchant_id], 1_000)
     balances.fold()

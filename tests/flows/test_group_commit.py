@@ -1,4 +1,4 @@
-"""Doing together what threads ask for at the same time."""
+"""Group commit of what several threads store at the same time."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -7,33 +7,33 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.flows.group_commit import Gathering
+from gateway.flows.group_commit import GroupCommit
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.unit
 
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 class Refused(Exception):
-    """One item spoils what it is done together with."""
+    """One of the items cannot be stored."""
 
 
 class Lost(Exception):
-    """What concerns all items alike."""
+    """No item of the group was stored."""
 
 
-class Work:
-    """Doubles numbers; 13 is refused, 99 means that the connection is lost. It can be held up."""
+class Store:
+    """Return doubled numbers; refuse 13; lose the connection at 99. A test can block it."""
 
     def __init__(self) -> None:
-        self.rounds: list[list[int]] = []
+        self.groups: list[list[int]] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
     def __call__(self, items: Sequence[int]) -> list[int]:
-        self.rounds.append(list(items))
-        assert self.may_go_on.wait(PATIENCE)
+        self.groups.append(list(items))
+        assert self.may_go_on.wait(TIMEOUT_SECONDS)
         if 13 in items:
             raise Refused
         if 99 in items:
@@ -42,84 +42,84 @@ class Work:
 
 
 @contextmanager
-def together(work: Work, gathering: Gathering[int, int], items: Sequence[int]) -> Iterator[list[Future[int]]]:
-    """One thread per item; all but the first come while the first one's round is held up."""
-    work.may_go_on.clear()
+def together(store: Store, group_commit: GroupCommit[int, int], items: Sequence[int]) -> Iterator[list[Future[int]]]:
+    """Commit each item in its own thread, all but the first while the first one's group is blocked."""
+    store.may_go_on.clear()
     with ThreadPoolExecutor(len(items)) as pool:
-        asked = [pool.submit(gathering.do, items[0])]
-        eventually(lambda: len(work.rounds) == 1, what="the first round")
+        futures = [pool.submit(group_commit.commit, items[0])]
+        eventually(lambda: len(store.groups) == 1, what="the first group")
         for number, item in enumerate(items[1:], start=1):
-            asked.append(pool.submit(gathering.do, item))
-            eventually(waiting(gathering, number), what=f"{number} waiting threads")
-        work.may_go_on.set()
-        yield asked
+            futures.append(pool.submit(group_commit.commit, item))
+            eventually(has_followers(group_commit, number), what=f"{number} waiting threads")
+        store.may_go_on.set()
+        yield futures
 
 
-def waiting(gathering: Gathering[int, int], number: int) -> Callable[[], bool]:
-    return lambda: len(gathering._waiting) == number
+def has_followers(group_commit: GroupCommit[int, int], number: int) -> Callable[[], bool]:
+    return lambda: group_commit.followers == number
 
 
-def gathering_of(work: Work, most: int = 50) -> Gathering[int, int]:
-    return Gathering(work, most=most, separating=(Refused,))
+def group_commit_of(store: Store, most: int = 50) -> GroupCommit[int, int]:
+    return GroupCommit(store, most=most, separating=(Refused,))
 
 
-def test_who_comes_alone_is_done_alone_at_once() -> None:
-    work = Work()
-    assert [gathering_of(work).do(item) for item in (1, 2)] == [2, 4]
-    assert work.rounds == [[1], [2]]
+def test_an_item_that_comes_alone_is_stored_alone_at_once() -> None:
+    store = Store()
+    assert [group_commit_of(store).commit(item) for item in (1, 2)] == [2, 4]
+    assert store.groups == [[1], [2]]
 
 
-def test_who_comes_meanwhile_is_done_together_and_gets_the_result_of_its_own_item() -> None:
-    work = Work()
-    with together(work, gathering_of(work), range(1, 9)) as asked:
-        assert [future.result(PATIENCE) for future in asked] == [2 * item for item in range(1, 9)]
-    assert work.rounds == [[1], list(range(2, 9))]
+def test_items_that_come_meanwhile_are_stored_together_and_each_gets_its_own_result() -> None:
+    store = Store()
+    with together(store, group_commit_of(store), range(1, 9)) as futures:
+        assert [future.result(TIMEOUT_SECONDS) for future in futures] == [2 * item for item in range(1, 9)]
+    assert store.groups == [[1], list(range(2, 9))]
 
 
-def test_a_round_takes_no_more_than_it_may() -> None:
-    work = Work()
-    with together(work, gathering_of(work, most=3), range(8)) as asked:
-        assert [future.result(PATIENCE) for future in asked] == [2 * item for item in range(8)]
-    assert work.rounds == [[0], [1, 2, 3], [4, 5, 6], [7]]
+def test_a_group_has_a_maximum_size() -> None:
+    store = Store()
+    with together(store, group_commit_of(store, most=3), range(8)) as futures:
+        assert [future.result(TIMEOUT_SECONDS) for future in futures] == [2 * item for item in range(8)]
+    assert store.groups == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
 
-def test_an_item_that_spoils_its_round_spoils_none_of_the_others() -> None:
-    work = Work()
-    with together(work, gathering_of(work), [1, 2, 13, 4]) as asked:
-        assert [asked[number].result(PATIENCE) for number in (0, 1, 3)] == [2, 4, 8]
+def test_a_refused_item_does_not_prevent_the_others_of_its_group() -> None:
+    store = Store()
+    with together(store, group_commit_of(store), [1, 2, 13, 4]) as futures:
+        assert [futures[number].result(TIMEOUT_SECONDS) for number in (0, 1, 3)] == [2, 4, 8]
         with pytest.raises(Refused):
-            asked[2].result(PATIENCE)
-    assert work.rounds[:2] == [[1], [2, 13, 4]]
-    assert sorted(work.rounds[2:]) == [[2], [4], [13]]
+            futures[2].result(TIMEOUT_SECONDS)
+    assert store.groups[:2] == [[1], [2, 13, 4]]
+    assert sorted(store.groups[2:]) == [[2], [4], [13]]
 
 
-def test_an_error_that_concerns_all_is_raised_to_all_and_nothing_is_done_again() -> None:
-    work = Work()
-    gathering = gathering_of(work)
-    with together(work, gathering, [1, 2, 99, 4]) as asked:
-        assert asked[0].result(PATIENCE) == 2
-        for future in asked[1:]:
+def test_another_error_is_raised_in_all_threads_and_nothing_is_repeated() -> None:
+    store = Store()
+    group_commit = group_commit_of(store)
+    with together(store, group_commit, [1, 2, 99, 4]) as futures:
+        assert futures[0].result(TIMEOUT_SECONDS) == 2
+        for future in futures[1:]:
             with pytest.raises(Lost):
-                future.result(PATIENCE)
-    assert work.rounds == [[1], [2, 99, 4]]
-    assert gathering.do(5) == 10, "the next one finds it free"
+                future.result(TIMEOUT_SECONDS)
+    assert store.groups == [[1], [2, 99, 4]]
+    assert group_commit.commit(5) == 10, "the next item is stored"
 
 
-def test_a_lone_item_that_is_refused_is_not_tried_twice() -> None:
-    work = Work()
+def test_a_refused_item_that_came_alone_is_not_stored_twice() -> None:
+    store = Store()
     with pytest.raises(Refused):
-        gathering_of(work).do(13)
-    assert work.rounds == [[13]]
+        group_commit_of(store).commit(13)
+    assert store.groups == [[13]]
 
 
-def test_under_many_threads_each_item_is_done_once() -> None:
+def test_with_many_threads_each_item_is_stored_once() -> None:
     done: list[int] = []
 
-    def work(items: Sequence[int]) -> list[int]:
+    def store(items: Sequence[int]) -> list[int]:
         done.extend(items)
         return [-item for item in items]
 
-    gathering = Gathering(work, most=7, separating=())
+    group_commit = GroupCommit(store, most=7, separating=())
     with ThreadPoolExecutor(32) as pool:
-        assert list(pool.map(gathering.do, range(5_000))) == [-item for item in range(5_000)]
+        assert list(pool.map(group_commit.commit, range(5_000))) == [-item for item in range(5_000)]
     assert sorted(done) == list(range(5_000))

@@ -1,4 +1,4 @@
-"""Checking the invariants beside running payments, the alerts about broken ones, and where the result is shown."""
+"""Checks of the invariants during payments, their alerts, metrics and command."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def app() -> Flask:
 
 
 def broken_payment() -> UUID:
-    """A completed transaction whose attempt says otherwise: exactly one invariant is broken."""
+    """Return a completed transaction whose attempt was declined, which breaks exactly one invariant."""
     id = completed(make_merchant())
     execute(OVERCHARGE, id=id)
     return id
@@ -57,13 +57,13 @@ def alerts() -> list[dict[str, Any]]:
 
 @contextmanager
 def locked(table: str) -> Iterator[None]:
-    """Nobody else can read the table."""
+    """Lock the table within the block, so that nobody else can read it."""
     with begin() as connection:
         connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
         yield
 
 
-def test_payments_that_run_beside_the_checks_raise_no_false_alarm() -> None:
+def test_payments_during_checks_raise_no_false_alert() -> None:
     def live(merchant_id: UUID) -> None:
         tokens = ("tok_approve", "tok_decline_fraud", "tok_error_once", "tok_timeout_charged")
         for number in range(12):
@@ -90,7 +90,7 @@ def test_payments_that_run_beside_the_checks_raise_no_false_alarm() -> None:
     assert check(full=True).broken == []
 
 
-def test_a_broken_invariant_is_alerted_about_once_per_episode() -> None:
+def test_a_broken_invariant_raises_one_alert_per_episode() -> None:
     id = broken_payment()
     check()
     check(full=True)
@@ -108,7 +108,7 @@ def test_a_broken_invariant_is_alerted_about_once_per_episode() -> None:
     assert len(alerts()) == 2
 
 
-def test_an_invariant_that_stays_broken_is_alerted_about_once_an_hour() -> None:
+def test_an_invariant_that_stays_broken_raises_one_alert_per_hour() -> None:
     broken_payment()
     check()
     execute("UPDATE invariant_checks SET alerted_at = now() - interval '59 minutes' WHERE violations > 0")
@@ -120,7 +120,7 @@ def test_an_invariant_that_stays_broken_is_alerted_about_once_an_hour() -> None:
     assert len(alerts()) == 2
 
 
-def test_each_broken_invariant_has_an_alert_of_its_own() -> None:
+def test_each_broken_invariant_raises_a_separate_alert() -> None:
     ids = one_of_each()
     execute(OVERCHARGE, id=ids["completed"])
     execute("DELETE FROM dead_letters WHERE transaction_id = :id", id=ids["dead_lettered"])
@@ -128,7 +128,7 @@ def test_each_broken_invariant_has_an_alert_of_its_own() -> None:
     assert {alert["details"]["invariant"] for alert in alerts()} == {NAME, "dead_lettered_have_one_open_dead_letter"}
 
 
-def test_two_checks_at_once_raise_one_alert() -> None:
+def test_concurrent_checks_raise_one_alert() -> None:
     broken_payment()
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(check) for _ in range(8)]:
@@ -136,7 +136,7 @@ def test_two_checks_at_once_raise_one_alert() -> None:
     assert len(alerts()) == 1
 
 
-def test_work_that_stands_still_is_alerted_about_only_when_a_sweep_left_it() -> None:
+def test_stuck_work_raises_an_alert_only_if_a_sweep_has_left_it() -> None:
     route_payments(make_merchant(), "tok_approve")
     execute("DELETE FROM outbox")
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour'")
@@ -148,18 +148,18 @@ def test_work_that_stands_still_is_alerted_about_only_when_a_sweep_left_it() -> 
     assert [alert["details"]["metric"] for alert in alerts()] == ["payments_unaccounted"]
 
 
-def test_a_result_that_comes_late_does_not_overwrite_a_newer_one() -> None:
+def test_a_late_result_does_not_overwrite_a_newer_one() -> None:
     id = broken_payment()
     with begin() as connection:
         late = invariant_checks.evaluate(connection, full=True, horizon_seconds=400, limit_seconds=10)
     execute(REPAIR, id=id)
     check()
     with begin() as connection:
-        assert invariant_checks.record(connection, late, patience_seconds=0) == []
+        assert invariant_checks.record(connection, late, grace_seconds=0) == []
     assert (alerts(), count("invariant_checks", "violations > 0")) == ([], 0)
 
 
-def test_the_scheduled_task_checks_and_gives_way_when_it_cannot() -> None:
+def test_the_scheduled_task_checks_and_logs_a_warning_if_it_cannot() -> None:
     with locked("ledger_entries"):
         check_invariants()
     assert count("invariant_checks") == 0
@@ -170,7 +170,7 @@ def test_the_scheduled_task_checks_and_gives_way_when_it_cannot() -> None:
     assert entry["schedule"] == schedule(60)
 
 
-def test_the_metrics_show_what_the_last_check_found_and_how_old_it_is(app: Flask) -> None:
+def test_the_metrics_show_the_findings_and_the_age_of_the_last_check(app: Flask) -> None:
     assert "payments_unaccounted" not in app.test_client().get("/metrics").text  # never checked
     ids = one_of_each()
     execute("DELETE FROM dead_letters WHERE transaction_id = :id", id=ids["dead_lettered"])

@@ -7,8 +7,9 @@ import pytest
 
 from gateway.config import settings
 from gateway.db import autocommit
-from gateway.domain.payments import recovery, refunding, settling
+from gateway.domain.payments import refunding, settling, unfinished_attempts
 from gateway.domain.payments.attempts import Room
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
@@ -144,7 +145,7 @@ def test_only_attempts_without_an_outcome_are_recovered() -> None:
         settling.claim(connection, [leased, interrupted], "task-1", settings().claim_lease_seconds)
     expire_lease([interrupted])
     with autocommit() as connection:
-        found = recovery.unfinished_transactions(connection, ids)
+        found = unfinished_attempts.find(connection, TRANSACTIONS, ids)
     assert (found.leased, found.interrupted) == ([leased], [interrupted])
     assert 0 < found.lease_seconds <= settings().claim_lease_seconds
     assert untried not in found.interrupted

@@ -1,4 +1,4 @@
-"""What a list costs does not grow with the backlog that it is a part of, nor with what PostgreSQL believes of it."""
+"""The cost of a list depends neither on the size of the backlog nor on outdated statistics of PostgreSQL."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -27,7 +27,7 @@ COPIES = """
     FROM transactions, generate_series(1, :number) WHERE id = :id
 """
 
-THEIR_ATTEMPTS = """
+ATTEMPTS = """
     INSERT INTO charge_attempts (transaction_id, number, provider, task_id, started_at, lease_until, finished_at,
                                  outcome)
     SELECT id, 1, provider, 'task', now(), now(), now(), 'approved' FROM transactions WHERE status = 'completed'
@@ -36,11 +36,11 @@ THEIR_ATTEMPTS = """
 
 @pytest.fixture
 def ids() -> Iterator[list[UUID]]:
-    """A list of payments in a backlog that PostgreSQL's statistics know nothing of, as at the start of a rush."""
+    """Yield a list of payments in a backlog that PostgreSQL's statistics do not contain, as at the start of a peak."""
     merchant_id = make_merchant()
     first = accept_payment(merchant_id)
     execute(COPIES, status="completed", number=10 * BACKLOG, id=first)
-    execute(THEIR_ATTEMPTS)  # of a table that fits on a page, reading all is right
+    execute(ATTEMPTS)  # the planner rightly reads a table of one page completely
     execute("ANALYZE transactions, charge_attempts")
     for status in ("pending", "processing"):
         execute(COPIES, status=status, number=BACKLOG, id=first)
@@ -48,7 +48,7 @@ def ids() -> Iterator[list[UUID]]:
     execute("ANALYZE transactions, charge_attempts")
 
 
-def test_a_list_reads_its_own_rows_however_many_wait(ids: list[UUID]) -> None:
+def test_a_list_reads_only_its_own_rows_of_a_large_backlog(ids: list[UUID]) -> None:
     with statements() as sent:
         assert routing.route(ids).routed == ids
         assert set(settle(ids, "task").completed) == set(ids)
@@ -60,7 +60,7 @@ def test_a_list_reads_its_own_rows_however_many_wait(ids: list[UUID]) -> None:
 
 
 def rows_read() -> int:
-    """How many rows of tables and entries of indexes were read by whoever has ended a transaction."""
+    """Return the number of table rows and index entries that were read by ended transactions."""
     with autocommit() as connection:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
         tables = connection.execute(text("SELECT sum(seq_tup_read) FROM pg_stat_user_tables")).scalar_one()
@@ -68,11 +68,11 @@ def rows_read() -> int:
     return int(tables + indexes)
 
 
-def test_a_session_that_knew_the_tables_empty_reads_none_of_them_whole() -> None:
+def test_a_session_with_statistics_of_empty_tables_reads_none_of_them_completely() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         connection.execute(text(f"VACUUM ANALYZE {', '.join(all_tables().tables)}"))  # PostgreSQL knows it for sure
-    first, *_ = [settled_payment(merchant_id=merchant_id) for _ in range(20)]  # by now its plans serve any values
+    first, *_ = [settled_payment(merchant_id=merchant_id) for _ in range(20)]  # by now its plans are generic
     execute(COPIES, status="completed", number=BACKLOG, id=first)
     before = rows_read()
     settled_payment(merchant_id=merchant_id)

@@ -1,4 +1,4 @@
-"""Runs of the reconciliation: what they keep, tell, cover, and leave behind when they die."""
+"""Runs of the reconciliation: discrepancies, alerts, periods, limits, and runs that die."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_the_same_discrepancy_keeps_its_row_in_the_next_run() -> None:
     assert discrepancies(first) == []
 
 
-def test_what_an_operator_resolved_stays_resolved_until_it_changes() -> None:
+def test_a_resolved_discrepancy_stays_resolved_until_it_changes() -> None:
     id = settled_payment()
     execute("UPDATE transactions SET amount = 1005 WHERE id = :id", id=id)
     reconcile()
@@ -59,7 +59,7 @@ def test_what_an_operator_resolved_stays_resolved_until_it_changes() -> None:
     assert count("alerts") == 2
 
 
-def test_a_run_that_found_something_raises_one_alert() -> None:
+def test_a_run_with_discrepancies_raises_one_alert() -> None:
     for _ in range(3):
         settled_payment()
     execute("UPDATE transactions SET amount = 1005")
@@ -74,7 +74,7 @@ def test_a_run_that_found_something_raises_one_alert() -> None:
     assert count("outbox", "topic = 'alert.raised'") == 1
 
 
-def test_a_period_takes_its_beginning_and_not_its_end() -> None:
+def test_a_period_includes_its_beginning_and_excludes_its_end() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005, completed_at = '2026-03-02T00:00:00Z'")
     execute("UPDATE settlements SET settled_at = '2026-03-02T00:00:00Z'")
@@ -100,14 +100,14 @@ def test_a_pair_is_compared_when_either_side_is_in_the_period() -> None:
     assert reconcile(at, at + day).discrepancies == {"amount_mismatch": 1}
 
 
-def test_a_period_that_ends_before_it_begins_is_refused() -> None:
+def test_a_period_that_ends_before_it_begins_is_rejected() -> None:
     now = utc_now()
     with pytest.raises(ValidationFailed):
         reconcile(now, now)
     assert count("reconciliation_runs") == 0
 
 
-def test_a_run_beside_live_payments_finds_nothing() -> None:
+def test_a_run_during_payments_finds_nothing() -> None:
     merchant_id, stop = make_merchant(), threading.Event()
 
     def pay() -> int:
@@ -134,13 +134,13 @@ def test_a_run_beside_live_payments_finds_nothing() -> None:
 def test_only_one_reconciliation_runs_at_a_time() -> None:
     with begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-        with pytest.raises(ReconciliationRunning, match="under way"):
+        with pytest.raises(ReconciliationRunning, match="is running"):
             reconcile()
     assert count("reconciliation_runs") == 0
     assert reconcile().status == "completed"
 
 
-def test_a_run_whose_process_is_killed_midway_leaves_nothing_and_the_next_one_says_so() -> None:
+def test_a_run_whose_process_is_killed_stores_nothing_and_the_next_one_closes_it() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
     with storing_takes(60):
@@ -152,7 +152,7 @@ def test_a_run_whose_process_is_killed_midway_leaves_nothing_and_the_next_one_sa
     assert (count("discrepancies"), count("alerts"), count("outbox", "topic = 'alert.raised'")) == (0, 0, 0)
     assert count("reconciliation_runs", "status <> 'running'") == 0
     assert reconcile().discrepancies == {"amount_mismatch": 1}
-    assert count("reconciliation_runs", "status = 'failed' AND error = 'Its process ended before it did.'") == 1
+    assert count("reconciliation_runs", "status = 'failed' AND error = 'Its process ended before the run.'") == 1
 
 
 def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:
@@ -168,7 +168,7 @@ def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:
 
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A gateway whose statements may take one second."""
+    """Limit statements to one second."""
     monkeypatch.setenv("DATABASE_TIMEOUT_SECONDS", "1")
     forget_settings()
     yield
@@ -177,14 +177,14 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def forget_settings() -> None:
-    """Have the settings read again, by new connections too."""
+    """Read the settings again, also for new connections."""
     settings.cache_clear()
     engine().dispose()
     engine.cache_clear()
 
 
 @pytest.mark.usefixtures("impatience")
-def test_a_run_may_take_longer_than_other_statements_may() -> None:
+def test_a_run_may_take_longer_than_other_statements() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
     with storing_takes(2.2):
@@ -192,7 +192,7 @@ def test_a_run_may_take_longer_than_other_statements_may() -> None:
 
 
 @pytest.mark.usefixtures("impatience")
-def test_a_run_may_not_take_longer_than_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_may_not_take_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONCILIATION_TIMEOUT_SECONDS", "2")
     settings.cache_clear()
     settled_payment()
@@ -204,7 +204,7 @@ def test_a_run_may_not_take_longer_than_its_own_limit(monkeypatch: pytest.Monkey
 
 @contextmanager
 def storing_takes(seconds: float) -> Iterator[None]:
-    """Within the block a run gets as far as storing what it found, and takes its time there."""
+    """Slow down the storing of discrepancies within the block."""
     execute(
         f"""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
             AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END'"""
@@ -218,13 +218,13 @@ def storing_takes(seconds: float) -> Iterator[None]:
 
 
 def backends_that_store(action: str = "pid") -> list[Any]:
-    """What `action` gives for each database process that is storing discrepancies."""
+    """Return the result of `action` for each database process that is storing discrepancies."""
     query = f"SELECT {action} FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"  # noqa: S608
     with begin() as connection:
         return list(connection.scalars(text(query)))
 
 
-def test_thousands_of_discrepancies_take_no_memory_of_this_process() -> None:
+def test_thousands_of_discrepancies_need_no_memory_of_this_process() -> None:
     merchant_id = make_merchant()
     execute(
         """INSERT INTO transactions (id, merchant_id, amount, currency, status, payment_method, provider,
@@ -243,5 +243,5 @@ def test_thousands_of_discrepancies_take_no_memory_of_this_process() -> None:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory."""
+    """Return the memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""Carrying out lists of refunds, on real PostgreSQL with the simulated provider."""
+"""Lists of refunds, on real PostgreSQL with the simulated provider."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
@@ -46,7 +46,7 @@ def claim(id: UUID, task_id: str = "task-1") -> RefundClaim:
     return claimed
 
 
-def test_a_full_refund_is_posted_to_the_cent_and_keeps_the_fee() -> None:
+def test_a_full_refund_posts_the_exact_amount_and_keeps_the_fee() -> None:
     transaction_id = paid(amount=12_550)
     id = ask(transaction_id)
     assert refund([id], "task-1").completed == [id]
@@ -68,7 +68,7 @@ def test_partial_refunds_add_up_until_nothing_is_left() -> None:
     assert balance()[1] == 1_000
 
 
-def test_a_list_may_hold_several_refunds_of_one_transaction() -> None:
+def test_a_list_may_contain_several_refunds_of_one_transaction() -> None:
     first, second, declined = paid(), paid(), paid("tok_refund_decline")
     ids = [ask(first, 100), ask(second), ask(first, 200), ask(declined, 400), ask(first, 700), ask(declined, 600)]
     result = refund(ids, "task-1")
@@ -80,7 +80,7 @@ def test_a_list_may_hold_several_refunds_of_one_transaction() -> None:
     ]
 
 
-def test_a_declined_refund_fails_for_good_and_releases_what_it_reserved() -> None:
+def test_a_declined_refund_fails_and_releases_its_amount() -> None:
     transaction_id = paid("tok_refund_decline")
     id = ask(transaction_id, 400)
     assert refund([id], "task-1") == ProcessedList()
@@ -115,7 +115,7 @@ def test_each_token_is_refunded_once(token: str, outcomes: list[str]) -> None:
     assert standing(transaction_id) == ("refunded", 1_000, 0)
 
 
-def test_a_provider_that_never_takes_a_refund_uses_up_four_attempts() -> None:
+def test_a_refund_that_no_provider_accepts_has_four_attempts() -> None:
     transaction_id = paid("tok_refund_error_always")
     id = ask(transaction_id)
     results = [refund([id], "task-1") for _ in range(5)]
@@ -124,19 +124,19 @@ def test_a_provider_that_never_takes_a_refund_uses_up_four_attempts() -> None:
     assert count("refund_attempts") == 4
 
 
-def test_an_id_without_a_refund_is_dead_and_its_neighbours_are_refunded() -> None:
+def test_an_id_without_a_refund_is_dead_and_the_others_of_its_list_are_refunded() -> None:
     stranger, good = new_id(), ask(paid())
     result = refund([stranger, good], "task-1")
     assert (result.completed, result.dead) == ([good], [stranger])
 
 
-def test_a_claim_in_force_keeps_other_workers_off() -> None:
+def test_a_claim_with_a_lease_excludes_other_workers() -> None:
     id = ask(paid())
     claim(id)
     assert refund([id], "task-2") == ProcessedList(busy=[id])
 
 
-def test_the_refunds_of_a_dead_worker_are_asked_after_before_they_are_tried_again() -> None:
+def test_refunds_of_a_dead_worker_are_queried_before_they_are_retried() -> None:
     ids = [ask(paid("tok_refund_timeout_done")), ask(paid())]
     for id in ids:
         claim(id)
@@ -151,7 +151,7 @@ def test_the_refunds_of_a_dead_worker_are_asked_after_before_they_are_tried_agai
     assert count("ledger_entries", "direction = 'debit' AND account = 'merchant_payable'") == 2
 
 
-def test_a_late_answer_after_another_worker_was_done_changes_nothing() -> None:
+def test_a_late_answer_after_another_worker_has_recorded_changes_nothing() -> None:
     transaction_id = paid()
     id = ask(transaction_id, 400)
     orphaned = claim(id)
@@ -164,7 +164,7 @@ def test_a_late_answer_after_another_worker_was_done_changes_nothing() -> None:
     assert (len(entries_of(id)), balance()[1], len(events())) == (2, 400, 1)
 
 
-def test_many_workers_on_the_same_list_refund_each_once() -> None:
+def test_many_workers_with_the_same_list_refund_each_once() -> None:
     merchant_id = make_merchant()
     transactions = [paid(merchant_id=merchant_id) for _ in range(5)]
     ids = [ask(transaction_id, 100) for transaction_id in transactions for _ in range(6)]
@@ -174,7 +174,7 @@ def test_many_workers_on_the_same_list_refund_each_once() -> None:
     assert [standing(id) for id in transactions] == [("partially_refunded", 600, 0)] * 5
 
 
-def test_ends_of_refunds_lock_their_transactions_in_the_order_of_their_ids_so_never_wait_in_a_circle() -> None:
+def test_ends_of_refunds_lock_their_transactions_in_the_order_of_their_ids() -> None:
     transactions = sorted(paid() for _ in range(8))
     outcomes = [(claim(ask(id, 10)), Approved(f"sim_re_{id}")) for id in reversed(transactions)]
 
@@ -195,7 +195,7 @@ def test_ends_of_refunds_lock_their_transactions_in_the_order_of_their_ids_so_ne
     assert [standing(id) for id in transactions] == [("partially_refunded", 10, 0)] * 8
 
 
-def test_a_refund_given_up_for_good_gets_no_further_attempt() -> None:
+def test_an_exhausted_refund_gets_no_further_attempt() -> None:
     id = ask(paid("tok_refund_error_once"))
     refund([id], "task-1")
     with begin() as connection:
@@ -203,7 +203,7 @@ def test_a_refund_given_up_for_good_gets_no_further_attempt() -> None:
     assert refund([id], "task-1").dead == [id]
 
 
-def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_the_next_try() -> None:
+def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_queried_before_the_next_attempt() -> None:
     id = ask(paid())
     execute("UPDATE refunds SET provider = 'nowhere' WHERE id = :id", id=id)
     assert refund([id], "task-1").retry == [id]

@@ -1,4 +1,4 @@
-"""Settling lists of transactions, on real PostgreSQL with the simulated provider."""
+"""Settlement of lists of transactions, on real PostgreSQL with the simulated provider."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +54,7 @@ def test_a_merchant_without_fees_gets_no_empty_ledger_entry() -> None:
     assert ledger() == {("provider_clearing", "debit"): 1_000, ("merchant_payable", "credit"): 1_000}
 
 
-def test_neighbours_in_a_list_do_not_share_their_fate() -> None:
+def test_the_payments_of_a_list_have_independent_outcomes() -> None:
     tokens = ("tok_approve", "tok_decline_fraud", "tok_error_once", "tok_timeout_charged", "tok_timeout_not_charged")
     good, declined, failing, charged, not_charged = ids = route_payments(make_merchant(), *tokens)
     result = settle(ids, "task-1")
@@ -71,7 +71,7 @@ def test_a_settled_transaction_is_not_charged_again() -> None:
     assert (count("settlements"), count("charge_attempts")) == (1, 1)
 
 
-def test_attempts_are_limited_whatever_brings_the_work() -> None:
+def test_attempts_are_limited_whatever_message_brings_the_work() -> None:
     [id] = route_payments(make_merchant(), "tok_error_always")
     results = [settle([id], f"task-{run}") for run in range(6)]
     assert [bool(result.retry) for result in results] == [True, True, True, False, False, False]
@@ -87,20 +87,20 @@ def test_a_declined_payment_is_final_after_one_attempt() -> None:
     assert count("charge_attempts") == 1
 
 
-def test_an_id_without_a_transaction_is_dead_and_its_neighbours_settle() -> None:
+def test_an_id_without_a_transaction_is_dead_and_the_others_of_its_list_settle() -> None:
     [good] = route_payments(make_merchant(), "tok_approve")
     stranger = new_id()
     result = settle([stranger, good], "task-1")
     assert (result.completed, result.dead) == ([good], [stranger])
 
 
-def test_a_transaction_that_is_not_routed_yet_is_left_alone() -> None:
+def test_a_transaction_that_is_not_routed_is_not_settled() -> None:
     id = accept_payment(make_merchant())
     assert settle([id], "task-1") == ProcessedList()
     assert status_of(id) == "pending"
 
 
-def test_a_claim_in_force_keeps_other_workers_off() -> None:
+def test_a_claim_with_a_lease_excludes_other_workers() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
         assert settling.claim(connection, [id], "task-1", lease_seconds=30).claims
@@ -108,7 +108,7 @@ def test_a_claim_in_force_keeps_other_workers_off() -> None:
     assert (result.busy, result.completed) == ([id], [])
 
 
-def test_who_is_kept_off_comes_back_when_the_last_lease_is_over_and_not_a_whole_lease_later() -> None:
+def test_a_busy_list_is_retried_when_its_last_lease_expires() -> None:
     sooner, later = ids = route_payments(make_merchant(), "tok_approve", "tok_approve")
     with autocommit() as connection:
         for id, lease in ((sooner, 7), (later, 20)):
@@ -119,7 +119,7 @@ def test_who_is_kept_off_comes_back_when_the_last_lease_is_over_and_not_a_whole_
     assert 8 <= result.busy_seconds <= 20
 
 
-def test_the_work_of_a_dead_worker_is_taken_apart_and_its_status_queried_first() -> None:
+def test_the_list_of_a_dead_worker_is_split_and_each_status_queried_first() -> None:
     ids = route_payments(make_merchant(), "tok_timeout_charged", "tok_approve")
     with autocommit() as connection:
         settling.claim(connection, ids, "task-1", lease_seconds=30)
@@ -155,7 +155,7 @@ def test_a_late_answer_after_another_worker_settled_changes_nothing() -> None:
     assert (count("settlements"), count("ledger_entries")) == (1, 3)
 
 
-def test_many_workers_on_the_same_list_settle_each_once() -> None:
+def test_many_workers_with_the_same_list_settle_each_once() -> None:
     ids = route_payments(make_merchant(), *["tok_approve"] * 30)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: settle(ids, str(uuid4())), range(8)))
@@ -172,7 +172,7 @@ def test_a_slow_call_does_not_delay_the_others_of_its_list() -> None:
     assert (status_of(slow), status_of(quick)) == ("completed", "completed")
 
 
-def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
+def test_an_exhausted_payment_gets_no_further_attempt() -> None:
     [id] = route_payments(make_merchant(), "tok_error_once")
     settle([id], "task-1")
     with begin() as connection:
@@ -180,7 +180,7 @@ def test_a_payment_given_up_for_good_gets_no_further_attempt() -> None:
     assert settle([id], "task-1").dead == [id]
 
 
-def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_the_next_charge() -> None:
+def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_queried_before_the_next_charge() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     execute("UPDATE transactions SET provider = 'nowhere' WHERE id = :id", id=id)
     assert settle([id], "task-1").retry == [id]
@@ -190,7 +190,7 @@ def test_an_adapter_that_raises_leaves_the_outcome_unknown_and_is_asked_before_t
     assert claim.in_doubt
 
 
-def test_routing_twice_hands_the_same_ids_on_and_changes_nothing() -> None:
+def test_routing_twice_returns_the_same_ids_and_changes_nothing() -> None:
     merchant_id = make_merchant()
     ids = [accept_payment(merchant_id) for _ in range(3)]
     stranger = new_id()
@@ -200,7 +200,7 @@ def test_routing_twice_hands_the_same_ids_on_and_changes_nothing() -> None:
     assert count("transactions", "routing_reason IS NOT NULL AND status = 'processing'") == 3
 
 
-def test_a_transaction_that_two_workers_route_at_once_is_handed_on_by_both() -> None:
+def test_a_transaction_that_two_workers_route_concurrently_is_returned_by_both() -> None:
     ids = [accept_payment(merchant_id) for merchant_id in [make_merchant()] for _ in range(20)]
     for _ in range(10):
         with ThreadPoolExecutor(4) as pool:
@@ -220,7 +220,7 @@ def test_a_payment_that_is_canceled_while_it_is_being_routed_stays_canceled() ->
     assert status_of(id) == "canceled"
 
 
-def test_a_currency_that_no_provider_takes_is_named_and_its_neighbours_are_routed() -> None:
+def test_a_currency_without_a_provider_is_named_and_the_other_payments_are_routed() -> None:
     merchant_id = make_merchant()
     ids = [accept_payment(merchant_id), accept_payment(merchant_id)]
     execute("UPDATE transactions SET currency = 'CHF' WHERE id = :id", id=ids[0])
@@ -229,7 +229,7 @@ def test_a_currency_that_no_provider_takes_is_named_and_its_neighbours_are_route
     assert [status_of(id) for id in ids] == ["pending", "processing"]
 
 
-def test_routing_leaves_finished_transactions_alone() -> None:
+def test_routing_does_not_change_finished_transactions() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     settle([id], "task-1")
     assert routing.route([id]).routed == []

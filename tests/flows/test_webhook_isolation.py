@@ -210,4 +210,4 @@ def test_a_receiver_that_sends_more_than_an_answer_is_paused_and_asked_again_lat
     assert calls[1] - calls[0] >= 1.0
     [first, *_] = sorted(deliveries(endpoint_id), key=lambda row: -row.attempts)
     assert (first.status, first.response_status) == ("pending", None)
-    assert first.last_error.endswith(f"more than {RECEIVED_MAX_BYTES} bytes, or comes in too many pieces")
+    assert first.last_error.endswith(f"more than {RECEIVED_MAX_BYTES} bytes, or arrives in too many segments")

@@ -258,7 +258,7 @@ def test_an_endpoint_that_may_not_be_called_is_not_called() -> None:
         eventually(attempted(endpoint_id, 1), what="the attempt")
         courier.close()
     assert there.calls == []
-    assert "not a public one" in deliveries(endpoint_id)[0].last_error
+    assert "the address is not public" in deliveries(endpoint_id)[0].last_error
 
 
 def test_a_disabled_endpoint_gets_nothing_and_an_enabled_one_what_happens_from_then_on(courier: DeliveryLoop) -> None:

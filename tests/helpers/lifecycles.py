@@ -11,6 +11,7 @@ from gateway.domain.dead_letters import intake, resolution
 from gateway.domain.dead_letters.intake import DeadMessage
 from gateway.domain.dead_letters.resolution import DeadLetterFilter
 from gateway.domain.payments import refunding, requeueing, settling
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.domain.payments.transactions import ATTEMPT_LIMIT, NewTransaction
 from gateway.domain.shared.idempotency import IdempotencyKey
 from gateway.flows.refunds import refund
@@ -63,7 +64,7 @@ def one_of_each() -> dict[str, UUID]:
     with autocommit() as connection:
         settling.claim(connection, [ids["leased"]], "task-1", lease_seconds=600)
     with begin() as connection:
-        requeueing.enqueue_again(connection, requeueing.TRANSACTIONS, [ids["requeued"]])
+        requeueing.requeue(connection, TRANSACTIONS, [ids["requeued"]])
     execute("DELETE FROM outbox WHERE subject_id <> :id", id=ids["pending"])
     _make_old(ids["pending"])
     ids |= {name: completed(merchant_id) for name in ("completed", "partially_refunded", "refunded")}

@@ -44,12 +44,12 @@ def version(connection: Connection) -> str | None:
     return found
 
 
-def test_an_empty_schema_can_be_taken_away(connection: Connection) -> None:
+def test_an_empty_schema_can_be_downgraded_to_nothing(connection: Connection) -> None:
     downgrade(connection, "base")
     assert version(connection) is None
 
 
-def test_below_the_first_release_a_downgrade_refuses_while_there_is_money(connection: Connection) -> None:
+def test_a_downgrade_below_the_first_revision_refuses_while_there_are_payments(connection: Connection) -> None:
     paid()
     connection.execute(text(NO_EVENTS))
     downgrade(connection, "0001")
@@ -59,7 +59,7 @@ def test_below_the_first_release_a_downgrade_refuses_while_there_is_money(connec
     assert connection.execute(text("SELECT count(*) FROM ledger_entries")).scalar_one() > 0
 
 
-def test_below_the_first_release_a_downgrade_refuses_while_there_are_merchants(connection: Connection) -> None:
+def test_a_downgrade_below_the_first_revision_refuses_while_there_are_merchants(connection: Connection) -> None:
     make_merchant()
     with pytest.raises(CommandError, match=r"merchants \(1\)"):
         downgrade(connection, "base")
@@ -73,19 +73,19 @@ def test_a_downgrade_refuses_to_lose_refunds(connection: Connection) -> None:
     assert version(connection) == "0002"
 
 
-def test_a_downgrade_refuses_to_lose_events_that_merchants_wait_for(connection: Connection) -> None:
+def test_a_downgrade_refuses_to_lose_events(connection: Connection) -> None:
     paid()
     with pytest.raises(CommandError, match=r"events \(\d+\)"):
         downgrade(connection, "0001")
 
 
-def test_a_downgrade_refuses_to_lose_what_operators_did(connection: Connection) -> None:
+def test_a_downgrade_refuses_to_lose_jobs_of_operators(connection: Connection) -> None:
     connection.execute(text(JOB))
     with pytest.raises(CommandError, match=re.escape("dead_letter_jobs (1)")):
         downgrade(connection, "0002")
 
 
-def test_a_downgrade_that_a_later_step_refuses_changes_nothing(connection: Connection) -> None:
+def test_a_downgrade_of_which_a_later_step_refuses_changes_nothing(connection: Connection) -> None:
     paid()
     config = Config(str(ALEMBIC))
     with pytest.raises(CommandError, match="Nothing was changed"):

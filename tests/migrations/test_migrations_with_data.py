@@ -19,7 +19,7 @@ REVISIONS = [script.revision for script in ScriptDirectory.from_config(Config(CO
 OLDEST_WITHOUT_REFUSAL = "0003"
 DROPPED_TABLES = {"webhook_bodies", "queue_states"}
 DROPPED_COLUMNS = {"outbox": {"merchant_id"}, "merchants": {"weight"}}
-"""What downgrades from head to `OLDEST_WITHOUT_REFUSAL` drop: each can be made again, or has a default."""
+"""What downgrades from head to `OLDEST_WITHOUT_REFUSAL` drop: each can be recreated or has a default."""
 
 Contents = dict[str, list[dict[str, Any]]]
 
@@ -70,7 +70,7 @@ def test_rows_of_every_table_survive_an_upgrade_a_downgrade_and_another_upgrade(
     assert contents(connection) == upgraded
 
 
-def test_a_downgrade_from_head_keeps_all_rows_but_those_that_can_be_made_again(connection: Connection) -> None:
+def test_a_downgrade_from_head_keeps_all_rows_but_those_that_can_be_recreated(connection: Connection) -> None:
     fill(connection)
     before = contents(connection)
 

@@ -16,7 +16,6 @@ from sqlalchemy.exc import OperationalError
 from gateway import database_sessions, db
 from gateway.app import create_app
 from gateway.domain.shared import outbox
-from gateway.flows.kept_connection import KeptConnection
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
 from tests.helpers.engines import engine_on
@@ -87,8 +86,8 @@ def test_every_session_of_the_pool_has_the_settings_of_a_direct_session() -> Non
 @pytest.mark.usefixtures("pooled")
 def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_session() -> None:
     def change(connection: Connection) -> None:
-        db.plan_freely(connection)
-        connection.execute(text(db.WITHOUT_WAITING_FOR_THE_DISK))
+        db.allow_seq_scans(connection)
+        connection.execute(text(db.ASYNC_COMMIT))
         connection.execute(text("SET LOCAL statement_timeout = '1ms'"))
 
     def change_and_fail(connection: Connection) -> None:
@@ -105,7 +104,6 @@ def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_sessi
 
 @pytest.mark.usefixtures("pooled")
 def test_no_statement_depends_on_a_prepared_statement_of_another_session(pooler: PgBouncer) -> None:
-    kept = KeptConnection()
     statement = text("SELECT CAST(:number AS int) + 1 AS more")
 
     def often(first: int) -> list[int]:
@@ -115,17 +113,16 @@ def test_no_statement_depends_on_a_prepared_statement_of_another_session(pooler:
     with ThreadPoolExecutor(2 * POOL_SIZE) as threads:
         began = threads.map(often, range(2 * POOL_SIZE))
         for number in range(20):
-            with kept.autocommit() as connection:
-                assert db.rows(connection, statement, {"number": number})[0].more == number + 1
+            with db.autocommit() as connection:
+                assert connection.execute(statement, {"number": number}).scalar_one() == number + 1
             if number == 10:
                 pooler.console("RECONNECT")
         assert list(began) == [[first + 1] * 50 for first in range(2 * POOL_SIZE)]
-    kept.close()
 
 
 @pytest.mark.usefixtures("pooled")
 def test_an_abandoned_statement_does_not_affect_the_next_user_of_its_session() -> None:
-    with pytest.raises(OperationalError, match="did not answer"), db.patience(0.3), db.autocommit() as connection:
+    with pytest.raises(OperationalError, match="did not answer"), db.answer_timeout(0.3), db.autocommit() as connection:
         connection.execute(text("SELECT pg_sleep(3)"))
     found = in_every_session(shown)
     assert all(settings == SETTINGS for settings in found.values()), found

@@ -2,11 +2,11 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from gateway import database_sessions, db
@@ -20,10 +20,11 @@ from tests.helpers.waiting import eventually
 RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 
-def test_a_statement_that_the_server_does_not_answer_is_given_up_and_its_connection_with_it() -> None:
-    with pytest.raises(OperationalError) as caught, db.patience(0.3), db.autocommit() as connection:
+def test_a_statement_without_an_answer_ends_after_the_answer_timeout_and_so_does_its_connection() -> None:
+    with pytest.raises(OperationalError) as caught, db.answer_timeout(0.3), db.autocommit() as connection:
         connection.execute(text("SELECT pg_sleep(5)"))
     assert "did not answer within 0.3 s" in str(caught.value)
+    assert "pg_sleep" in str(caught.value)
     assert caught.value.connection_invalidated
     with db.autocommit() as connection:
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
@@ -129,48 +130,57 @@ def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_err
         assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
 
 
-def executed(connection: Connection, statement: TextClause) -> None:
-    connection.execute(statement)
-
-
-def rows(connection: Connection, statement: TextClause) -> None:
-    db.rows(connection, statement, {})
-
-
-@pytest.mark.parametrize("execute", [executed, rows])
-def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used(
-    execute: Callable[[Connection, TextClause], None],
-) -> None:
+def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> None:
     with db.autocommit() as resting:
         before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with db.autocommit() as lost:
             end_sessions([lost.execute(text("SELECT pg_backend_pid()")).scalar_one()])
             with pytest.raises(OperationalError) as caught:
-                execute(lost, text("SELECT 1"))
+                lost.execute(text("SELECT 1"))
     assert caught.value.connection_invalidated
     with db.autocommit() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
 
 
-def test_rows_have_names_take_values_by_name_and_are_of_the_transaction_that_they_are_asked_in() -> None:
-    count = text("SELECT count(*) AS found, CAST(:a AS text) || '%' AS mark FROM alerts WHERE message = :a")
-    with pytest.raises(ZeroDivisionError), db.begin() as connection:  # noqa: PT012  # what is undone is the block
-        values = {"id": new_id(), "a": "it's"}
-        [row] = db.rows(connection, text(f"{RAISED} VALUES (:id, 'info', :a, '{{}}') RETURNING id"), values)
-        assert row.id == values["id"]
-        [row] = db.rows(connection, count, {"a": "it's"})
-        assert (row.found, row.mark) == (1, "it's%")
-        raise ZeroDivisionError
+def test_a_copy_without_an_answer_ends_after_the_answer_timeout() -> None:
+    with (
+        pytest.raises(OperationalError, match=r"did not answer within 0\.3 s"),
+        db.answer_timeout(0.3),
+        db.begin() as connection,
+        db.driver_connection(connection) as driver,
+        driver.cursor() as cursor,
+        cursor.copy("COPY (SELECT pg_sleep(5)) TO STDOUT") as copy,
+    ):
+        copy.read()
     with db.autocommit() as connection:
-        assert db.rows(connection, count, {"a": "it's"}) == [(0, "it's%")]
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
 
 
-def test_what_is_wrong_with_a_statement_is_told_as_sqlalchemy_does_and_the_connection_goes_on() -> None:
-    with db.autocommit() as connection:
-        with pytest.raises(IntegrityError) as caught:
-            db.rows(
-                connection, text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}') RETURNING id"), {"id": new_id()}
-            )
-        assert isinstance(caught.value.orig, psycopg.errors.CheckViolation)
-        assert not caught.value.connection_invalidated
-        assert db.rows(connection, text("SELECT 1 AS one"), {})[0].one == 1
+def insert_with_a_slow_commit(connection: Connection) -> None:
+    sleep = "'BEGIN PERFORM pg_sleep(5); RETURN NULL; END'"
+    for statement in (
+        "CREATE TEMP TABLE slow (id int)",
+        f"CREATE FUNCTION pg_temp.sleep() RETURNS trigger LANGUAGE plpgsql AS {sleep}",
+        """CREATE CONSTRAINT TRIGGER sleep AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION pg_temp.sleep()""",
+        "INSERT INTO slow VALUES (1)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def test_a_commit_without_an_answer_ends_after_the_answer_timeout() -> None:
+    with (
+        pytest.raises(OperationalError, match="did not answer within 1 s"),
+        db.answer_timeout(1),
+        db.begin() as connection,
+    ):
+        insert_with_a_slow_commit(connection)
+
+
+def test_a_limit_that_ended_in_time_does_not_touch_the_connection() -> None:
+    with db.answer_timeout(0.3), db.autocommit() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with db.autocommit() as other:
+            other.execute(text("SELECT pg_sleep(0.25)"))
+            other.execute(text("SELECT pg_sleep(0.25)"))
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() == pid

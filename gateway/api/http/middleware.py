@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-DATABASE_PATIENCE_SECONDS = 2.0
+DATABASE_ANSWER_SECONDS = 2.0
 """Maximum time that a request waits for one answer of PostgreSQL, whose own lock timeout is shorter."""
 _REQUEST_ID_KEY = "gateway.request_id"
 _STARTED_KEY = "gateway.started"
@@ -89,7 +89,7 @@ class Middleware:
         """Process one request (PEP 3333)."""
         id = environ[_REQUEST_ID_KEY] = chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         environ[_STARTED_KEY] = time.perf_counter()
-        with log_context(request_id=id), db.patience(DATABASE_PATIENCE_SECONDS):
+        with log_context(request_id=id), db.answer_timeout(DATABASE_ANSWER_SECONDS):
             chunks = self._application(environ, partial(_start_response, start_response, id))
             return chunks if environ.get(_STREAMED_KEY) else [_joined(chunks)]
 

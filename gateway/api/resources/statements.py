@@ -105,7 +105,7 @@ def upload_statement(context: RequestContext, query: StatementUpload, upload: IO
             since=query.since,
             until=query.until,
         ) as file,
-        db.patience(limit + db.PATIENCE_MARGIN_SECONDS),
+        db.answer_timeout(limit + db.ANSWER_MARGIN_SECONDS),
         db.begin() as connection,
     ):
         stored, is_new = statements.store(connection, statement, file, context.actor, timeout_seconds=limit)

@@ -1,13 +1,11 @@
 """Transactions: create, retrieve, list and cancel them."""
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
-from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway import db
 from gateway.api.access import merchant_limits
@@ -19,15 +17,13 @@ from gateway.api.http.schemas import Id, ResponseModel, Timestamp, page_of
 from gateway.api.http.validation import RequestModel
 from gateway.domain.payments import transaction_queries, transactions
 from gateway.domain.payments.transaction_queries import TransactionFilter
-from gateway.domain.payments.transactions import Acceptance, NewTransaction
-from gateway.domain.shared.idempotency import IdempotentResponse, StoredResponse
-from gateway.errors import DatabaseUnavailable, IdempotencyInProgress, InvalidState, UnknownPaymentMethod
-from gateway.flows.group_commit import Gathering
-from gateway.flows.kept_connection import KeptConnection
+from gateway.domain.payments.transactions import NewTransaction
+from gateway.domain.shared.idempotency import StoredResponse
+from gateway.errors import InvalidState, UnknownPaymentMethod
+from gateway.flows import acceptance
 from gateway.money import AMOUNT_MAX, AMOUNT_MIN
 from gateway.providers import registry
 from gateway.states import TransactionStatus
-from gateway.telemetry import TRANSACTIONS_CREATED, labelled
 
 PAYMENT_METHOD_MAX_LENGTH = 255
 REFERENCE_MAX_LENGTH = 255
@@ -36,9 +32,6 @@ CUSTOMER_ID_MAX_LENGTH = 64
 METADATA_MAX_KEYS = 50
 METADATA_KEY_MAX_LENGTH = 40
 METADATA_VALUE_MAX_LENGTH = 500
-STORED_TOGETHER_MAX = 50
-STORING_TRIES = 2
-"""The second try is for a payment whose time was wrong; see `transactions.repeat`."""
 
 routes = Routes("Transactions")
 
@@ -166,17 +159,6 @@ class TransactionQuery(ListQuery):
     amount_max: Decimal | None = None
 
 
-_kept = KeptConnection()
-
-
-def _store(acceptances: Sequence[Acceptance]) -> list[bool]:
-    with _kept.autocommit() as connection:
-        return transactions.store(connection, acceptances)
-
-
-_storing = Gathering(_store, most=STORED_TOGETHER_MAX, separating=(IdempotencyInProgress, IntegrityError, DataError))
-
-
 @routes.post(
     "/v1/transactions",
     scope="transactions:write",
@@ -191,17 +173,8 @@ def create_transaction(context: RequestContext, body: TransactionRequest) -> Api
     result. Send an `Idempotency-Key`, so that you can safely repeat the request if you get no response.
     """
     merchant_limits.admit_payment(context.merchant_id)
-    for _ in range(STORING_TRIES):
-        acceptance = Acceptance.of(context.merchant_id, body.as_new(), context.request_id, context.idempotency_key())
-        if _storing.do(acceptance):
-            labelled(TRANSACTIONS_CREATED, body.currency).inc()
-            return idempotency.api_response(IdempotentResponse(acceptance.response, replayed=False))
-        with db.autocommit() as connection:
-            first = transactions.repeat(connection, acceptance)
-        if first is not None:
-            return idempotency.api_response(IdempotentResponse(first, replayed=True))
-        db.measure_time()
-    raise DatabaseUnavailable("The database's time cannot be determined.")
+    accepted = acceptance.accept(context.merchant_id, body.as_new(), context.request_id, context.idempotency_key())
+    return idempotency.api_response(accepted)
 
 
 @routes.get("/v1/transactions", scope="transactions:read", responses={200: page_of(Transaction)})

@@ -1,1 +1,1 @@
-"""Dead letters: stored, listed, replayed, discarded."""
+"""Store, list, replay and discard dead letters."""

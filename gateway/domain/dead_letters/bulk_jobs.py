@@ -1,7 +1,7 @@
-"""Replaying or discarding many dead letters: a job that takes one bounded step after the other.
+"""Jobs that replay or discard many dead letters, in bounded steps.
 
-A step is one database transaction: the job's row is locked, so that two workers never take the same step, and what it
-did is counted in the commit that did it. A worker that dies in a step leaves it undone, and the next one takes it.
+A step is one database transaction. It locks the job's row, so two workers never take the same step, and counts what it
+did. If a worker dies during a step, the step is rolled back, and another worker takes it.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ JOBS_RUNNING_MAX = 20
 ADVISORY_LOCK = 7_205_020
 """The advisory lock that serializes the check of `JOBS_RUNNING_MAX`."""
 STEP_SECONDS = 1
-"""A step resolves as many as the job may in so many seconds, and the next one begins after them."""
+"""The interval of steps. A step resolves the number of dead letters that the job may resolve in this time."""
 
 _J = DeadLetterJob
 _TABLE = DeadLetterJob.__table__
@@ -39,7 +39,7 @@ _TABLE = DeadLetterJob.__table__
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What is asked for. `wanted` leaves the status alone: only open dead letters can be resolved."""
+    """A request for a job. The status in `wanted` is not used: only open dead letters are resolved."""
 
     action: Action
     wanted: DeadLetterFilter
@@ -49,7 +49,7 @@ class NewJob:
 
 
 def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> dict[str, Any]:
-    """Count what the job would resolve, and start it unless it is a dry run.
+    """Count the matching dead letters, and start the job unless it is a dry run; return the job.
 
     Raises:
         TooManyJobs: `JOBS_RUNNING_MAX` are running.
@@ -99,10 +99,10 @@ _DUE = text("""
 
 
 def take_step(connection: Connection, job_id: UUID) -> bool:
-    """Resolve the next dead letters of a job, if its next step is due; whether there may be more to do."""
+    """Resolve the next dead letters of a job if its next step is due; return whether there may be more to do."""
     job = connection.execute(_DUE, {"id": job_id}).one_or_none()
     if job is None:
-        return False  # it has ended, or another worker takes this step and goes on
+        return False  # it has ended, or another worker takes this step and continues
     if not job.due:
         return True
     ids = _next(connection, job)
@@ -127,7 +127,7 @@ def take_step(connection: Connection, job_id: UUID) -> bool:
 
 
 def cancel(connection: Connection, job_id: UUID, actor: str) -> dict[str, Any]:
-    """Stop a job after the step in hand; what it resolved stays resolved.
+    """Cancel a job after its current step; return it. Resolved dead letters stay resolved.
 
     Raises:
         NotFound: there is none with this id.
@@ -140,19 +140,19 @@ def cancel(connection: Connection, job_id: UUID, actor: str) -> dict[str, Any]:
         .returning(*_TABLE.columns)
     ).one_or_none()
     if row is None:
-        raise InvalidState(f"This job is {find(connection, job_id)['status']} already.")
+        raise InvalidState(f"This job is already {find(connection, job_id)['status']}.")
     detail = {"done": row.done, "failed": row.failed}
     audit.record(connection, actor=actor, action="dead_letter_job.canceled", subject=str(job_id), detail=detail)
     return _represent(row)
 
 
 def list_newest(connection: Connection, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` jobs older than `before`, newest first."""
+    """Return at most `limit` jobs older than `before`, newest first."""
     return [_represent(row) for row in connection.execute(newest(select(_TABLE), _J.id, before, limit))]
 
 
 def find(connection: Connection, job_id: UUID) -> dict[str, Any]:
-    """One job.
+    """Return one job.
 
     Raises:
         NotFound: there is none with this id.
@@ -174,7 +174,7 @@ _STALE = text("""
 
 
 def enqueue_stale(connection: Connection, seconds: int, limit: int) -> int:
-    """Enqueue again the jobs that took no step for so long: their message was lost with its worker."""
+    """Requeue jobs without a step for `seconds`, whose message was lost with its worker; return their number."""
     ids = list(connection.scalars(_STALE, {"seconds": seconds, "limit": limit}))
     outbox.enqueue(connection, Topic.DEAD_LETTER_JOB_DUE, ids)
     return len(ids)

@@ -1,7 +1,7 @@
-"""Taking dead messages in: which of their transactions and refunds are dead, and which only lost their message.
+"""Store the messages of dead-letter queues as dead letters, or requeue their transactions and refunds.
 
-The broker's word that a message is dead is not the last one: whether its subject had its attempts is known here.
-Work that died untried (expired, dropped with its worker) is enqueued again; only the rest becomes a dead letter.
+A message may be dead although its transaction still has attempts, because it expired or its worker died. Such work is
+requeued. Only transactions and refunds without further attempts become dead letters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,31 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
-from gateway.domain.payments import requeueing
+from gateway.domain.payments import dead_lettering, requeueing
+from gateway.domain.payments.dead_lettering import Death
+from gateway.domain.payments.kinds import KINDS, REFUNDS, TRANSACTIONS, Kind
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import IDS_MAX
-from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.failures import EXPIRED, cause_of_death
 from gateway.ids import new_id, utc_now
 from gateway.models.dead_letters import DeadLetter
-from gateway.states import UNFINISHED, EventType
+from gateway.states import UNFINISHED
 
 REQUEUE_LIMIT = 10
-"""What was enqueued again so often, and is rejected once more without an attempt, is dead after all."""
+"""Work that was requeued this many times is dead if it is rejected once more without an attempt."""
 ALERTS_MAX = 30
 ALERT_SECONDS = 60
-"""So many alerts about dead letters in so many seconds; what comes on top is told in one."""
+"""At most `ALERTS_MAX` alerts about dead letters are raised in this time, and one more that says so."""
 IN_DOUBT = "in_doubt"
-"""The reason of a payment or refund whose last attempt has no known outcome: the provider may have done it.
+"""The reason if the outcome of the last attempt is unknown: the provider may have charged or refunded.
 
-A replay queries its status before it is sent again.
+A replay queries the status first.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class DeadMessage:
-    """A message from a dead-letter queue. Its payload names transactions or refunds, or nothing that can be read."""
+    """A message from a dead-letter queue. Its ids are empty if the payload is unreadable."""
 
     message_key: str
     queue: str
@@ -51,21 +52,22 @@ class DeadMessage:
 
 @dataclass(slots=True)
 class Stored:
-    """What became of a batch of dead messages."""
+    """The result of storing a batch of dead messages."""
 
     dead: list[tuple[str, str]] = field(default_factory=list)
     """Queue and reason of each new dead letter."""
     requeued: list[UUID] = field(default_factory=list)
     ignored: list[UUID] = field(default_factory=list)
-    """Settled otherwise, or in the hands of a live worker."""
+    """They have a final status, or a worker is processing them."""
 
 
-def _state_statement(table: str, attempts: str, key: str, names: str) -> TextClause:
+def _states_statement(kind: Kind, ids: str) -> TextClause:
+    attempts, key = kind.attempts, kind.key
     return text(f"""
-        SELECT s.id, {names}, s.status, s.merchant_id, s.attempt_limit, s.requeues, s.request_id, s.created_at,
+        SELECT s.id, {ids}, s.status, s.merchant_id, s.attempt_limit, s.requeues, s.request_id, s.created_at,
                a.attempts, a.in_doubt, a.leased, a.first_failed_at, e.code, e.message,
                coalesce(s.last_error, e.code || ': ' || e.message) AS error
-        FROM {table} s
+        FROM {kind.table} s
         CROSS JOIN LATERAL (
             SELECT coalesce(max(number), 0) AS attempts, min(started_at) AS first_failed_at,
                    count(*) > 0
@@ -79,44 +81,14 @@ def _state_statement(table: str, attempts: str, key: str, names: str) -> TextCla
         ) e ON true
         WHERE s.id = ANY(CAST(:ids AS uuid[]))
         ORDER BY s.id FOR UPDATE OF s
-    """)  # noqa: S608  # the parts are constants of this module
+    """)  # noqa: S608  # constants
 
 
-_STATE_OF_TRANSACTIONS = _state_statement(
-    "transactions", "charge_attempts", "transaction_id", "s.id AS transaction_id, NULL::uuid AS refund_id"
-)
-_STATE_OF_REFUNDS = _state_statement("refunds", "refund_attempts", "refund_id", "s.transaction_id, s.id AS refund_id")
-
-_DEAD = """
-    SET status = 'dead_lettered', attempts = a.attempts, failure_code = a.code, failure_message = a.message,
-        failure_category = a.category, failure_retryable = true, updated_at = now()
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:codes AS text[]), CAST(:messages AS text[]),
-                CAST(:categories AS text[])) AS a (id, attempts, code, message, category)
-"""
-
-# A replay may change what the event's object shows, so the event keeps all of that.
-_GIVE_UP_TRANSACTIONS = text(f"""
-    WITH moved AS (
-        UPDATE transactions {_DEAD}
-        WHERE transactions.id = a.id AND status IN ('pending', 'processing')
-        RETURNING transactions.id, merchant_id, status, provider, transactions.attempts, failure_code, failure_message,
-                  failure_category, failure_retryable
-    ), event_source AS (
-        SELECT merchant_id, '{EventType.TRANSACTION_DEAD_LETTERED}' AS type, id AS object_id, id AS transaction_id,
-               jsonb_build_object(
-                   'status', status, 'provider', provider, 'provider_reference', NULL,
-                   'failure', jsonb_build_object('code', failure_code, 'message', failure_message,
-                                                 'category', failure_category, 'retryable', failure_retryable),
-                   'attempts', attempts, 'amount_refunded', 0, 'completed_at', NULL) AS snapshot
-        FROM moved
-    ), {RECORD_EVENTS}
-    SELECT id FROM moved
-""")  # noqa: S608  # a constant
-
-_GIVE_UP_REFUNDS = text(f"""
-    UPDATE refunds {_DEAD}
-    WHERE refunds.id = a.id AND status = 'pending'
-""")
+_STATES = {
+    REFUNDS: _states_statement(REFUNDS, "s.transaction_id, s.id AS refund_id"),
+    TRANSACTIONS: _states_statement(TRANSACTIONS, "s.id AS transaction_id, NULL::uuid AS refund_id"),
+}
+"""In the order in which every database transaction locks them, so that none waits in a circle."""
 
 
 def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
@@ -138,10 +110,8 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
                 result.requeued.append(id)
     new = _insert(connection, letters)
     result.dead = [(letter["queue"], letter["reason"]) for letter in new]
-    _give_up(connection, states, [letter for letter in new if letter["merchant_id"]])
-    result.requeued = [
-        id for kind in requeueing.KINDS for id in requeueing.enqueue_again(connection, kind, result.requeued)
-    ]
+    _dead_letter(connection, states, [letter for letter in new if letter["merchant_id"]])
+    result.requeued = [id for kind in KINDS for id in requeueing.requeue(connection, kind, result.requeued)]
     if new:
         _alert_dead(connection, new)
     if result.requeued:
@@ -150,19 +120,20 @@ def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:
 
 
 def _states(connection: Connection, messages: Sequence[DeadMessage]) -> dict[UUID, Row[Any]]:
-    """How the transactions and refunds that the messages name stand; locked, so that nobody moves them meanwhile."""
-    payments = sorted({id for message in messages for id in message.transaction_ids})
-    refunds = sorted({id for message in messages for id in message.refund_ids})
+    """Lock the transactions and refunds that the messages name; return their states."""
+    ids = {
+        REFUNDS: sorted({id for message in messages for id in message.refund_ids}),
+        TRANSACTIONS: sorted({id for message in messages for id in message.transaction_ids}),
+    }
     rows: list[Row[Any]] = []
-    # Refunds come before transactions in every database transaction that locks both, so that none waits in a circle.
-    for statement, ids in ((_STATE_OF_REFUNDS, refunds), (_STATE_OF_TRANSACTIONS, payments)):
-        if ids:
-            rows += connection.execute(statement, {"ids": ids})
+    for kind, statement in _STATES.items():
+        if ids[kind]:
+            rows += connection.execute(statement, {"ids": ids[kind]})
     return {row.id: row for row in rows}
 
 
 def _is_dead(state: Row[Any], reason: str) -> bool:
-    """A message that expired only waited too long: that says nothing against its transactions, however often."""
+    """Return whether there is no further attempt. An expired message only waited, so it may be requeued any time."""
     spent = state.attempts >= state.attempt_limit or (state.requeues >= REQUEUE_LIMIT and reason != EXPIRED)
     return state.status in UNFINISHED and spent and not state.leased
 
@@ -170,8 +141,8 @@ def _is_dead(state: Row[Any], reason: str) -> bool:
 def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Store those of `letters` that are new, and return them.
 
-    One stored before came again because the monitor died before it acknowledged: it says nothing about what a replay
-    has made of the transaction since.
+    A letter that is already stored was redelivered because the monitor died before it acknowledged the message. Its
+    transaction may have been replayed since.
     """
     if not letters:
         return []
@@ -180,25 +151,19 @@ def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[d
     return [letter for letter in letters if letter["id"] in stored]
 
 
-def _give_up(connection: Connection, states: Mapping[UUID, Row[Any]], letters: Sequence[dict[str, Any]]) -> None:
-    refunds = {letter["refund_id"]: letter["reason"] for letter in letters if letter["refund_id"]}
-    payments = {letter["transaction_id"]: letter["reason"] for letter in letters if not letter["refund_id"]}
-    for statement, dead in ((_GIVE_UP_TRANSACTIONS, payments), (_GIVE_UP_REFUNDS, refunds)):
-        if not dead:
-            continue
-        causes = [cause_of_death(states[id].code, states[id].message, reason) for id, reason in dead.items()]
-        values = {
-            "ids": list(dead),
-            "attempts": [states[id].attempts for id in dead],
-            "codes": [code for code, _, _ in causes],
-            "messages": [message for _, message, _ in causes],
-            "categories": [category for _, _, category in causes],
-        }
-        connection.execute(statement, values)
+def _dead_letter(connection: Connection, states: Mapping[UUID, Row[Any]], letters: Sequence[dict[str, Any]]) -> None:
+    deaths: dict[Kind, list[Death]] = {TRANSACTIONS: [], REFUNDS: []}
+    for letter in letters:
+        kind = REFUNDS if letter["refund_id"] else TRANSACTIONS
+        state = states[letter["refund_id"] or letter["transaction_id"]]
+        cause = cause_of_death(state.code, state.message, letter["reason"])
+        deaths[kind].append(Death(state.id, state.attempts, *cause))
+    for kind, of_kind in deaths.items():
+        dead_lettering.dead_letter(connection, kind, of_kind)
 
 
 def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> dict[str, Any]:
-    """The dead letter of what the message names by `id`; without a `state` there is no such thing."""
+    """Return the dead letter of the object with this `id`. Without a `state`, the object does not exist."""
     of_refund = id in message.refund_ids
     first_failed_at = (state.first_failed_at or state.created_at) if state else message.died_at
     died_at = min(max(message.died_at, first_failed_at), utc_now())  # the broker's clock may differ from the database's
@@ -246,16 +211,17 @@ def _alert_dead(connection: Connection, letters: Sequence[dict[str, Any]]) -> No
             "queue": first["queue"],
             "reason": reason,
             "exception": first["exception"],
-            "what_to_do": "flask dead-letters show ID, then replay or discard it",
+            "what_to_do": "Read the dead letter with flask dead-letters show ID, then replay or discard it.",
         },
     )
 
 
 def _alert_flood(connection: Connection) -> None:
-    """Whoever is paged by the first thirty has nothing from the next thousand, but must know that they come."""
+    """Raise one alert instead of the alerts above the limit."""
     if not alerts.raised_within(connection, ALERT_SECONDS, "dead_letter_flood"):
-        message = f"Over {ALERTS_MAX} alerts about dead letters within {ALERT_SECONDS} s; no more of them for now"
-        details = {"kind": "dead_letter_flood", "what_to_do": "flask dead-letters list; is a provider away?"}
+        message = f"More than {ALERTS_MAX} alerts about dead letters within {ALERT_SECONDS} s; others are suppressed"
+        what_to_do = "List the dead letters with flask dead-letters list; check whether a provider is unavailable."
+        details = {"kind": "dead_letter_flood", "what_to_do": what_to_do}
         alerts.raise_alert(connection, "critical", message, details)
 
 
@@ -265,7 +231,7 @@ def _alert_requeued(connection: Connection, messages: Sequence[DeadMessage], req
     alerts.raise_alert(
         connection,
         "warning",
-        f"{len(requeued)} transactions or refunds left their queue untried and were enqueued again",
+        f"{len(requeued)} transactions or refunds left their queue without an attempt and were requeued",
         {
             "kind": "requeued",
             "count": len(requeued),

@@ -1,4 +1,4 @@
-"""Dead letters as an operator meets them: listed, read, replayed, discarded."""
+"""List, read, replay and discard dead letters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, case, not_, select, text, update
 from sqlalchemy.sql import ColumnElement
 
-from gateway.domain.payments import refunding, requeueing
-from gateway.domain.payments.transactions import ATTEMPT_LIMIT
-from gateway.domain.shared import audit, outbox
-from gateway.domain.shared.event_recording import RECORD_EVENTS
+from gateway.domain.payments import dead_lettering
+from gateway.domain.payments.kinds import REFUNDS, TRANSACTIONS
+from gateway.domain.shared import audit
 from gateway.domain.shared.listing import Listed, conditions, search
 from gateway.errors import AlreadyResolved, InvalidState, NotFound
 from gateway.ids import rfc3339
@@ -21,7 +20,7 @@ from gateway.models.attempts import ChargeAttempt, RefundAttempt
 from gateway.models.dead_letters import DeadLetter
 from gateway.models.refunds import Refund
 from gateway.models.transactions import Transaction
-from gateway.states import AttemptOutcome, DeadLetterStatus, EventType, RefundStatus, TransactionStatus
+from gateway.states import AttemptOutcome, DeadLetterStatus, RefundStatus, TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class DeadLetterFilter:
     dead_lettered_to: datetime | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as SQL."""
+        """Return the filter as SQL."""
         return conditions(
             (DeadLetter.status, eq, self.status),
             (DeadLetter.queue, eq, self.queue),
@@ -67,7 +66,7 @@ def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def list_newest(connection: Connection, wanted: DeadLetterFilter, before: UUID | None, limit: int) -> Listed:
-    """At most `limit` dead letters older than `before`, newest first."""
+    """Return at most `limit` dead letters older than `before`, newest first."""
     indexed = conditions((DeadLetter.merchant_id, eq, wanted.merchant_id), (DeadLetter.status, eq, wanted.status))[:1]
     return search(
         connection,
@@ -81,7 +80,7 @@ def list_newest(connection: Connection, wanted: DeadLetterFilter, before: UUID |
 
 
 def find(connection: Connection, dead_letter_id: UUID) -> dict[str, Any]:
-    """One dead letter, as api.md shows it.
+    """Return one dead letter.
 
     Raises:
         NotFound: there is none with this id.
@@ -93,32 +92,32 @@ def find(connection: Connection, dead_letter_id: UUID) -> dict[str, Any]:
 
 
 def replay(connection: Connection, dead_letter_id: UUID, actor: str) -> dict[str, Any]:
-    """Give the transaction or the refund a fresh set of attempts and enqueue it.
+    """Give the transaction or the refund new attempts, and enqueue it; return the resolved dead letter.
 
     Raises:
         NotFound: there is no dead letter with this id.
         AlreadyResolved: it was replayed or discarded before.
-        InvalidState: it names nothing that waits as a dead letter, so there is nothing to replay.
+        InvalidState: its transaction or refund does not exist or is not dead-lettered.
     """
     replayed = replay_all(connection, [dead_letter_id], actor, note=None)
     if not replayed:
         _refuse_unless_open(connection, dead_letter_id)
-        raise InvalidState("This dead letter belongs to nothing that could be replayed; discard it instead.")
+        raise InvalidState("No dead-lettered payment or refund belongs to this dead letter; discard it instead.")
     return replayed[0]
 
 
 def discard(connection: Connection, dead_letter_id: UUID, actor: str, note: str | None) -> dict[str, Any]:
-    """Give the transaction or the refund up for good: it moves to `failed`.
+    """Move the transaction or the refund to `failed`; return the resolved dead letter.
 
     Raises:
         NotFound: there is no dead letter with this id.
         AlreadyResolved: it was replayed or discarded before.
-        InvalidState: the provider has done it, so that only a replay tells the truth.
+        InvalidState: the provider has approved it, so only a replay records what happened.
     """
     discarded = discard_all(connection, [dead_letter_id], actor, note)
     if not discarded:
         _refuse_unless_open(connection, dead_letter_id)
-        raise InvalidState("The provider has approved this after it was given up; replay it, and it is completed.")
+        raise InvalidState("The provider approved this after its last attempt; replay it to complete it.")
     return discarded[0]
 
 
@@ -134,7 +133,7 @@ _REPLAYABLE = case(
     .exists(),
 )
 
-# Approved by a provider whose answer came after the last lease had ended, so that nothing moved.
+# The provider's approval came after the last lease, so it changed no status.
 _APPROVED_LATE = and_(
     _REPLAYABLE,
     case(
@@ -153,62 +152,31 @@ _APPROVED_LATE = and_(
     ),
 )
 
-_REVIVE = text("""
-    UPDATE transactions
-    SET status = CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END,
-        attempt_limit = attempts + :attempts, requeues = 0, requeued_at = NULL, last_error = NULL, updated_at = now(),
-        failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-    RETURNING id, status, merchant_id
-""")
-
-_DISCARD = text(f"""
-    WITH moved AS (
-        UPDATE transactions
-        SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
-            failure_message = coalesce(:note, 'An operator discarded this payment.'), updated_at = now()
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-        RETURNING id, merchant_id
-    ), event_source AS (
-        SELECT merchant_id, '{EventType.TRANSACTION_FAILED}' AS type, id AS object_id, id AS transaction_id,
-               NULL::jsonb AS snapshot
-        FROM moved
-    ), {RECORD_EVENTS}
-    SELECT id FROM moved
-""")  # noqa: S608  # a constant
-
 
 def replay_all(
     connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
 ) -> list[dict[str, Any]]:
-    """Replay those of the dead letters that are open and whose transactions or refunds can be; return these."""
+    """Replay the open dead letters whose transactions or refunds are dead-lettered; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.REPLAYED, actor, note, _REPLAYABLE)
     transaction_ids, refund_ids = _subjects(letters)
-    if transaction_ids:
-        revived = connection.execute(_REVIVE, {"ids": transaction_ids, "attempts": ATTEMPT_LIMIT}).all()
-        for status, topic in requeueing.TRANSACTIONS.topic_of.items():
-            rows = [(row.id, row.merchant_id) for row in revived if row.status == status]
-            outbox.enqueue_of(connection, topic, rows)
-    if refund_ids:
-        refunding.replay(connection, refund_ids, ATTEMPT_LIMIT)
+    dead_lettering.revive(connection, TRANSACTIONS, transaction_ids)
+    dead_lettering.revive(connection, REFUNDS, refund_ids)
     return letters
 
 
 def discard_all(
     connection: Connection, dead_letter_ids: Sequence[UUID], actor: str, note: str | None
 ) -> list[dict[str, Any]]:
-    """Discard those of the dead letters that are open and whose money has not moved; return these."""
+    """Discard the open dead letters that no provider has approved; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.DISCARDED, actor, note, not_(_APPROVED_LATE))
     transaction_ids, refund_ids = _subjects(letters)
-    if refund_ids:
-        refunding.discard(connection, refund_ids, note)
-    if transaction_ids:
-        connection.execute(_DISCARD, {"ids": transaction_ids, "note": note})
+    dead_lettering.discard(connection, REFUNDS, refund_ids, note)
+    dead_lettering.discard(connection, TRANSACTIONS, transaction_ids, note)
     return letters
 
 
 def _subjects(letters: Sequence[dict[str, Any]]) -> tuple[list[UUID], list[UUID]]:
-    """The transactions and the refunds whose work died; the transaction of a refund is not one of them."""
+    """Return the dead transactions and the dead refunds; not the transactions of these refunds."""
     refunds = [UUID(letter["refund_id"]) for letter in letters if letter["refund_id"]]
     payments = [letter["transaction_id"] for letter in letters if not letter["refund_id"]]
     return [UUID(id) for id in payments if id], refunds
@@ -222,7 +190,7 @@ def _resolve(
     note: str | None,
     *further: ColumnElement[bool],
 ) -> list[dict[str, Any]]:
-    """Close those of the dead letters that are open and meet the `further` conditions; return these."""
+    """Close the open dead letters that meet the `further` conditions; return these."""
     closed = connection.execute(
         update(DeadLetter)
         .where(DeadLetter.id.in_(dead_letter_ids), DeadLetter.status == DeadLetterStatus.OPEN, *further)
@@ -237,7 +205,7 @@ def _resolve(
 
 
 def _refuse_unless_open(connection: Connection, dead_letter_id: UUID) -> None:
-    """Say why a dead letter could not be resolved.
+    """Raise the reason why a dead letter could not be resolved.
 
     Raises:
         NotFound: there is none with this id.
@@ -245,4 +213,4 @@ def _refuse_unless_open(connection: Connection, dead_letter_id: UUID) -> None:
     """
     letter = find(connection, dead_letter_id)
     if letter["status"] != DeadLetterStatus.OPEN:
-        raise AlreadyResolved(f"This dead letter was {letter['status']} at {letter['resolved_at']} already.")
+        raise AlreadyResolved(f"This dead letter was already {letter['status']} at {letter['resolved_at']}.")

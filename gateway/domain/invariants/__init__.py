@@ -1,1 +1,1 @@
-"""What must always be true of the database, and the check of it."""
+"""Invariants of the database, and their check."""

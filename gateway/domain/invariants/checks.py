@@ -1,9 +1,8 @@
-"""Checking the invariants, keeping what was found, and alerting about it.
+"""Check the invariants, store the results, and raise alerts.
 
-`evaluate` runs all of them on one snapshot of the database, so that payments which complete meanwhile are in it with
-everything that belongs to them or not at all. `record` keeps the result for /metrics and for the next check, and
-alerts. What a scope covers is said in `gateway.domain.invariants.payment_sql` and
-`gateway.domain.invariants.refund_sql`.
+`evaluate` checks all invariants on one snapshot of the database, which contains a payment that completes meanwhile
+either with everything that belongs to it, or not at all. `record` stores the results for /metrics and for the next
+check, and raises alerts. The scopes are described in `payment_sql` and `refund_sql`.
 """
 
 import time
@@ -16,30 +15,30 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.domain.invariants.payment_sql import PAYMENT_INVARIANTS, Invariant
 from gateway.domain.invariants.refund_sql import REFUND_INVARIANTS
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import IDS_MAX
-from gateway.ids import parse_id, rfc3339
+from gateway.ids import parse_id, rfc3339, smallest_id
 from gateway.models.invariants import InvariantCheck
 
 INVARIANTS = (*PAYMENT_INVARIANTS, *REFUND_INVARIANTS)
 ADVISORY_LOCK = 7_205_003
-"""Held while results are recorded, so that two checks at once raise one alert."""
+"""Held while results are recorded, so that concurrent checks raise one alert."""
 OVERLAP_SECONDS = 60
-"""A row is seen this much later than its time says, at most: the longest commit, and the clocks of several hosts."""
+"""Maximum delay between the time in a row and its visibility, because of long commits and different clocks."""
 WINDOW_MAX_SECONDS = 900
-"""A recent check goes back no further, however long ago the last one was: it must end before the next one."""
+"""Maximum period of a recent check, however long ago the last one was: it must end before the next one."""
 REMEMBERED_MAX = 500
-"""Offending rows of an invariant that are kept, and looked at again until they are repaired."""
+"""Maximum number of offending rows of an invariant that are stored and checked again until they are repaired."""
 ALERT_PAUSE_SECONDS = 3_600
-"""An invariant that stays broken is alerted about once in this time."""
+"""The interval of alerts about an invariant that stays broken."""
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LIMITS = {
     "client_connection_check_interval": "1s",
-    "plan_cache_mode": "force_custom_plan",  # how much a statement reads depends on its parameters
+    "plan_cache_mode": "force_custom_plan",  # the number of rows depends on the parameters
     "random_page_cost": "1.1",  # the indexes are in the order of their tables
     "work_mem": "64MB",
 }
@@ -47,7 +46,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A row that breaks an invariant: usually an id, and what is wrong with it."""
+    """An offending row: usually its id, and a description."""
 
     subject: str
     detail: str
@@ -55,7 +54,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class InvariantResult:
-    """How many rows break an invariant, and the first of them."""
+    """The number of offending rows of an invariant, and the first of them."""
 
     invariant: Invariant
     violations: int
@@ -64,7 +63,7 @@ class InvariantResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One check of all invariants. `since` is None when it covered everything; `missed` is what it did not cover."""
+    """One check of all invariants. `since` is None if it covered everything; `missed` is the time that it left out."""
 
     checked_at: datetime
     since: datetime | None
@@ -73,13 +72,13 @@ class Report:
 
     @property
     def broken(self) -> list[InvariantResult]:
-        """The invariants that do not hold."""
+        """The results of the broken invariants."""
         return [result for result in self.results if result.violations]
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What the last check of an invariant found, for /metrics."""
+    """The last result of an invariant, for /metrics."""
 
     invariant: Invariant
     checked_at: datetime
@@ -91,29 +90,29 @@ _NAMES = [invariant.name for invariant in INVARIANTS]
 
 
 def evaluate(connection: Connection, *, full: bool, horizon_seconds: int, limit_seconds: int) -> Report:
-    """Check every invariant on one snapshot; `connection` must not have run a statement in this transaction.
+    """Check every invariant on one snapshot. `connection` must not have executed a statement in this transaction.
 
     Args:
         connection: its transaction becomes REPEATABLE READ and read-only.
-        full: cover everything; else what can have changed since the last check, and what that one found.
-        horizon_seconds: an unfinished transaction that was touched within this time waits for the sweep.
-        limit_seconds: the longest that all of it may take.
+        full: whether to cover everything, or only what can have changed since the last check and its findings.
+        horizon_seconds: the time after which the sweep must have requeued an unfinished transaction.
+        limit_seconds: the maximum duration.
 
     Raises:
-        sqlalchemy.exc.OperationalError: it took longer, or the database went away.
+        sqlalchemy.exc.OperationalError: it took longer, or the database became unavailable.
     """
     deadline = time.monotonic() + limit_seconds
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     for name, value in _LIMITS.items():
         _set(connection, name, value)
-    plan_freely(connection)
+    allow_seq_scans(connection)
     checked_at: datetime = connection.execute(select(func.now())).scalar_one()
     earlier = connection.execute(select(_C.checked_at, _C.sample).where(_C.name.in_(_NAMES))).all()
     since, missed = (EVERYTHING, timedelta()) if full else _window(checked_at, [row.checked_at for row in earlier])
     known, known_keys = _known(violation["subject"] for row in earlier for violation in row.sample)
     values = {
         "since": since,
-        "from_id": _smallest_id(since),
+        "from_id": smallest_id(since),
         "known": known,
         "known_keys": known_keys,
         "horizon_seconds": horizon_seconds,
@@ -127,12 +126,12 @@ def evaluate(connection: Connection, *, full: bool, horizon_seconds: int, limit_
 
 
 def _set(connection: Connection, name: str, value: str) -> None:
-    """Change a setting of PostgreSQL until this transaction ends."""
+    """Change a setting of PostgreSQL in this transaction only."""
     connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 
 
 def _window(checked_at: datetime, earlier: Sequence[datetime]) -> tuple[datetime, timedelta]:
-    """Since when a recent check looks, and how much time it leaves out because the last one was too long ago."""
+    """Return the beginning of a recent check, and the time that it leaves out because the last one was too long ago."""
     oldest = checked_at - timedelta(seconds=WINDOW_MAX_SECONDS)
     if len(earlier) < len(INVARIANTS):
         return oldest, timedelta()
@@ -141,14 +140,9 @@ def _window(checked_at: datetime, earlier: Sequence[datetime]) -> tuple[datetime
 
 
 def _known(subjects: Iterable[str]) -> tuple[list[UUID], list[str]]:
-    """Offending rows of the last check: those with an id, and idempotency records (merchant/key)."""
+    """Return the offending rows of the last check: ids, and idempotency records (merchant/key)."""
     parsed = {subject: parse_id(subject) for subject in subjects}
     return [id for id in parsed.values() if id], [subject for subject in parsed if subject[36:37] == "/"]
-
-
-def _smallest_id(at: datetime) -> UUID:
-    """The smallest UUIDv7 of this millisecond (RFC 9562: 48 bits of milliseconds first)."""
-    return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
 def _check(connection: Connection, invariant: Invariant, values: Mapping[str, Any]) -> InvariantResult:
@@ -162,13 +156,12 @@ def _check(connection: Connection, invariant: Invariant, values: Mapping[str, An
     )
 
 
-def record(connection: Connection, report: Report, *, patience_seconds: float) -> list[str]:
-    """Keep what a check found, and raise a critical alert for each invariant that needs one; return their names.
+def record(connection: Connection, report: Report, *, grace_seconds: float) -> list[str]:
+    """Store the results of a check, and raise a critical alert for each invariant that needs one; return their names.
 
-    An invariant is alerted about when it becomes broken, again after it held in between, and once in
-    `ALERT_PAUSE_SECONDS` while it stays broken. A patient one must be broken for `patience_seconds` first: when
-    queues return after an outage, much stands still beyond the horizon until the sweep has run.
-    A report that is older than what is kept already changes nothing.
+    An alert is raised when an invariant becomes broken, and every `ALERT_PAUSE_SECONDS` while it stays broken. An
+    invariant with `has_grace` must be broken for `grace_seconds` first, because after an outage much work is overdue
+    until the sweep has run. A report that is older than the stored one changes nothing.
     """
     connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     earlier = {row.name: row for row in connection.execute(select(_C.__table__))}
@@ -179,7 +172,7 @@ def record(connection: Connection, report: Report, *, patience_seconds: float) -
         if before is not None and before.checked_at >= report.checked_at:
             continue
         row = _row(result, before, report.checked_at)
-        if _is_due(result.invariant, row, patience_seconds):
+        if _is_due(result.invariant, row, grace_seconds):
             _alert(connection, result, row["broken_since"])
             row["alerted_at"] = report.checked_at
             alerted.append(result.invariant.name)
@@ -204,10 +197,10 @@ def _row(result: InvariantResult, before: Row[*tuple[Any, ...]] | None, checked_
     }
 
 
-def _is_due(invariant: Invariant, row: Mapping[str, Any], patience_seconds: float) -> bool:
+def _is_due(invariant: Invariant, row: Mapping[str, Any], grace_seconds: float) -> bool:
     if row["broken_since"] is None:
         return False
-    if invariant.patient and row["checked_at"] - row["broken_since"] < timedelta(seconds=patience_seconds):
+    if invariant.has_grace and row["checked_at"] - row["broken_since"] < timedelta(seconds=grace_seconds):
         return False
     pause = timedelta(seconds=ALERT_PAUSE_SECONDS)
     return row["alerted_at"] is None or row["checked_at"] - row["alerted_at"] >= pause
@@ -227,13 +220,13 @@ def _alert(connection: Connection, result: InvariantResult, broken_since: dateti
             "count": result.violations,
             "broken_since": rfc3339(broken_since),
             "sample_ids": [violation.subject for violation in result.sample[:IDS_MAX]],
-            "what_to_do": f"{result.invariant.remedy} flask invariants shows all that is broken.",
+            "what_to_do": f"{result.invariant.remedy} flask invariants lists all offending rows.",
         },
     )
 
 
 def latest(connection: Connection) -> list[Latest]:
-    """What the last check of each invariant found; those never checked are left out."""
+    """Return the last result of each invariant, without those that were never checked."""
     query = select(_C.name, _C.checked_at, _C.violations).where(_C.name.in_(_NAMES))
     rows = {row.name: row for row in connection.execute(query)}
     return [

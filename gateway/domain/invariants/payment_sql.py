@@ -1,21 +1,20 @@
-"""The invariants as data: each is one SQL statement that returns the rows which break it, as `subject` and `detail`.
+"""The invariants of payments as data: each is one SQL statement that returns offending rows as `subject` and `detail`.
 
-A statement sees one state of the database, and `checks` shows all of them the same one. Each runs
-in two scopes with the same text: over everything, or over what can have changed since the last check. The second is
-a matter of the parameters `:since` (a time), `:from_id` (the smallest UUIDv7 of that time) and `:known` (what was
-found before), and of the indexes that they meet:
+All statements of a check read the same snapshot. Each statement has two scopes: everything, or what can have changed
+since the last check. The scope is determined by the parameters `:since` (a time), `:from_id` (the smallest UUIDv7 of
+that time) and `:known` (earlier findings), and by the indexes that they use:
 
-- unfinished and dead-lettered transactions and open dead letters are read all of them, whatever the scope: each has
-  an index of its own that holds nothing else;
-- other transactions when `updated_at` is in the scope (BRIN): accepted, routed, settled, failed or refunded since;
-- settlements and ledger entries when the settlement's id is (UUIDv7, so the primary key is in the order of time);
-- idempotency records when `created_at` is (BRIN).
+- unfinished and dead-lettered transactions and open dead letters are always read completely, because each has an index
+  that contains nothing else;
+- other transactions by `updated_at` (BRIN): accepted, routed, settled, failed or refunded since;
+- settlements and ledger entries by the settlement's id (UUIDv7, so the primary key is in the order of time);
+- idempotency records by `created_at` (BRIN).
 
-So the recent scope does not see what was changed around the gateway's rules: a row of a settlement made earlier, a
-transaction moved without `updated_at`, an entry added to an old source, a row deleted. The full scope does.
+So the recent scope does not find changes that bypass the gateway: a changed row of an old settlement, a transaction
+that was changed without `updated_at`, an entry that was added to an old source, a deleted row. The full scope does.
 """
 
-# ruff: noqa: S608  # every part of every statement is a constant of this module
+# ruff: noqa: S608  # composed of constants of this module
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,9 +26,9 @@ Metric = Literal["payments_unaccounted", "ledger_imbalance"]
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """Something that is true of the database at any moment. `sql` returns what breaks it: `subject`, `detail`.
+    """A condition that always holds in the database. `sql` returns offending rows: `subject`, `detail`.
 
-    A `patient` one may be broken for a moment after an outage, until the sweep has run; see `invariants.record`.
+    If it `has_grace`, it may be broken for a moment after an outage, until the sweep has run; see `checks.record`.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Invariant:
     metric: Metric | None
     sql: str
     remedy: str
-    patient: bool = False
+    has_grace: bool = False
 
 
 def _listed(statuses: frozenset[str]) -> str:
@@ -53,8 +52,8 @@ _ENTRIES = f"(e.source_id >= :from_id OR e.source_id = ANY({KNOWN}))"
 _BALANCE = "sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END)"
 _IS = "'the transaction is ' || t.status"
 
-# The rule of the sweep (payments.requeueing), with the time that the sweep itself may take. Those with an open dead
-# letter are in a place, though in the wrong one: `open_dead_letters_are_of_dead_lettered` counts them.
+# The rule of the sweep (payments.requeueing), plus the time of a sweep. `open_dead_letters_are_of_dead_lettered` counts
+# transactions with an open dead letter.
 _UNSCHEDULED = f"""
     SELECT t.id::text AS subject, {_IS} || ', untouched since ' || greatest(t.updated_at, t.requeued_at) AS detail
     FROM transactions t
@@ -81,7 +80,7 @@ _MISPLACED_LETTER = f"""
     GROUP BY t.id
 """
 
-# Known ones are found by their primary key, which has no transaction in it: hence the two parts.
+# Known records are found by their primary key, which does not contain the transaction, hence the two parts.
 _NAMELESS_RECORD = """
     WITH records AS (
         SELECT merchant_id, key, transaction_id FROM idempotency_records WHERE created_at >= :since
@@ -104,7 +103,7 @@ _UNBALANCED_SOURCE = f"""
     FROM ledger_entries e WHERE {_ENTRIES} GROUP BY e.source_id, e.currency HAVING {_BALANCE} <> 0
 """
 
-# Which entries a settlement has, as bits: 1 the clearing, 2 the merchant's part, 4 the fee, 8 one that is not its own.
+# The entries of a settlement as bits: 1 clearing, 2 the merchant's part, 4 the fee, 8 a wrong entry.
 _WITHOUT_ENTRIES = f"""
     SELECT s.id::text AS subject, 'amount ' || s.amount || ', fee ' || s.fee || ', net ' || s.net || ' ' || s.currency
            || ', with ' || count(e.id) || ' entries' AS detail
@@ -168,7 +167,7 @@ _CHARGED = f"""
     GROUP BY t.id
 """
 
-# Giving up cuts the limit to the attempts so far, which an attempt that is claimed at that moment exceeds by one.
+# Exhausting a transaction sets the limit to its attempts. A concurrently claimed attempt may exceed this by one.
 _TOO_MANY_ATTEMPTS = f"""
     SELECT t.id::text AS subject, greatest(t.attempts, max(a.number)) || ' attempts of ' || t.attempt_limit AS detail
     FROM transactions t LEFT JOIN charge_attempts a ON a.transaction_id = t.id
@@ -180,18 +179,18 @@ _TOO_MANY_ATTEMPTS = f"""
 PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "unfinished_are_scheduled",
-        "An unfinished transaction is in the outbox, in a worker's hands, or was touched within the sweep's horizon.",
+        "An unfinished transaction is in the outbox, claimed by a worker, or was updated within the sweep's horizon.",
         "payments_unaccounted",
         _UNSCHEDULED,
-        "Check that beat and the operations worker run: each sweep enqueues such transactions again.",
-        patient=True,
+        "Check that beat and the operations worker run. Each sweep requeues such transactions.",
+        has_grace=True,
     ),
     Invariant(
         "dead_lettered_have_one_open_dead_letter",
         "A dead-lettered transaction has exactly one open dead letter.",
         "payments_unaccounted",
         _WITHOUT_LETTER,
-        "No operator sees these payments. Look at their attempts, then move each back to processing or to failed.",
+        "No operator sees these payments. Check their attempts, then move each back to processing or to failed.",
     ),
     Invariant(
         "open_dead_letters_are_of_dead_lettered",
@@ -202,59 +201,59 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "idempotency_records_name_transactions",
-        "The transaction that an idempotency record names exists: the merchant was told that it was accepted.",
+        "The transaction of an idempotency record exists, because the merchant was told that it was accepted.",
         "payments_unaccounted",
         _NAMELESS_RECORD,
-        "Accepted payments are gone. Compare with a backup; their first answers are in idempotency_records.body.",
+        "Accepted payments are missing. Compare with a backup; the responses are in idempotency_records.body.",
     ),
     Invariant(
         "ledger_balances_by_currency",
         "In each currency, debits equal credits.",
         "ledger_imbalance",
         _UNBALANCED_CURRENCY,
-        "See ledger_balances_by_source for the postings that are out of balance.",
+        "See ledger_balances_by_source for the unbalanced postings.",
     ),
     Invariant(
         "ledger_balances_by_source",
-        "Of each source and currency, debits equal credits.",
+        "For each source and currency, debits equal credits.",
         "ledger_imbalance",
         _UNBALANCED_SOURCE,
-        "Compare the entries with this source_id with its settlement, and correct them with a new posting.",
+        "Compare the entries of this source_id with its settlement, and correct them with a new posting.",
     ),
     Invariant(
         "settlements_have_their_entries",
-        "A settlement has posted its amount to provider_clearing, its net and its fee to the merchant and to fees.",
+        "A settlement has posted its amount to provider_clearing, its net to merchant_payable and its fee to fees.",
         "ledger_imbalance",
         _WITHOUT_ENTRIES,
-        "Compare ledger_entries with this source_id with the settlement, and correct them with a new posting.",
+        "Compare the ledger_entries of this source_id with the settlement, and correct them with a new posting.",
     ),
     Invariant(
         "settled_have_one_settlement",
         "A completed or refunded transaction has exactly one settlement.",
         "ledger_imbalance",
         _WITHOUT_SETTLEMENT,
-        "Ask the provider what it charged for these transactions; pay nothing out for them until then.",
+        "Ask the provider what it charged for these transactions; do not pay them out until then.",
     ),
     Invariant(
         "settlements_agree_with_their_transactions",
-        "A settlement has its transaction's amount, currency, merchant and reference, and net and fee add up.",
+        "A settlement has the amount, currency, merchant and reference of its transaction, and net + fee = amount.",
         "ledger_imbalance",
         _DISAGREEING,
-        "Ask the provider what it charged; pay nothing out for these settlements until then.",
+        "Ask the provider what it charged; do not pay out these settlements until then.",
     ),
     Invariant(
         "settlements_are_of_settled",
-        "A settlement's transaction is completed or refunded: failed and canceled ones have none.",
+        "The transaction of a settlement is completed or refunded.",
         "ledger_imbalance",
         _MISPLACED_SETTLEMENT,
-        "Ask the provider whether it charged; pay nothing out for these settlements until then.",
+        "Ask the provider whether it charged; do not pay out these settlements until then.",
     ),
     Invariant(
         "entries_are_of_settled",
-        "A ledger entry's transaction is completed or refunded: failed and canceled ones have none.",
+        "The transaction of a ledger entry is completed or refunded.",
         "ledger_imbalance",
         _MISPLACED_ENTRIES,
-        "Ask the provider whether it charged, then correct the entries with this source_id with a new posting.",
+        "Ask the provider whether it charged, then correct the entries of this source_id with a new posting.",
     ),
     Invariant(
         "settled_have_an_approved_attempt",
@@ -268,13 +267,13 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
         "No attempt at a failed or canceled transaction was approved.",
         "ledger_imbalance",
         _CHARGED,
-        "The customer was charged for a payment that the merchant sees as failed: refund it at the provider.",
+        "The customer was charged for a payment that the merchant sees as failed. Refund it at the provider.",
     ),
     Invariant(
         "attempts_stay_within_their_limit",
         "A transaction has no more attempts than its limit allows.",
         None,
         _TOO_MANY_ATTEMPTS,
-        "More charges were tried than allowed: ask the provider whether it charged once.",
+        "More charges were attempted than allowed. Ask the provider whether it charged only once.",
     ),
 )

@@ -1,10 +1,10 @@
-"""The invariants of refunds, as data; see `payment_sql` for how they are read, and in which scopes.
+"""The invariants of refunds as data; see `payment_sql` for their form and their scopes.
 
-Pending and dead-lettered refunds are read all of them: each kind has an index, or an open dead letter. Others are read
-when they are new, or when their transaction was updated in the scope: whatever ends a refund updates that too.
+Pending and dead-lettered refunds are always read completely, by an index or by the open dead letters. Others are read
+if they are new, or if their transaction was updated in the scope, because every end of a refund updates it.
 """
 
-# ruff: noqa: S608  # every part of every statement is a constant of these modules
+# ruff: noqa: S608  # composed of constants of these modules
 
 from gateway.domain.invariants.payment_sql import KNOWN, TRANSACTIONS_IN_SCOPE, Invariant
 
@@ -61,7 +61,7 @@ _AMOUNTS = f"""
            AND count(f.id) > 0
 """
 
-# Which entries a refund has, as bits: 1 the merchant's part, 2 the clearing, 4 one that is not its own.
+# The entries of a refund as bits: 1 the merchant's part, 2 clearing, 4 a wrong entry.
 _ENTRIES = f"""
     SELECT f.id::text AS subject, {_IS} || ', amount ' || f.amount || ' ' || f.currency || ', with ' || count(e.id)
            || ' entries' AS detail
@@ -90,7 +90,7 @@ _GIVEN_BACK = f"""
     WHERE f.status = 'failed' AND {_IN_SCOPE} GROUP BY f.id
 """
 
-# Giving up cuts the limit to the attempts so far, which an attempt that is claimed at that moment exceeds by one.
+# Exhausting a refund sets the limit to its attempts. A concurrently claimed attempt may exceed this by one.
 _TOO_MANY_ATTEMPTS = f"""
     SELECT f.id::text AS subject, greatest(f.attempts, max(a.number)) || ' attempts of ' || f.attempt_limit AS detail
     FROM refunds f LEFT JOIN refund_attempts a ON a.refund_id = f.id
@@ -98,7 +98,7 @@ _TOO_MANY_ATTEMPTS = f"""
     GROUP BY f.id
 """
 
-# The record of a request for a refund is known by its location.
+# The record of a request for a refund is recognized by its location.
 _NAMELESS_RECORD = """
     SELECT r.merchant_id || '/' || r.key AS subject, 'there is no refund ' || substr(r.location, 13) AS detail
     FROM idempotency_records r LEFT JOIN refunds f ON f.id = substr(r.location, 13)::uuid
@@ -110,18 +110,18 @@ _NAMELESS_RECORD = """
 REFUND_INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "pending_refunds_are_scheduled",
-        "A pending refund is in the outbox, in a worker's hands, or was touched within the sweep's horizon.",
+        "A pending refund is in the outbox, claimed by a worker, or was updated within the sweep's horizon.",
         "payments_unaccounted",
         _UNSCHEDULED,
-        "Check that beat and the operations worker run: each sweep enqueues such refunds again.",
-        patient=True,
+        "Check that beat and the operations worker run. Each sweep requeues such refunds.",
+        has_grace=True,
     ),
     Invariant(
         "dead_lettered_refunds_have_one_open_dead_letter",
         "A dead-lettered refund has exactly one open dead letter.",
         "payments_unaccounted",
         _WITHOUT_LETTER,
-        "No operator sees these refunds. Look at their attempts, then move each back to pending.",
+        "No operator sees these refunds. Check their attempts, then move each back to pending.",
     ),
     Invariant(
         "open_dead_letters_are_of_dead_lettered_refunds",
@@ -132,44 +132,44 @@ REFUND_INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "idempotency_records_name_refunds",
-        "The refund that an idempotency record leads to exists: the merchant was told that it was accepted.",
+        "The refund of an idempotency record exists, because the merchant was told that it was accepted.",
         "payments_unaccounted",
         _NAMELESS_RECORD,
-        "Accepted refunds are gone. Compare with a backup; their first answers are in idempotency_records.body.",
+        "Accepted refunds are missing. Compare with a backup; the responses are in idempotency_records.body.",
     ),
     Invariant(
         "refunds_add_up",
-        "What is refunded and reserved of a transaction, and its status, is what its refunds add up to.",
+        "The refunded and the reserved amount of a transaction, and its status, agree with its refunds.",
         "ledger_imbalance",
         _AMOUNTS,
-        "Ask the provider what it gave back of these transactions; refund nothing more of them until then.",
+        "Ask the provider what it refunded of these transactions; do not refund more until then.",
     ),
     Invariant(
         "refunds_have_their_entries",
-        "A completed refund has posted its amount from the merchant to provider_clearing; every other one nothing.",
+        "A completed refund has posted its amount from merchant_payable to provider_clearing; others have no entries.",
         "ledger_imbalance",
         _ENTRIES,
-        "Compare ledger_entries with this source_id with the refund, and correct them with a new posting.",
+        "Compare the ledger_entries of this source_id with the refund, and correct them with a new posting.",
     ),
     Invariant(
         "completed_refunds_have_an_approved_attempt",
         "The last counted attempt at a completed refund was approved.",
         "ledger_imbalance",
         _UNAPPROVED,
-        "Ask the provider whether it gave the money back.",
+        "Ask the provider whether it refunded.",
     ),
     Invariant(
         "failed_refunds_were_not_given_back",
         "No attempt at a failed refund was approved.",
         "ledger_imbalance",
         _GIVEN_BACK,
-        "The customer has money back of a refund that the merchant sees as failed: correct it by hand.",
+        "The customer got a refund that the merchant sees as failed. Correct it manually.",
     ),
     Invariant(
         "refund_attempts_stay_within_their_limit",
         "A refund has no more attempts than its limit allows.",
         None,
         _TOO_MANY_ATTEMPTS,
-        "More refunds were tried than allowed: ask the provider whether it gave the money back once.",
+        "More refunds were attempted than allowed. Ask the provider whether it refunded only once.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Merchants, their users and API clients, operators, and who is still trusted."""
+"""Merchants and their owners, operators, authentication of clients, and revocations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ FIRST_CLIENT_NAME = "default"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a token speaks for: a user (by id) or an API client (by client_id). Operators have no merchant."""
+    """The subject of a token: a user (by id) or an API client (by client_id). Operators have no merchant."""
 
     subject: str
     merchant_id: UUID | None
@@ -41,7 +41,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A new merchant as its owner is told about it."""
+    """A new merchant with its owner and first API client."""
 
     user: dict[str, Any]
     merchant: dict[str, Any]
@@ -51,7 +51,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class StoredUser:
-    """What a login needs to know of a user."""
+    """A user, as a log-in needs it."""
 
     identity: Identity
     password_hash: str
@@ -59,7 +59,7 @@ class StoredUser:
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What is not trusted any more although its tokens have not expired: token ids and client_ids."""
+    """Revoked token ids and client_ids whose tokens may not have expired."""
 
     token_ids: frozenset[str]
     client_ids: frozenset[str]
@@ -83,7 +83,7 @@ def _insert_user(connection: Connection, email: str, password_hash: str, role: s
 def register(
     connection: Connection, *, email: str, password_hash: str, business_name: str, fee_basis_points: int
 ) -> Registration:
-    """Make a merchant, its owner and its first API client. `email` is in lower case.
+    """Create a merchant, its owner and its first API client. `email` is in lower case.
 
     Raises:
         EmailTaken: a user with this email exists; the caller must roll back.
@@ -116,7 +116,7 @@ def register(
 
 
 def create_operator(connection: Connection, *, email: str, password_hash: str, actor: str) -> UUID:
-    """Make an operator of the gateway. `email` is in lower case.
+    """Create an operator of the gateway; return the id. `email` is in lower case.
 
     Raises:
         EmailTaken: a user with this email exists; the caller must roll back.
@@ -127,12 +127,12 @@ def create_operator(connection: Connection, *, email: str, password_hash: str, a
 
 
 def role_of(connection: Connection, email: str) -> str | None:
-    """The role of the user with this email in lower case, if there is one."""
+    """Return the role of the user with this email in lower case, if there is one."""
     return connection.execute(select(User.role).where(User.email == email)).scalar_one_or_none()
 
 
 def find_user(connection: Connection, email: str) -> StoredUser | None:
-    """The user with this email in lower case."""
+    """Return the user with this email in lower case, if there is one."""
     row = connection.execute(
         select(User.id, User.merchant_id, User.role, User.password_hash).where(User.email == email)
     ).one_or_none()
@@ -143,7 +143,7 @@ def find_user(connection: Connection, email: str) -> StoredUser | None:
 
 
 def authenticate_client(connection: Connection, client_id: str, client_secret: str) -> Identity | None:
-    """The client with this id, unless it was revoked or the secret is neither its own nor one rotated out lately."""
+    """Return the client with this id unless it is revoked, or the secret is neither the current nor the last one."""
     row = connection.execute(
         select(
             ApiClient.merchant_id,
@@ -164,14 +164,14 @@ def authenticate_client(connection: Connection, client_id: str, client_secret: s
 
 
 def revoke_token(connection: Connection, token_id: str, expires_at: datetime) -> None:
-    """Stop trusting one access token; a second time changes nothing."""
+    """Revoke an access token. Repeating this changes nothing."""
     connection.execute(
         insert_or_skip(RevokedToken).values(jti=token_id, expires_at=expires_at).on_conflict_do_nothing()
     )
 
 
 def revocations(connection: Connection, within: timedelta) -> Revocations:
-    """What was revoked `within` this time; all that matters when it is as long as a token lives."""
+    """Return what was revoked `within` this time, which should be the maximum lifetime of a token."""
     since = func.now() - within
     tokens = select(literal("token"), RevokedToken.jti).where(
         RevokedToken.revoked_at > since, RevokedToken.expires_at > func.now()

@@ -25,16 +25,16 @@ CLIENT_ID_PREFIX = "cl_"
 CLIENT_ID_BYTES = 12
 CLIENT_SECRET_BYTES = 32
 SECRET_OVERLAP = timedelta(hours=24)
-"""How long a secret that was rotated out goes on working."""
+"""After a rotation, the previous secret remains valid for this time."""
 CLIENTS_MAX = 100
-"""API clients of a merchant."""
+"""Maximum number of API clients of a merchant."""
 CLIENTS_REMEMBERED_MAX = 1_000
-"""API clients of a merchant, with those revoked while their tokens may still be about: every process knows them all."""
+"""The same including revoked clients whose tokens may not have expired, because every process keeps these in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A client's id, and its secret, which exists nowhere else."""
+    """The id and secret of a client. The secret is stored nowhere."""
 
     client_id: str
     client_secret: str
@@ -67,7 +67,7 @@ def _new_secret() -> str:
 def insert_new(
     connection: Connection, merchant_id: UUID, name: str, scopes: Sequence[str]
 ) -> tuple[dict[str, Any], Credentials]:
-    """Store a new client as it is: the client as api.md shows it, and its credentials."""
+    """Store a new client without checks; return its representation and its credentials."""
     made = Credentials(CLIENT_ID_PREFIX + secrets.token_hex(CLIENT_ID_BYTES), _new_secret())
     row = connection.execute(
         insert(ApiClient)
@@ -87,13 +87,13 @@ def insert_new(
 def create(
     connection: Connection, merchant_id: UUID, *, name: str, scopes: Sequence[str], actor: str
 ) -> dict[str, Any]:
-    """Make a further client, shown with its secret.
+    """Create a client; return it with its secret.
 
     Raises:
-        TooManyApiClients: the merchant has `CLIENTS_MAX`, or revoked so many that `CLIENTS_REMEMBERED_MAX` is reached.
-        InvalidToken: there is no such merchant any more.
+        TooManyApiClients: the merchant has `CLIENTS_MAX`, or `CLIENTS_REMEMBERED_MAX` with the revoked ones.
+        InvalidToken: the merchant no longer exists.
     """
-    # one at a time for each merchant, so that they are counted; payments, which refer to it, do not wait for this lock
+    # serializes the count per merchant; payments, whose foreign key locks the merchant too, do not wait for this lock
     merchant = select(Merchant.id).where(Merchant.id == merchant_id).with_for_update(key_share=True)
     if connection.execute(merchant).one_or_none() is None:
         raise InvalidToken
@@ -108,42 +108,42 @@ def create(
     if clients[1] >= CLIENTS_REMEMBERED_MAX:
         raise TooManyApiClients("Too many API clients were deleted within a day; try again tomorrow.")
     shown, made = insert_new(connection, merchant_id, name, scopes)
-    _note(connection, actor, "created", merchant_id, shown)
+    _audit(connection, actor, "created", merchant_id, shown)
     return shown | {"client_secret": made.client_secret}
 
 
 def list_newest(connection: Connection, merchant_id: UUID, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` clients of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` clients of this merchant that are older than `before`, newest first."""
     query = select(*_COLUMNS).where(ApiClient.merchant_id == merchant_id, ApiClient.revoked_at.is_(None))
     return [_represent(row) for row in connection.execute(newest(query, ApiClient.id, before, limit))]
 
 
-def _theirs(merchant_id: UUID, id: UUID) -> tuple[Any, ...]:
+def _is(merchant_id: UUID, id: UUID) -> tuple[Any, ...]:
     return (ApiClient.id == id, ApiClient.merchant_id == merchant_id, ApiClient.revoked_at.is_(None))
 
 
 def find(connection: Connection, merchant_id: UUID, id: UUID) -> dict[str, Any]:
-    """One client of this merchant, as api.md shows it.
+    """Return one client of this merchant.
 
     Raises:
-        NotFound: there is none, it was revoked, or it belongs to another merchant.
+        NotFound: there is none, it is revoked, or it belongs to another merchant.
     """
-    row = connection.execute(select(*_COLUMNS).where(*_theirs(merchant_id, id))).one_or_none()
+    row = connection.execute(select(*_COLUMNS).where(*_is(merchant_id, id))).one_or_none()
     if row is None:
         raise NotFound
     return _represent(row)
 
 
 def rotate(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> dict[str, Any]:
-    """Give a client a new secret, shown with it. The one that it replaces works for `SECRET_OVERLAP` more, none before.
+    """Give a client a new secret; return it with the secret. The replaced one remains valid for `SECRET_OVERLAP`.
 
     Raises:
-        NotFound: as `find`.
+        NotFound: see `find`.
     """
     secret = _new_secret()
     row = connection.execute(
         update(ApiClient)
-        .where(*_theirs(merchant_id, id))
+        .where(*_is(merchant_id, id))
         .values(
             previous_secret_hash=ApiClient.secret_hash,
             previous_secret_until=func.now() + SECRET_OVERLAP,
@@ -154,24 +154,24 @@ def rotate(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> d
     if row is None:
         raise NotFound
     shown = _represent(row)
-    _note(connection, actor, "rotated", merchant_id, shown)
+    _audit(connection, actor, "rotated", merchant_id, shown)
     return shown | {"client_secret": secret}
 
 
 def revoke(connection: Connection, merchant_id: UUID, id: UUID, actor: str) -> None:
-    """Stop trusting a client, its secrets and its tokens, for good.
+    """Revoke a client with its secrets and tokens, permanently.
 
     Raises:
-        NotFound: as `find`.
+        NotFound: see `find`.
     """
     row = connection.execute(
-        update(ApiClient).where(*_theirs(merchant_id, id)).values(revoked_at=func.now()).returning(*_COLUMNS)
+        update(ApiClient).where(*_is(merchant_id, id)).values(revoked_at=func.now()).returning(*_COLUMNS)
     ).one_or_none()
     if row is None:
         raise NotFound
-    _note(connection, actor, "revoked", merchant_id, _represent(row))
+    _audit(connection, actor, "revoked", merchant_id, _represent(row))
 
 
-def _note(connection: Connection, actor: str, deed: str, merchant_id: UUID, shown: dict[str, Any]) -> None:
+def _audit(connection: Connection, actor: str, action: str, merchant_id: UUID, shown: dict[str, Any]) -> None:
     detail = {"merchant_id": str(merchant_id), **{name: shown[name] for name in ("client_id", "name", "scopes")}}
-    audit.record(connection, actor=actor, action=f"api_client.{deed}", subject=shown["id"], detail=detail)
+    audit.record(connection, actor=actor, action=f"api_client.{action}", subject=shown["id"], detail=detail)

@@ -1,8 +1,8 @@
 """Token buckets in PostgreSQL: one rate for all processes of all hosts.
 
-A process does not ask for each request. It leases a block of tokens and spends them in its own memory
-(gateway/api/access/rate_limits.py), so processes share only the bucket, and no payment waits for its row:
-each lease is a statement, and so a commit, of its own. The table is UNLOGGED: such a commit writes nothing to disk.
+A process leases a block of tokens and spends them in its own memory (gateway/api/access/rate_limits.py). Each lease is
+a separate commit, so no payment waits for the row of a bucket. The table is UNLOGGED, so the commit does not write to
+disk.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from ipaddress import IPv6Address, ip_address
 from sqlalchemy import Connection, text
 
 IDLE_SECONDS = 3_600
-"""By every default limit a bucket that rested this long is full again, so that its row says nothing any more."""
+"""With the default limits, a bucket that was not used for this time is full again, so its row can be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many requests per second on average, and `burst` at once after a rest.
+    """An average number of requests per second, and a `burst` after a pause.
 
-    Who runs into the limit cannot use the bucket's last `reserve` tokens until it has been full again. So a caller who
-    rests may spend a whole second's requests at once, while one who never rests gets `per_second` and no burst on top.
+    A caller that reaches the limit cannot use the last `reserve` tokens until the bucket has been full again. So a
+    caller that pauses may send a second's requests at once, and one that never pauses gets only `per_second`.
     """
 
     per_second: float
@@ -29,7 +29,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Tokens that now belong to the process that asked; `wait_seconds` until the bucket has the next one."""
+    """A number of granted tokens, and the time until the bucket has the next one."""
 
     granted: int
     wait_seconds: float
@@ -57,9 +57,9 @@ _PURGE = text("""
 
 
 def lease(connection: Connection, subject: str, limit: Limit, wanted: int) -> Lease:
-    """Take up to `wanted` tokens, at most the burst, from the subject's bucket; a new bucket is full.
+    """Take up to `wanted` tokens, at most the burst, from the bucket of `subject`. A new bucket is full.
 
-    `connection` is in autocommit: the row is held for this one statement.
+    `connection` is in autocommit, so the row is locked for this statement only.
     """
     values = {
         "subject": subject,
@@ -74,7 +74,7 @@ def lease(connection: Connection, subject: str, limit: Limit, wanted: int) -> Le
 
 
 def give_back(connection: Connection, subject: str, limit: Limit) -> None:
-    """Put one token back: what it was taken for does not count."""
+    """Return one token to the bucket."""
     connection.execute(_GIVE_BACK, {"subject": subject, "burst": limit.burst})
 
 
@@ -84,7 +84,7 @@ def remove(connection: Connection, prefix: str) -> int:
 
 
 def purge(connection: Connection, limit: int) -> int:
-    """Delete at most `limit` buckets that are full again; the number deleted."""
+    """Delete at most `limit` buckets that are full again; return their number."""
     return connection.execute(_PURGE, {"idle_seconds": IDLE_SECONDS, "limit": limit}).rowcount
 
 

@@ -1,4 +1,4 @@
-"""How much work waits at this moment, and since when: what /metrics shows of the database."""
+"""The amount of waiting work, and since when it waits, for /metrics and the limits of merchants."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from gateway.states import UNFINISHED, DeadLetterStatus, RefundStatus, Transacti
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A number of things that wait, and when the oldest of them was made."""
+    """The number of waiting objects, and the time of the oldest one."""
 
     count: int
     since: datetime | None
@@ -23,7 +23,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Everything that waits; `unfinished` by status, every status of it present."""
+    """All waiting work. `unfinished` has every unfinished status of transactions."""
 
     outbox: Waiting
     unfinished: dict[str, Waiting]
@@ -44,13 +44,13 @@ _UNFINISHED_OF = (
 
 
 def unfinished_of(connection: Connection, merchant_id: UUID, most: int) -> int:
-    """Count the unfinished transactions of a merchant, up to `most`."""
+    """Return the number of unfinished transactions of a merchant, or `most` if there are more."""
     counting = select(func.count()).select_from(_UNFINISHED_OF.subquery())
     return connection.execute(counting, {"merchant_id": merchant_id, "most": most}).scalar_one()
 
 
 def read(connection: Connection) -> Backlog:
-    """Count what waits. Each count reads an index that holds only what waits, or a table that does."""
+    """Return the waiting work. Each count reads an index or a table that contains only waiting work."""
     unfinished = dict.fromkeys(sorted(status.value for status in UNFINISHED), Waiting(0, None))
     rows = connection.execute(
         select(Transaction.status, func.count(), func.min(Transaction.created_at))

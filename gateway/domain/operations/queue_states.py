@@ -14,7 +14,7 @@ from gateway.config import settings
 from gateway.domain.shared import alerts
 
 FAILING_ALERT_SECONDS = 30
-"""A queue that takes no messages for this time is alerted: longer than a leader election or a restart."""
+"""A queue that accepts no messages for this time raises an alert. Leader elections and restarts take less."""
 STALLED_MARGIN_SECONDS = 30
 STALE_SECONDS = 90
 """Observations of the relay expire after this time, which is much longer than the interval between them."""
@@ -40,7 +40,7 @@ def stalled_after_seconds() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One observation of a queue: why it takes no messages (None if it took one), and its number of consumers."""
+    """One observation of a queue: why it accepts no messages (None if it does), and its number of consumers."""
 
     name: str
     reason: str | None

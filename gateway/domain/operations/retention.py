@@ -1,4 +1,4 @@
-"""Purging what is kept no longer: idempotency records, expired revocations, old alerts, old webhook deliveries.
+"""Purge old rows: idempotency records, expired revocations, alerts, webhook deliveries and bodies.
 
 Everything else is kept for ever.
 """
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.ids import smallest_id, utc_now
 
 IDEMPOTENCY_DAYS = 30
@@ -44,10 +44,11 @@ _STATEMENTS = tuple(
 
 
 def purge(connection: Connection, limit: int) -> int:
-    """Delete at most `limit` rows of each kind; the number of rows deleted.
+    """Delete at most `limit` rows of each table; return the number of deleted rows.
 
-    An idempotency record outlives its 30 days while its transaction, or a refund of it, waits for its final status
-    (api.md, Idempotency). A delivery's age is that of its id, so that no further index is needed.
+    An idempotency record is kept for longer if its transaction, or a refund of it, has no final status
+    (docs/idempotency.md). The age of a delivery is that of its id, so no further index is needed. A body is kept as
+    long as there may be deliveries that send it.
     """
     values = {
         "limit": limit,
@@ -56,5 +57,5 @@ def purge(connection: Connection, limit: int) -> int:
         "delivery_days": DELIVERY_DAYS,
         "first_delivery": smallest_id(utc_now(), -timedelta(days=DELIVERY_DAYS)),
     }
-    plan_freely(connection)
+    allow_seq_scans(connection)
     return sum(connection.execute(statement, values).rowcount for statement in _STATEMENTS)

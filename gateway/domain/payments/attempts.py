@@ -1,34 +1,34 @@
-"""Attempts at what providers are asked to do, charges and refunds alike: claiming them, and recording their outcomes.
+"""Claim attempts at charges and refunds.
 
-The attempt's row is the claim: its primary key (subject, number) lets one worker in, its lease says for how long, and
-its number counts against the subject's limit whatever queue, retry or redelivery brought the work. Claiming is one
-statement, and so is recording: one round trip and one commit for a list of any length.
+The row of an attempt is the claim. Its primary key (object, number) admits one worker, its lease limits the time, and
+its number counts against the object's limit, whatever queue, retry or redelivery brought the work. A list of any length
+is claimed by one statement: one round trip and one commit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, ONE_EXPECTED, rows
-from gateway.outcomes import Approved, Instruction, Outcome
+from gateway.db import LISTED
+from gateway.domain.payments.kinds import Kind
+from gateway.outcomes import Instruction
 from gateway.states import AttemptOutcome
 
 InstructionT = TypeVar("InstructionT", bound=Instruction)
 ClaimT = TypeVar("ClaimT", bound="AttemptClaim[Any]")
 
 _MAY_HAVE_HAPPENED = frozenset({AttemptOutcome.UNKNOWN, AttemptOutcome.APPROVED})
-"""Approved, yet still unfinished: the answer came after the subject had been given up."""
+"""Outcomes after which the provider may have done it. `approved` occurs if the answer came after the last lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptClaim(Generic[InstructionT]):
     """The right to send one instruction to its provider once, until the lease ends.
 
-    `in_doubt` tells that the attempt before this one has no known outcome: query the status before sending it.
+    `in_doubt`: the outcome of the previous attempt is unknown, so the status must be queried before this one is sent.
     """
 
     instruction: InstructionT
@@ -64,15 +64,15 @@ class Room:
 
 @dataclass(slots=True)
 class Claimed(Generic[ClaimT]):
-    """What a list of ids came to."""
+    """The claims of a list of ids, and the other ids by the reason why they were not claimed."""
 
     claims: list[ClaimT] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
-    """Another worker holds them, or held them when it died: come back when the lease is over."""
+    """Another worker has their lease, or had it when it died. Try again after the lease."""
     busy_seconds: int = 0
-    """The time until the last of their leases is over, in whole seconds."""
+    """The time until the last of their leases expires, in whole seconds."""
     interrupted: list[UUID] = field(default_factory=list)
-    """Their last worker died. In a list they might kill this one too, so each is to travel alone."""
+    """Their last worker died. Each must be retried in a message of its own, because it may kill this worker too."""
     exhausted: list[UUID] = field(default_factory=list)
     nonexistent: list[UUID] = field(default_factory=list)
     completed: list[UUID] = field(default_factory=list)
@@ -84,6 +84,7 @@ class Claimed(Generic[ClaimT]):
 class ClaimStatements:
     """`all` claims everything that may be claimed, `some` only as many as there is room for."""
 
+    kind: Kind
     all: TextClause
     some: TextClause
 
@@ -101,7 +102,7 @@ _FITTING = """, fitting AS MATERIALIZED (
             ) AS ordered
             WHERE nth <= :room
         ), touched AS (
-            UPDATE {subjects} s SET requeued_at = now()
+            UPDATE {table} s SET requeued_at = now()
             FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
             WHERE s.id = w.id
               AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :note_seconds)
@@ -110,25 +111,25 @@ _FITTING = """, fitting AS MATERIALIZED (
 requeued until there is room."""
 
 
-def claim_statements(
-    *, source: str, columns: str, subjects: str, attempts: str, key: str, open_status: str
-) -> ClaimStatements:
-    """Return the statements of `claim` for the `subjects` `s` in `source`; their `attempts` refer to them by `key`.
+def claim_statements(kind: Kind, *, source: str, columns: str) -> ClaimStatements:
+    """Return the statements of `claim` for the objects `s` in the joined tables `source`.
 
     Their rows contain `columns` besides what `claim` reads: `id`, `status`, `number` of the last attempt, and others.
     """
-    is_open = f"status = '{open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))"
-    fitting = _FITTING.format(open=is_open, subjects=subjects)
-    parts = {"source": source, "columns": columns, "attempts": attempts, "key": key, "open": is_open}
+    is_open = (
+        f"status = '{kind.open_status}' AND number < attempt_limit AND (NOT unfinished OR (:alone AND NOT leased))"
+    )
+    fitting = _FITTING.format(open=is_open, table=kind.table)
+    parts = {"source": source, "columns": columns, "open": is_open}
     return ClaimStatements(
-        all=_claim_statement(**parts, fitting="", fits="true"),
-        some=_claim_statement(**parts, fitting=fitting, fits="id IN (SELECT id FROM fitting)"),
+        kind=kind,
+        all=_claim_statement(kind, **parts, fitting="", fits="true"),
+        some=_claim_statement(kind, **parts, fitting=fitting, fits="id IN (SELECT id FROM fitting)"),
     )
 
 
-def _claim_statement(
-    *, source: str, columns: str, attempts: str, key: str, open: str, fitting: str, fits: str
-) -> TextClause:
+def _claim_statement(kind: Kind, *, source: str, columns: str, open: str, fitting: str, fits: str) -> TextClause:
+    attempts, key = kind.attempts, kind.key
     return text(f"""
         WITH {LISTED}, wanted AS MATERIALIZED (
             SELECT s.id, s.merchant_id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
@@ -156,7 +157,7 @@ def _claim_statement(
               AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
         )
         SELECT w.*, w.id IN (SELECT {key} FROM claimed) AS claimed, {fits} AS fits FROM wanted w
-    """)  # noqa: S608  # the parts are constants of the callers
+    """)  # noqa: S608  # constants
 
 
 def claim(
@@ -167,7 +168,6 @@ def claim(
     task_id: str,
     lease_seconds: int,
     room: Room | None,
-    open_status: str,
     of_row: Callable[[Any, bool], ClaimT],
 ) -> Claimed[ClaimT]:
     """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason.
@@ -185,14 +185,14 @@ def claim(
             "room": room.free,
             "note_seconds": room.note_seconds,
         }
-    wanted = {row.id: row for row in rows(connection, statement, values)}
+    wanted = {row.id: row for row in connection.execute(statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
     for row in wanted.values():
         if row.claimed:
             result.claims.append(of_row(row, row.unfinished or row.outcome in _MAY_HAVE_HAPPENED))
         elif row.status == "completed":
             result.completed.append(row.id)
-        elif row.status != open_status:
+        elif row.status != statements.kind.open_status:
             continue  # a duplicate of work that ended otherwise, or that is not routed yet
         elif row.unfinished and row.leased:
             result.busy.append(row.id)
@@ -207,72 +207,3 @@ def claim(
             result.busy.append(row.id)  # claimed by another worker while this statement ran
             result.busy_seconds = lease_seconds
     return result
-
-
-def results_cte(*, attempts: str, key: str, open_status: str, **more: str) -> str:
-    """CTEs that read the arrays of `results`, and of `more` (name to type), as `result`, and finish the attempts.
-
-    Subjects are to be compared with `result.open_status`, not with the literal: given that, the planner may read all
-    subjects that are open, by an index on the status, for every row of a list.
-    """
-    types = {"id": "uuid", "number": "int"} | dict.fromkeys(
-        ("outcome", "code", "message", "provider_reference"), "text"
-    )
-    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in (types | more).items())
-    return f"""result AS MATERIALIZED (
-        SELECT *, '{open_status}' AS open_status FROM unnest({arrays}) AS r ({", ".join(types | more)})
-        WHERE {ONE_EXPECTED}
-    ), attempt AS (
-        UPDATE {attempts} a
-        SET outcome = r.outcome, code = r.code, message = r.message, finished_at = now()
-        FROM result r WHERE a.{key} = r.id AND a.number = r.number
-    )"""  # noqa: S608  # the parts are constants of the callers
-
-
-DECLINED_COLUMNS = ", ".join(
-    f"failure_{name} = CASE WHEN r.outcome = 'declined' THEN {value} END"
-    for name, value in (
-        ("code", "r.code"),
-        ("message", "r.message"),
-        ("category", "'declined'"),
-        ("retryable", "false"),
-    )
-)
-"""Assignments that keep, on the subject, why a provider declined it; `r` is its row of `result`."""
-
-
-def results(outcomes: Sequence[tuple[AttemptClaim[Any], Outcome]]) -> dict[str, Any]:
-    """The arrays that `results_cte` reads."""
-    return {
-        "id": [claim.instruction.id for claim, _ in outcomes],
-        "number": [claim.instruction.attempt for claim, _ in outcomes],
-        "outcome": [type(outcome).__name__.lower() for _, outcome in outcomes],
-        "code": [None if isinstance(outcome, Approved) else outcome.code for _, outcome in outcomes],
-        "message": [None if isinstance(outcome, Approved) else outcome.message for _, outcome in outcomes],
-        "provider_reference": [outcome.reference if isinstance(outcome, Approved) else None for _, outcome in outcomes],
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A subject's status after recording; `seconds` is its age since acceptance."""
-
-    id: UUID
-    status: str
-    created_at: datetime
-    recorded_at: datetime
-
-    @property
-    def seconds(self) -> float:
-        """Time since it was accepted."""
-        return (self.recorded_at - self.created_at).total_seconds()
-
-
-def exhaust_statement(*, subjects: str, attempts: str, key: str, unfinished: str) -> TextClause:
-    """The statement that allows no further attempt at those of `:ids` that are `unfinished`, because of `:error`."""
-    return text(f"""
-        UPDATE {subjects} s
-        SET attempt_limit = (SELECT coalesce(max(number), 0) FROM {attempts} WHERE {key} = s.id),
-            last_error = :error, updated_at = now()
-        WHERE s.id = ANY(CAST(:ids AS uuid[])) AND s.status IN ({unfinished})
-    """)  # noqa: S608  # the parts are constants of the callers

@@ -1,8 +1,7 @@
-"""Balances: what a merchant's ledger entries add up to, per currency.
+"""Balances: the sums of a merchant's ledger entries, per currency.
 
-Each posting writes what it changes as a row of its own, so that postings at once do not wait for each other. `fold`
-adds those rows to the balances now and then; `of_merchant` reads both in one statement, so whatever is folded
-meanwhile, each change counts once.
+Each posting writes its change as a separate row, so that concurrent postings do not wait for each other. `fold` adds
+these rows to the balances periodically. `of_merchant` reads both in one statement, so each change counts once.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 
 _READ = text("""
     SELECT currency, CAST(sum(settled - refunded - fees) AS bigint) AS available,
@@ -27,14 +26,14 @@ _READ = text("""
 
 
 def of_merchant(connection: Connection, merchant_id: UUID) -> list[dict[str, Any]]:
-    """The balance in each currency that the merchant had money in, in minor units, by currency.
+    """Return the merchant's balance in each of its currencies, in minor units, ordered by currency.
 
-    `available` is `settled - refunded - fees`; it is below zero when the merchant owes.
+    `available` is `settled - refunded - fees`. It is negative if the merchant owes money.
     """
     return [dict(row) for row in connection.execute(_READ, {"merchant_id": merchant_id}).mappings()]
 
 
-# Two folds at once take different changes (SKIP LOCKED), and lock the balances that both need in the same order.
+# Concurrent folds take different changes (SKIP LOCKED), and lock the balances that both need in the same order.
 _FOLD = text("""
     WITH taken AS (
         DELETE FROM balance_changes WHERE id = ANY (ARRAY(
@@ -53,11 +52,11 @@ _FOLD = text("""
 
 
 def fold(connection: Connection, limit: int) -> int:
-    """Add the oldest `limit` changes that no other fold holds to their balances; how many they were."""
+    """Add the oldest `limit` changes that no other fold has locked to their balances; return their number."""
     return int(connection.execute(_FOLD, {"limit": limit}).scalar_one())
 
 
-# What a posting means for a balance: money in is debited to provider_clearing, money back is credited to it.
+# Settled amounts are debited to provider_clearing, and refunded ones are credited to it.
 _MISSTATED = text("""
     WITH kept AS (
         SELECT merchant_id, currency, sum(settled) AS settled, sum(refunded) AS refunded, sum(fees) AS fees
@@ -83,7 +82,7 @@ _MISSTATED = text("""
 
 @dataclass(frozen=True, slots=True)
 class Misstated:
-    """A balance that is not what the ledger adds up to; both as settled/refunded/fees, empty when there is none."""
+    """A balance that differs from the ledger. `kept` and `posted` are settled/refunded/fees, or empty."""
 
     merchant_id: UUID
     currency: str
@@ -92,6 +91,6 @@ class Misstated:
 
 
 def misstated(connection: Connection, limit: int) -> list[Misstated]:
-    """At most `limit` balances that differ from the ledger. Reads all of it, in one state of the database."""
-    plan_freely(connection)
+    """Return at most `limit` balances that differ from the ledger, all of which is read in one snapshot."""
+    allow_seq_scans(connection)
     return [Misstated(*row) for row in connection.execute(_MISSTATED, {"limit": limit})]

@@ -1,4 +1,4 @@
-"""Reading refunds back for the merchant who asked for them."""
+"""Find, list and represent refunds."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    """A row of `COLUMNS` as api.md shows it."""
+    """Return the representation of a row of `COLUMNS`."""
     return {
         "id": str(row.id),
         "object": "refund",
@@ -44,7 +44,7 @@ def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def find(connection: Connection, merchant_id: UUID, refund_id: UUID) -> dict[str, Any]:
-    """One refund of this merchant, as api.md shows it.
+    """Return one refund of this merchant.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -69,7 +69,7 @@ class RefundFilter:
 def list_newest(
     connection: Connection, merchant_id: UUID, wanted: RefundFilter, before: UUID | None, limit: int
 ) -> Listed:
-    """At most `limit` refunds of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` refunds of this merchant that are older than `before`, newest first."""
     within = [
         _F.merchant_id == merchant_id,
         *conditions((_F.id, lt, before), (_F.transaction_id, eq, wanted.transaction_id)),

@@ -1,7 +1,7 @@
-"""Refunding: claiming attempts at giving money back, and recording what came of them (see `attempts`).
+"""Carry out refunds: claim attempts, and record their outcomes (see `attempts` and `attempt_results`).
 
-The ledger is corrected by new entries: what the merchant is owed and what the provider holds both shrink by the amount
-of the refund. The fee of the settlement is kept.
+The ledger is corrected by new entries, which reduce the merchant's claim and the provider's debt by the amount of the
+refund. The fee of the settlement is kept.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,19 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import rows
-from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
-from gateway.domain.shared import outbox
+from gateway.domain.payments import attempt_results, attempts
+from gateway.domain.payments.attempt_results import DECLINED_COLUMNS, Recorded
+from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
+from gateway.domain.payments.kinds import REFUNDS
 from gateway.domain.shared.event_recording import RECORD_EVENTS
-from gateway.domain.shared.outbox import Topic
 from gateway.outcomes import Outcome, Refund
-from gateway.states import RefundStatus
 
 RefundClaim = AttemptClaim[Refund]
 
 _CLAIM = attempts.claim_statements(
+    REFUNDS,
     source="refunds s JOIN transactions t ON t.id = s.transaction_id",
     columns="s.amount, s.currency, t.payment_method, t.provider_reference AS charge_reference",
-    subjects="refunds",
-    attempts="refund_attempts",
-    key="refund_id",
-    open_status=RefundStatus.PENDING,
 )
 
 
@@ -36,14 +31,7 @@ def claim(
 ) -> Claimed[RefundClaim]:
     """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason."""
     return attempts.claim(
-        connection,
-        _CLAIM,
-        ids,
-        task_id=task_id,
-        lease_seconds=lease_seconds,
-        room=room,
-        open_status=RefundStatus.PENDING,
-        of_row=_claim_of,
+        connection, _CLAIM, ids, task_id=task_id, lease_seconds=lease_seconds, room=room, of_row=_claim_of
     )
 
 
@@ -54,7 +42,7 @@ def _claim_of(row: Any, in_doubt: bool) -> RefundClaim:  # noqa: FBT001  # a cal
     )
 
 
-_SETTLING_UP = """released AS (
+APPLY_ENDED_REFUNDS = """released AS (
         SELECT transaction_id, sum(amount) AS reserved,
                coalesce(sum(amount) FILTER (WHERE status = 'completed'), 0) AS refunded
         FROM moved WHERE status IN ('completed', 'failed') GROUP BY transaction_id
@@ -75,11 +63,11 @@ _SETTLING_UP = """released AS (
     )"""
 """CTEs that apply the ended refunds in `moved` to their transactions, and list the events for `RECORD_EVENTS`.
 
-A list may end several refunds of one transaction. Transactions are locked in the order of their ids: two workers that
-end refunds of the same ones wait for each other, but never in a circle.
+A list may end several refunds of one transaction. Transactions are locked in the order of their ids, so two workers
+that end refunds of the same transactions cannot deadlock.
 """
 
-_RESULTS = attempts.results_cte(attempts="refund_attempts", key="refund_id", open_status=RefundStatus.PENDING)
+_RESULTS = attempt_results.results_cte(REFUNDS)
 _RECORD = text(f"""
     WITH {_RESULTS}, moved AS (
         UPDATE refunds f
@@ -103,57 +91,19 @@ _RECORD = text(f"""
         INSERT INTO balance_changes (merchant_id, currency, settled, refunded, fees)
         SELECT merchant_id, currency, 0, sum(amount), 0 FROM moved WHERE status = 'completed'
         GROUP BY merchant_id, currency
-    ), {_SETTLING_UP}, {RECORD_EVENTS}
+    ), {APPLY_ENDED_REFUNDS}, {RECORD_EVENTS}
     SELECT id, status, created_at, now() AS recorded_at FROM moved
 """)  # noqa: S608  # a constant
 
 
 def record(connection: Connection, outcomes: Sequence[tuple[RefundClaim, Outcome]]) -> list[Recorded]:
-    """Write what each claimed attempt came to: its row, both statuses, the ledger entries, the reserved amount.
+    """Store the outcome of each claimed attempt: its row, both statuses, the ledger entries, the reserved amount.
 
-    Only a refund that is still `pending` moves; one that another worker finished first keeps its state and is left
-    out of the answer.
+    Only refunds that are still `pending` are changed and returned, not those that another worker finished.
     """
-    return [Recorded(*row) for row in rows(connection, _RECORD, attempts.results(outcomes))]
-
-
-_REVIVE = text("""
-    UPDATE refunds
-    SET status = 'pending', attempt_limit = attempts + :attempts, requeues = 0, requeued_at = NULL, last_error = NULL,
-        updated_at = now(),
-        failure_code = NULL, failure_message = NULL, failure_category = NULL, failure_retryable = NULL
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-    RETURNING id, merchant_id
-""")
-
-_DISCARD = text(f"""
-    WITH moved AS (
-        UPDATE refunds
-        SET status = 'failed', failure_code = 'discarded', failure_category = 'discarded', failure_retryable = false,
-            failure_message = coalesce(:note, 'An operator discarded this refund.'), updated_at = now()
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'dead_lettered'
-        RETURNING id, transaction_id, merchant_id, amount, status
-    ), {_SETTLING_UP}, {RECORD_EVENTS}
-    SELECT id FROM moved
-""")  # noqa: S608  # a constant
-
-
-def replay(connection: Connection, ids: Sequence[UUID], attempts: int) -> None:
-    """Give those of `ids` that are dead-lettered so many fresh attempts, and enqueue them."""
-    revived = connection.execute(_REVIVE, {"ids": list(ids), "attempts": attempts}).all()
-    outbox.enqueue_of(connection, Topic.REFUND_REQUESTED, [(row.id, row.merchant_id) for row in revived])
-
-
-def discard(connection: Connection, ids: Sequence[UUID], note: str | None) -> None:
-    """Give those of `ids` that are dead-lettered up for good: they fail, and what they reserved is released."""
-    connection.execute(_DISCARD, {"ids": list(ids), "note": note})
-
-
-_EXHAUST = attempts.exhaust_statement(
-    subjects="refunds", attempts="refund_attempts", key="refund_id", unfinished="'pending'"
-)
+    return [Recorded(*row) for row in connection.execute(_RECORD, attempt_results.values(outcomes))]
 
 
 def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
-    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})
+    """Allow no further attempt at the unfinished ones of `ids`, because of an `error` that a retry cannot solve."""
+    attempt_results.exhaust(connection, REFUNDS, ids, error)

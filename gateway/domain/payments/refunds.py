@@ -1,7 +1,7 @@
-"""Asking for refunds and reading them back.
+"""Create refunds.
 
-A refund reserves its amount in its transaction from the start, so that any number of them at once never exceeds what
-was paid. The reservation ends with the refund: see `gateway.domain.payments.refunding`.
+A refund reserves its amount in its transaction, so that concurrent refunds never exceed the paid amount. The
+reservation ends with the refund; see `gateway.domain.payments.refunding`.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from gateway.states import SETTLED
 
 @dataclass(frozen=True, slots=True)
 class NewRefund:
-    """What a merchant asks for, validated; `amount` in minor units, None for all that is left."""
+    """A validated request for a refund; `amount` in minor units, None for all that is refundable."""
 
     amount: int | None = None
     reason: str | None = None
 
 
-# One statement decides and does it. `paid` waits for whoever has the transaction in hand, sees what it left, and keeps
-# others off. The UPDATE reads `paid`, since its own scan and the CHECKs begin at the row as it was before the wait.
+# One statement decides and writes. `paid` waits for the lock of the transaction, reads its newest version and keeps the
+# lock. The UPDATE uses the values of `paid`, because its own scan starts with the version from before the wait.
 _CREATE = text(f"""
     WITH paid AS MATERIALIZED (
         SELECT id, status, amount_refund_reserved, amount - amount_refunded - amount_refund_reserved AS refundable
@@ -55,12 +55,12 @@ _CREATE = text(f"""
 def create(
     connection: Connection, merchant_id: UUID, transaction_id: UUID, new: NewRefund, request_id: str
 ) -> dict[str, Any]:
-    """Reserve the amount, store the refund with its outbox row, and return it as api.md shows it.
+    """Reserve the amount, store the refund with its outbox row, and return its representation.
 
     Raises:
         NotFound: this merchant has no such transaction.
-        InvalidState: it is not settled, so there is nothing to give back.
-        AmountExceedsRefundable: more than is left, or nothing is.
+        InvalidState: the transaction is not settled.
+        AmountExceedsRefundable: the amount exceeds the refundable amount, or nothing is refundable.
     """
     values = {
         "id": new_id(),
@@ -78,6 +78,6 @@ def create(
         return of_row(row)
     if row.paid_status not in SETTLED:
         raise InvalidState(f"This transaction is {row.paid_status}; only a completed one can be refunded.")
-    detail = f"{row.refundable} of this transaction is left to be refunded."
+    detail = f"The refundable amount of this transaction is {row.refundable}."
     error = FieldError(pointer="/amount", code=AmountExceedsRefundable.code, detail=detail)
     raise AmountExceedsRefundable(detail, errors=[error])

@@ -1,4 +1,4 @@
-"""Choosing a provider for each accepted transaction: `pending` becomes `processing`."""
+"""Choose a provider for each accepted transaction: `pending` becomes `processing`."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import LISTED, WITHOUT_WAITING_FOR_THE_DISK, rows
+from gateway.db import ASYNC_COMMIT, LISTED
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
@@ -23,7 +23,7 @@ class NoProvider(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where payments in some currencies go: a provider's name, and why it was chosen."""
+    """The provider for some currencies, and the reason for the choice."""
 
     provider: str
     reason: str
@@ -32,23 +32,23 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What became of a list of ids: routed now or before, and those that no transaction has."""
+    """The result of a list of ids: those routed now or before, and those of no transaction."""
 
     routed: list[UUID]
     nonexistent: list[UUID]
 
 
-# One statement: what it finds and what it moves. The status is compared with a column, not with a literal: given that,
-# the planner may read all pending transactions, by an index on the status, for every list.
+# One statement reads and changes. The status is compared with a column, not with a literal. With a literal, the planner
+# may read all pending transactions by an index on the status, for every list.
 _ROUTE = text(f"""
-    WITH {LISTED}, hasty AS MATERIALIZED ({WITHOUT_WAITING_FOR_THE_DISK}), choice AS MATERIALIZED (
+    WITH {LISTED}, async_commit AS MATERIALIZED ({ASYNC_COMMIT}), choice AS MATERIALIZED (
         SELECT *, '{TransactionStatus.PENDING}' AS open_status
         FROM json_to_recordset(CAST(:routes AS json)) AS c (provider text, reason text, currencies text[])
     ), moved AS (
         UPDATE transactions t
         SET status = '{TransactionStatus.PROCESSING}', provider = c.provider, routing_reason = c.reason,
             routed_at = now(), updated_at = now()
-        FROM hasty, listed l, choice c
+        FROM async_commit, listed l, choice c
         WHERE t.id = l.id AND t.currency = ANY(c.currencies) AND t.status = c.open_status
         RETURNING t.id
     )
@@ -58,14 +58,14 @@ _ROUTE = text(f"""
 
 
 def route(connection: Connection, ids: Sequence[UUID], routes: tuple[Route, ...]) -> Routed:
-    """Route those of `ids` that are pending, by their currency; each is in one of `routes` at most.
+    """Route those of `ids` that are pending, by their currency. Each currency is in at most one of `routes`.
 
-    Ids routed by an earlier run of the same message are returned too: their settlement may not have been requested.
+    Ids that an earlier run of the same message routed are returned too, because their next step may not be published.
 
     Raises:
-        NoProvider: `routes` lacks a currency; the others are routed.
+        NoProvider: `routes` lacks a currency. The other transactions are routed.
     """
-    found = rows(connection, _ROUTE, {"ids": list(ids), "routes": _as_json(routes)})
+    found = connection.execute(_ROUTE, {"ids": list(ids), "routes": _as_json(routes)}).all()
     left = {row.id: row.currency for row in found if row.status == TransactionStatus.PENDING and not row.moved}
     if unroutable := sorted(set(left.values()).difference(*(one.currencies for one in routes))):
         raise NoProvider(f"no provider takes payments in {', '.join(unroutable)}")
@@ -81,7 +81,7 @@ def _as_json(routes: tuple[Route, ...]) -> str:
 
 
 def _processing(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
-    """Those that another worker routed meanwhile: who hands them on is not known, so we do too."""
+    """Return those of `ids` that another worker has routed. It may die before it publishes their next step."""
     if not ids:
         return set()
     query = select(Transaction.id).where(Transaction.id.in_(ids), Transaction.status == TransactionStatus.PROCESSING)

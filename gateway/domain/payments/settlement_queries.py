@@ -1,4 +1,4 @@
-"""Reading settlements back for the merchant whom they are for."""
+"""Find, list and represent settlements."""
 
 from collections.abc import Sequence
 from operator import eq
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    """A row of `COLUMNS` as api.md shows it."""
+    """Return the representation of a row of `COLUMNS`."""
     plain = ("amount", "fee", "net", "currency", "status", "provider", "provider_reference", "attempts")
     return {
         "id": str(row.id),
@@ -32,7 +32,7 @@ def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def find(connection: Connection, merchant_id: UUID, settlement_id: UUID) -> dict[str, Any]:
-    """One settlement of this merchant, as api.md shows it.
+    """Return one settlement of this merchant.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -47,7 +47,7 @@ def find(connection: Connection, merchant_id: UUID, settlement_id: UUID) -> dict
 def list_newest(
     connection: Connection, merchant_id: UUID, transaction_id: UUID | None, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    """At most `limit` settlements of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` settlements of this merchant that are older than `before`, newest first."""
     wanted = conditions((_S.transaction_id, eq, transaction_id))
     query = select(*COLUMNS).where(_S.merchant_id == merchant_id, *wanted)
     return [of_row(row) for row in connection.execute(newest(query, _S.id, before, limit))]

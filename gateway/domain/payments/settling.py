@@ -1,4 +1,4 @@
-"""Settling: claiming attempts at charging, and recording what came of them (see `gateway.domain.payments.attempts`)."""
+"""Settle transactions: claim attempts at charges, and record their outcomes (see `attempts` and `attempt_results`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from gateway.db import rows
-from gateway.domain.payments import attempts
-from gateway.domain.payments.attempts import DECLINED_COLUMNS, AttemptClaim, Claimed, Recorded, Room
+from gateway.domain.payments import attempt_results, attempts
+from gateway.domain.payments.attempt_results import DECLINED_COLUMNS, Recorded
+from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.ids import new_id
 from gateway.money import fee_of
 from gateway.outcomes import Charge, Outcome
-from gateway.states import TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,9 @@ class ChargeClaim(AttemptClaim[Charge]):
 
 
 _CLAIM = attempts.claim_statements(
+    TRANSACTIONS,
     source="transactions s JOIN merchants m ON m.id = s.merchant_id",
     columns="s.amount, s.currency, s.payment_method, m.fee_basis_points",
-    subjects="transactions",
-    attempts="charge_attempts",
-    key="transaction_id",
-    open_status=TransactionStatus.PROCESSING,
 )
 
 
@@ -39,14 +36,7 @@ def claim(
 ) -> Claimed[ChargeClaim]:
     """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason."""
     return attempts.claim(
-        connection,
-        _CLAIM,
-        ids,
-        task_id=task_id,
-        lease_seconds=lease_seconds,
-        room=room,
-        open_status=TransactionStatus.PROCESSING,
-        of_row=_claim_of,
+        connection, _CLAIM, ids, task_id=task_id, lease_seconds=lease_seconds, room=room, of_row=_claim_of
     )
 
 
@@ -56,13 +46,7 @@ def _claim_of(row: Any, in_doubt: bool) -> ChargeClaim:  # noqa: FBT001  # a cal
     return ChargeClaim(charge, row.merchant_id, row.provider, in_doubt, last, row.request_id, row.fee_basis_points)
 
 
-_RESULTS = attempts.results_cte(
-    attempts="charge_attempts",
-    key="transaction_id",
-    open_status=TransactionStatus.PROCESSING,
-    fee="bigint",
-    settlement_id="uuid",
-)
+_RESULTS = attempt_results.results_cte(TRANSACTIONS, fee="bigint", settlement_id="uuid")
 _RECORD = text(f"""
     WITH {_RESULTS}, moved AS (
         UPDATE transactions t
@@ -110,23 +94,17 @@ _RECORD = text(f"""
 
 
 def record(connection: Connection, outcomes: Sequence[tuple[ChargeClaim, Outcome]]) -> list[Recorded]:
-    """Write what each claimed attempt came to: its row, the status, the settlement, the ledger entries.
+    """Store the outcome of each claimed attempt: its row, the status, the settlement, the ledger entries.
 
-    Only a transaction that is still `processing` moves; one that another worker finished first keeps its state
-    and is left out of the answer.
+    Only transactions that are still `processing` are changed and returned, not those that another worker finished.
     """
-    values = attempts.results(outcomes) | {
+    values = attempt_results.values(outcomes) | {
         "fee": [fee_of(claim.instruction.amount, claim.fee_basis_points) for claim, _ in outcomes],
         "settlement_id": [new_id() for _ in outcomes],
     }
-    return [Recorded(*row) for row in rows(connection, _RECORD, values)]
-
-
-_EXHAUST = attempts.exhaust_statement(
-    subjects="transactions", attempts="charge_attempts", key="transaction_id", unfinished="'pending', 'processing'"
-)
+    return [Recorded(*row) for row in connection.execute(_RECORD, values)]
 
 
 def exhaust(connection: Connection, ids: Sequence[UUID], error: str) -> None:
-    """Allow no further attempt at `ids`, whose processing fails for a reason that a retry does not change."""
-    connection.execute(_EXHAUST, {"ids": list(ids), "error": error})
+    """Allow no further attempt at the unfinished ones of `ids`, because of an `error` that a retry cannot solve."""
+    attempt_results.exhaust(connection, TRANSACTIONS, ids, error)

@@ -1,7 +1,7 @@
-"""Everything that happened to a transaction, put together from the rows that it left behind.
+"""The history of a transaction, derived from the rows of all tables that concern it.
 
-One statement reads it all from one state of the database. Times are those of the row that each thing wrote; things of
-one commit have the same time, and then stand in the order in which one leads to the other.
+One statement reads one snapshot of the database. The time of an entry is the one in its row. Entries of one commit have
+the same time; they are in causal order.
 """
 
 from enum import StrEnum
@@ -18,7 +18,7 @@ ENTRIES_MAX = 1_000
 
 
 class EntryType(StrEnum):
-    """What can happen to a transaction, in the order in which things of one commit lead to each other."""
+    """The types of entries, in their causal order within one commit."""
 
     TRANSACTION_CREATED = "transaction.created"
     TRANSACTION_ROUTED = "transaction.routed"
@@ -51,9 +51,10 @@ _RANKS = ", ".join(f"'{kind}'" for kind in _T)
 
 
 def _attempts(table: str, owner: str, started: EntryType, finished: EntryType, of: str) -> str:
-    """Attempts of `table` at the rows of the CTE `of`, which `owner` refers to, with the pause before each.
+    """Return the SQL of the attempts in `table` at the rows of the CTE `of`, with the delay before each.
 
-    What an adapter of ours raised is for the operators, so it has no message here.
+    `owner` is the column of `table` that references `of`. Errors of adapters are for operators only, so the message is
+    omitted.
     """
     named = "jsonb_build_object('refund_id', a.refund_id) || " if of == "refund" else ""
     return f"""
@@ -74,8 +75,8 @@ def _milliseconds(interval: str) -> str:
     return f"round(extract(epoch FROM {interval}) * 1000)::bigint"
 
 
-# A letter's id tells when it was stored, and its subject declared dead with it: the broker's time of death has
-# whole seconds. Who resolved it is for the audit log.
+# The time in a dead letter's id is when the letter was stored and its transaction dead-lettered; the broker's time has
+# only whole seconds. The operator who resolved it is in the audit log.
 _DEAD_LETTERS = """
     SELECT v.at, CASE WHEN d.refund_id IS NULL THEN 'transaction.' ELSE 'refund.' END || v.what,
            CASE WHEN d.refund_id IS NULL THEN v.detail ELSE v.detail || jsonb_build_object('refund_id', d.refund_id) END
@@ -141,7 +142,7 @@ _TIMELINE = text(f"""
 
 
 def of_transaction(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> list[dict[str, Any]]:
-    """The first `ENTRIES_MAX` things that happened to one transaction of this merchant, oldest first.
+    """Return the first `ENTRIES_MAX` entries of one transaction of this merchant, oldest first.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.

@@ -1,4 +1,4 @@
-"""Reading transactions back for the merchant who made them."""
+"""Find, list and represent transactions."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,58 +16,48 @@ from gateway.ids import rfc3339
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus
 
-
-def represent(
-    *,
-    id: UUID,
-    merchant_id: UUID,
-    created_at: datetime,
-    updated_at: datetime,
-    completed_at: datetime | None = None,
-    provider: str | None = None,
-    provider_reference: str | None = None,
-    failure: dict[str, Any] | None = None,
-    attempts: int = 0,
-    amount_refunded: int = 0,
-    **plain: Any,
-) -> dict[str, Any]:
-    """A transaction as api.md shows it."""
-    return {
-        "id": str(id),
-        "object": "transaction",
-        "merchant_id": str(merchant_id),
-        **plain,
-        "provider": provider,
-        "provider_reference": provider_reference,
-        "failure": failure,
-        "attempts": attempts,
-        "amount_refunded": amount_refunded,
-        "created_at": rfc3339(created_at),
-        "updated_at": rfc3339(updated_at),
-        "completed_at": rfc3339(completed_at) if completed_at else None,
-    }
-
-
 _T = Transaction
-COLUMNS = (
-    _T.id, _T.merchant_id, _T.amount, _T.currency, _T.status, _T.payment_method, _T.reference, _T.description,
-    _T.customer_id, _T.metadata_, _T.provider, _T.provider_reference, _T.failure_code, _T.failure_message,
-    _T.failure_category, _T.failure_retryable, _T.attempts, _T.amount_refunded, _T.created_at, _T.updated_at,
-    _T.completed_at,
+_SHOWN = (
+    "id", "object", "merchant_id", "amount", "currency", "status", "payment_method", "reference", "description",
+    "customer_id", "metadata", "provider", "provider_reference", "failure", "attempts", "amount_refunded", "created_at",
+    "updated_at", "completed_at",
 )  # fmt: skip
+"""The members of a transaction's representation, in their order."""
+_FAILURE = ("failure_code", "failure_message", "failure_category", "failure_retryable")
+COLUMNS = tuple(
+    _T.__table__.columns[name] for name in (*(name for name in _SHOWN if name not in {"object", "failure"}), *_FAILURE)
+)
+"""The columns that `represent` needs."""
+_UNSET: dict[str, Any] = {
+    "object": "transaction",
+    "provider": None,
+    "provider_reference": None,
+    "failure": None,
+    "attempts": 0,
+    "amount_refunded": 0,
+    "completed_at": None,
+}
+"""The members of a transaction that was just accepted, unless it has others."""
+
+
+def represent(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the representation of a transaction with these `values` by name. Ids and times are converted to text."""
+    found = _UNSET | values
+    shown = {name: found[name] for name in _SHOWN}
+    shown["id"], shown["merchant_id"] = str(shown["id"]), str(shown["merchant_id"])
+    for name in ("created_at", "updated_at", "completed_at"):
+        if shown[name] is not None:
+            shown[name] = rfc3339(shown[name])
+    return shown
 
 
 def of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    """A row of `COLUMNS` as api.md shows it."""
-    plain = ("amount", "currency", "status", "payment_method", "reference", "description", "customer_id", "metadata")
-    shown = ("id", "merchant_id", "provider", "provider_reference", "attempts", "amount_refunded")
-    times = ("created_at", "updated_at", "completed_at")
-    values = row._mapping
-    return represent(failure=failure_of(row), **{name: values[name] for name in plain + shown + times})
+    """Return the representation of a row of `COLUMNS`."""
+    return represent({**row._mapping, "failure": failure_of(row)})
 
 
 def find(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dict[str, Any]:
-    """One transaction of this merchant, as api.md shows it.
+    """Return one transaction of this merchant.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -81,9 +71,9 @@ def find(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dic
 
 
 ID_LAG = timedelta(seconds=1)
-"""A transaction's id and its `created_at` were made together, and since 0002 are of the same millisecond."""
+"""The id and `created_at` of a transaction are made together; since migration 0002 from the same millisecond."""
 INDEXED_STATUSES = frozenset(TransactionStatus) - {TransactionStatus.COMPLETED}
-"""Those that the index of uncommon statuses holds: it leaves out the one that most transactions end in."""
+"""The statuses in the index of uncommon statuses, which omits the status of most transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +90,10 @@ class TransactionFilter:
     amount_max: int | None = None
 
     def criteria(self) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
-        """The filter as SQL: what the one index that finds the fewest rows answers, and all the rest."""
+        """Return the filter as SQL: the conditions for the most selective index, and the other ones."""
         indexed = conditions((_T.reference, eq, self.reference), (_T.customer_id, eq, self.customer_id))
         if self.status is not None:
-            # A constant, not a parameter: a plan for any status could not use an index that holds only some.
+            # A constant, not a parameter: a plan for any status could not use an index that contains only some.
             has_status = _T.status == literal_column(f"'{self.status.value}'")
             indexed += [has_status] if self.status in INDEXED_STATUSES else []
         wanted = indexed[1:] + conditions(
@@ -120,7 +110,7 @@ class TransactionFilter:
 def list_newest(
     connection: Connection, merchant_id: UUID, wanted: TransactionFilter, before: UUID | None, limit: int
 ) -> Listed:
-    """At most `limit` transactions of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` transactions of this merchant that are older than `before`, newest first."""
     indexed, rest = wanted.criteria()
     within = [_T.merchant_id == merchant_id, *conditions((_T.id, lt, before)), *indexed]
     return search(connection, columns=COLUMNS, id=_T.id, represent=of_row, within=within, wanted=rest, limit=limit)

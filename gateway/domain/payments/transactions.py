@@ -1,33 +1,34 @@
-"""Accepting transactions, and canceling them before they are routed."""
+"""Accept transactions, and cancel them before they are routed."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, fields
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+from sqlalchemy.dialects import postgresql
 
-from gateway.db import rows
 from gateway.domain.payments.transaction_queries import COLUMNS, find, of_row, represent
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.domain.shared.idempotency import IdempotencyKey, StoredResponse, first_response, wait_for_first_request
 from gateway.domain.shared.outbox import Topic
 from gateway.errors import IdempotencyInProgress, InvalidState
 from gateway.ids import new_id, time_of
+from gateway.models import all_tables
+from gateway.models.transactions import Transaction
 from gateway.states import EventType, TransactionStatus
 
 MAX_RETRIES = 3
 ATTEMPT_LIMIT = 1 + MAX_RETRIES
-"""Attempts at one transaction before it is dead-lettered: the first one and its retries."""
+"""Maximum number of attempts at one transaction before it is dead-lettered: the first one and its retries."""
 TIME_OFF_MAX_SECONDS = 120
 """Maximum difference between the time that a process assigned to a transaction and the database's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewTransaction:
-    """What a merchant asks for, validated; `amount` in minor units."""
+    """A validated request for a transaction; `amount` in minor units."""
 
     amount: int
     currency: str
@@ -40,7 +41,7 @@ class NewTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A transaction to be stored, as its merchant is going to see it, and the answer that tells so."""
+    """A transaction to be stored: its representation `shown`, and the response to its request."""
 
     id: UUID
     merchant_id: UUID
@@ -51,22 +52,31 @@ class Acceptance:
 
     @classmethod
     def of(cls, merchant_id: UUID, new: NewTransaction, request_id: str, key: IdempotencyKey | None) -> "Acceptance":
-        """The acceptance of what a merchant asks for. Nothing is stored yet."""
+        """Return the acceptance of a request. Nothing is stored yet."""
         id = new_id()
-        shown = _as_accepted(id, merchant_id, new, time_of(id))
+        now = time_of(id)
+        values = {"id": id, "merchant_id": merchant_id, "status": _PENDING, "created_at": now, "updated_at": now}
+        shown = represent(values | {name: getattr(new, name) for name in _REQUESTED})
         return cls(
             id, merchant_id, shown, request_id, key, StoredResponse(201, json.dumps(shown), location_of(shown["id"]))
         )
 
 
+_PENDING = TransactionStatus.PENDING.value
+_REQUESTED = tuple(field.name for field in fields(NewTransaction))
+_STORED = ("id", "merchant_id", *_REQUESTED, "request_id", "created_at")
+"""The columns that an accepted transaction sets."""
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_COLUMNS = all_tables().tables[Transaction.__tablename__].columns  # with the types of foreign keys
+_TYPES = {name: _COLUMNS[name].type.compile(_DIALECT) for name in _STORED}
+
 # One statement is one round trip and one commit: transaction, outbox row and idempotency record exist together or not
-# at all. A repeat waits for the first request's commit on the record's unique key, then inserts nothing. Two lists with
-# the same keys wait for each other in the order of the keys, never in a circle.
+# at all. A repeat waits for the first request's commit on the record's unique key, then inserts nothing. Lists with the
+# same keys insert them in the order of the keys, so they cannot deadlock.
 _STORE = text(f"""
     WITH new AS MATERIALIZED (
         SELECT * FROM json_to_recordset(CAST(:acceptances AS json)) AS n (
-            id uuid, merchant_id uuid, amount bigint, currency text, payment_method text, reference text,
-            description text, customer_id text, metadata jsonb, request_id text, created_at timestamptz,
+            {", ".join(f"{name} {_TYPES[name]}" for name in _STORED)},
             key text, request_hash text, location text, http_status int, body text)
         WHERE created_at BETWEEN now() - make_interval(secs => {TIME_OFF_MAX_SECONDS})
                              AND now() + make_interval(secs => {TIME_OFF_MAX_SECONDS})
@@ -76,10 +86,8 @@ _STORE = text(f"""
         FROM new WHERE key IS NOT NULL ORDER BY merchant_id, key
         ON CONFLICT DO NOTHING RETURNING transaction_id
     ), accepted AS (
-        INSERT INTO transactions (id, merchant_id, amount, currency, payment_method, reference, description,
-                                  customer_id, metadata, attempt_limit, request_id, created_at, updated_at)
-        SELECT id, merchant_id, amount, currency, payment_method, reference, description, customer_id,
-               metadata, {ATTEMPT_LIMIT}, request_id, created_at, created_at
+        INSERT INTO transactions ({", ".join(_STORED)}, updated_at, attempt_limit)
+        SELECT {", ".join(_STORED)}, created_at, {ATTEMPT_LIMIT}
         FROM new WHERE key IS NULL OR id IN (SELECT transaction_id FROM record)
         RETURNING id, merchant_id
     )
@@ -89,7 +97,7 @@ _STORE = text(f"""
 
 
 def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[bool]:
-    """Store transactions with their outbox rows; return for each whether it was stored. If not, `repeat` finds out why.
+    """Store transactions with their outbox rows; return for each whether it was stored. If not, `repeat` tells why.
 
     `connection` may be in autocommit: a single statement does all of the writing.
 
@@ -99,7 +107,7 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
     with wait_for_first_request():
-        stored = {row.subject_id for row in rows(connection, _STORE, values)}
+        stored = {row.subject_id for row in connection.execute(_STORE, values)}
     return [acceptance.id in stored for acceptance in acceptances]
 
 
@@ -120,55 +128,32 @@ def repeat(connection: Connection, acceptance: Acceptance) -> StoredResponse | N
         return None
 
 
-_STORED = (
-    "id", "merchant_id", "amount", "currency", "payment_method", "reference", "description", "customer_id", "metadata",
-    "created_at",
-)  # fmt: skip
-
-
 def _row_of(acceptance: Acceptance) -> dict[str, Any]:
-    """A row of `new` in `_STORE`; members that it does not name are NULL."""
-    shown, key, answer = acceptance.shown, acceptance.key, acceptance.response
-    row = {name: shown[name] for name in _STORED}
-    row["request_id"] = acceptance.request_id
+    """Return a row of `new` in `_STORE`. Members that it does not name are NULL."""
+    key, response = acceptance.key, acceptance.response
+    values = {**acceptance.shown, "request_id": acceptance.request_id}
+    row = {name: values[name] for name in _STORED}
     if key is not None:
         row |= {
             "key": key.key,
             "request_hash": key.request_hash.hex(),
-            "location": answer.location,
-            "http_status": answer.status,
-            "body": answer.body,
+            "location": response.location,
+            "http_status": response.status,
+            "body": response.body,
         }
     return row
 
 
 def location_of(transaction_id: UUID | str) -> str:
-    """The path of a transaction."""
+    """Return the path of a transaction."""
     return f"/v1/transactions/{transaction_id}"
-
-
-def _as_accepted(transaction_id: UUID, merchant_id: UUID, new: NewTransaction, now: datetime) -> dict[str, Any]:
-    return represent(
-        id=transaction_id,
-        merchant_id=merchant_id,
-        amount=new.amount,
-        currency=new.currency,
-        status=TransactionStatus.PENDING.value,
-        payment_method=new.payment_method,
-        reference=new.reference,
-        description=new.description,
-        customer_id=new.customer_id,
-        metadata=new.metadata,
-        created_at=now,
-        updated_at=now,
-    )
 
 
 _CANCEL = text(f"""
     WITH moved AS (
         UPDATE transactions SET status = 'canceled', updated_at = now()
         WHERE id = :id AND merchant_id = :merchant_id AND status = 'pending'
-        RETURNING {", ".join(column.expression.name for column in COLUMNS)}
+        RETURNING {", ".join(column.name for column in COLUMNS)}
     ), event_source AS (
         SELECT merchant_id, '{EventType.TRANSACTION_CANCELED}' AS type, id AS object_id, id AS transaction_id,
                CAST(NULL AS jsonb) AS snapshot
@@ -179,7 +164,7 @@ _CANCEL = text(f"""
 
 
 def cancel(connection: Connection, merchant_id: UUID, transaction_id: UUID) -> dict[str, Any]:
-    """Cancel a transaction that is not routed yet. Its message, wherever it is, then finds nothing to route.
+    """Cancel a transaction that is not routed yet, and return it. Its message then has no effect.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.

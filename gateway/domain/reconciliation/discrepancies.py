@@ -1,4 +1,4 @@
-"""Discrepancies as operators meet them: listed, read, exported, resolved."""
+"""List, read and resolve discrepancies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TABLE = Discrepancy.__table__
 
 @dataclass(frozen=True, slots=True)
 class DiscrepancyFilter:
-    """Which discrepancies to list; None does not filter. `run_id` takes what that run found."""
+    """Which discrepancies to list; None does not filter. `run_id` selects those that this run found."""
 
     kind: str | None = None
     status: str | None = None
@@ -30,7 +30,7 @@ class DiscrepancyFilter:
     run_id: UUID | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The filter as SQL, but for the run."""
+        """Return the filter as SQL, without the run."""
         return conditions(
             (_D.kind, eq, self.kind), (_D.status, eq, self.status), (_D.transaction_id, eq, self.transaction_id)
         )
@@ -39,7 +39,7 @@ class DiscrepancyFilter:
 def list_newest(
     connection: Connection, wanted: DiscrepancyFilter, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    """At most `limit` discrepancies older than `before`, newest first."""
+    """Return at most `limit` discrepancies older than `before`, newest first."""
     query = select(_TABLE).where(*wanted.conditions())
     key = _D.id
     if wanted.run_id is not None:
@@ -49,7 +49,7 @@ def list_newest(
 
 
 def find(connection: Connection, discrepancy_id: UUID) -> dict[str, Any]:
-    """One discrepancy.
+    """Return one discrepancy.
 
     Raises:
         NotFound: there is none with this id.
@@ -63,7 +63,7 @@ def find(connection: Connection, discrepancy_id: UUID) -> dict[str, Any]:
 def resolve(
     connection: Connection, discrepancy_id: UUID, resolution: str, note: str | None, actor: str
 ) -> dict[str, Any]:
-    """Note what was made of a discrepancy. It stays resolved for as long as later runs find it unchanged.
+    """Store the resolution of a discrepancy; return it. It stays resolved while later runs find it unchanged.
 
     Raises:
         NotFound: there is none with this id.
@@ -83,7 +83,7 @@ def resolve(
     ).one_or_none()
     if resolved is None:
         earlier = find(connection, discrepancy_id)
-        raise AlreadyResolved(f"This discrepancy was resolved at {earlier['resolved_at']} already.")
+        raise AlreadyResolved(f"This discrepancy was already resolved at {earlier['resolved_at']}.")
     detail = {"kind": resolved.kind, "resolution": resolution, "note": note}
     audit.record(connection, actor=actor, action="discrepancy.resolved", subject=str(discrepancy_id), detail=detail)
     return _represent(resolved)

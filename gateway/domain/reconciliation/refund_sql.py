@@ -1,16 +1,13 @@
-"""The SQL that compares refunds with their transactions and the ledger: further parts of a reconciliation's comparison.
+"""The parts of a reconciliation that compare refunds with their transactions and the ledger."""
 
-A refund's part begins where its provider said yes. Until then its amount is reserved in its transaction.
-"""
-
-# ruff: noqa: S608  # put together from constants, never from input
+# ruff: noqa: S608  # composed of constants, never of input
 from collections.abc import Callable
 
 _NOTHING_COUNTED = "NULL::bigint, NULL::jsonb"
 
 
 def parts(in_period: Callable[[str], str], of_provider: Callable[[str], str]) -> tuple[str, ...]:
-    """The comparisons, each a SELECT of the columns of reconciliation_sql; see `statement_comparison_sql.parts`."""
+    """Return the comparisons, each a SELECT of the columns of `sql.COMPARE`; see `statement_sql.parts`."""
     return (
         _ledger(f"{in_period('f.completed_at')} AND {of_provider('f.provider')}"),
         _amounts(f"({in_period('t.completed_at')} OR {in_period('r.changed_at')}) AND {of_provider('t.provider')}"),
@@ -19,7 +16,7 @@ def parts(in_period: Callable[[str], str], of_provider: Callable[[str], str]) ->
     )
 
 
-# Which entries a refund has, as bits: 1 the merchant's part, 2 the clearing, 4 one that it should not have.
+# The entries of a refund as bits: 1 the merchant's part, 2 clearing, 4 a wrong entry.
 def _ledger(completed: str) -> str:
     return f"""
     SELECT 'ledger_imbalance', f.id, f.transaction_id, NULL::uuid, f.currency, f.amount, NULL::bigint, NULL::text,
@@ -54,11 +51,11 @@ def _amounts(concerned: str) -> str:
 """
 
 
-# The same rule as the sweep's, except that having been enqueued again is no progress.
+# The rule of the sweep, except that requeueing is no progress.
 def _stuck(created: str) -> str:
     return f"""
     SELECT 'stuck_processing', f.id, f.transaction_id, NULL::uuid, f.currency, f.amount, NULL::bigint,
-           'The refund is pending and stands still since ' ||
+           'The refund is pending and has made no progress since ' ||
            to_char(f.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || '.', {_NOTHING_COUNTED}
     FROM refunds f
     WHERE f.status = 'pending' AND {created}

@@ -1,4 +1,4 @@
-"""Reconciliations as operators ask for them and follow them; `gateway.domain.reconciliation.runs` carries them out."""
+"""Reconciliations that operators request; `gateway.domain.reconciliation.runs` carries them out."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -61,12 +61,12 @@ def request(
 
 
 def list_newest(connection: Connection, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` runs older than `before`, the nightly ones among them, newest first."""
+    """Return at most `limit` runs older than `before`, including the nightly ones, newest first."""
     return [_represent(row) for row in connection.execute(newest(select(_TABLE), _R.id, before, limit))]
 
 
 def find(connection: Connection, run_id: UUID) -> dict[str, Any]:
-    """One run.
+    """Return one run.
 
     Raises:
         NotFound: there is none with this id.
@@ -90,9 +90,9 @@ _STALE = text("""
 
 
 def enqueue_stale(connection: Connection, *, pending_seconds: int, running_seconds: int, limit: int) -> int:
-    """Enqueue again the requested runs that stand still: their message was lost, or their worker died.
+    """Requeue requested runs whose message was lost or whose worker died; return their number.
 
-    One whose message is only late, or which is under way after all, is not carried out twice.
+    A run whose message is only late, or which is still running, is not carried out twice.
     """
     values = {"pending_seconds": pending_seconds, "running_seconds": running_seconds, "limit": limit}
     ids = list(connection.scalars(_STALE, values))

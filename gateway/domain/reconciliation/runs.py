@@ -1,8 +1,8 @@
-"""Reconciliation: what was settled, compared with what should have been.
+"""Runs of the reconciliation, which compares settlements with transactions, the ledger and statements.
 
-`open_run` notes that a run begins, in a commit of its own, so that it can be seen. `carry_out` does all the rest in
-one database transaction: a run whose process dies leaves nothing but a row that says `running`, which the next run
-closes. PostgreSQL does the comparing (see reconciliation_sql), so this process holds no rows of the tables.
+`open_run` stores the run in a separate commit, so that it is visible. `carry_out` does everything else in one database
+transaction. A run whose process dies leaves only a row with the status `running`, which the next run closes. PostgreSQL
+compares (see the module `sql`), so this process loads no rows of the tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from gateway.db import plan_freely
+from gateway.db import allow_seq_scans
 from gateway.domain.reconciliation import sql
 from gateway.domain.shared import alerts
 from gateway.errors import Conflict, ValidationFailed
@@ -22,29 +22,29 @@ from gateway.models.reconciliation import DISCREPANCY_KINDS, Discrepancy, Reconc
 from gateway.states import RunStatus
 
 ADVISORY_LOCK = 7_205_002
-"""Held by the database transaction that compares, so that there is one at a time."""
+"""Held by the database transaction that compares, so that only one compares at a time."""
 SORT_MEMORY = "64MB"
-"""`work_mem` of a run: what each hash table or sort may take before PostgreSQL turns to temporary files."""
+"""`work_mem` of a run: the memory of each hash table or sort before PostgreSQL uses temporary files."""
 CORRELATION_MIN = 0.9
-"""Tables whose ids rise this steadily from page to page (1: always) are read in the order of the ids."""
+"""Tables are read in the order of their ids if this is correlated with their physical order (1: the same order)."""
 NEVER_SPLIT = "5TB"
-"""PostgreSQL reads a table in parallel from this size on; its largest value."""
+"""The minimum size of a table for a parallel scan; the largest value that PostgreSQL allows."""
 CLIENT_CHECK_INTERVAL = "1s"
-"""How soon PostgreSQL notices that the process which asked for the comparison has died, and stops comparing."""
+"""The interval at which PostgreSQL checks that the requesting process is alive, and otherwise stops."""
 LISTED_MAX = 1_000
 COMPARED_TABLES = ("transactions", "settlements", "refunds", "ledger_entries")
 
 
 class ReconciliationRunning(Conflict):
-    """Another reconciliation is under way."""
+    """Another reconciliation is running."""
 
     code = "reconciliation_running"
-    remedy = "Wait for it to end; `flask reconcile` starts the next one then."
+    remedy = "Wait until it has ended, then start this one with `flask reconcile`."
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One reconciliation. Counts are rows and discrepancies, totals are minor units by currency."""
+    """One reconciliation. `counts` are of rows and discrepancies, `totals` are minor units by currency."""
 
     id: UUID
     status: str
@@ -60,18 +60,18 @@ class Run:
 
     @property
     def discrepancies(self) -> Mapping[str, int]:
-        """How many open discrepancies of each kind it found; kinds without any are left out."""
+        """The number of open discrepancies of each kind that it found, without zeros."""
         kinds: Mapping[str, int] = self.counts.get("discrepancies", {})
         return {kind: count for kind, count in kinds.items() if count}
 
     @property
     def compared(self) -> int:
-        """Rows that were compared, see `COMPARED_TABLES`."""
+        """The number of compared rows of `COMPARED_TABLES`."""
         return sum(self.counts.get(table, 0) for table in COMPARED_TABLES)
 
     @property
     def seconds(self) -> float:
-        """How long it took; 0 while it is under way."""
+        """The duration; 0 while it is running."""
         return (self.finished_at - self.started_at).total_seconds() if self.finished_at else 0.0
 
 
@@ -80,10 +80,10 @@ _RUN_COLUMNS = tuple(getattr(_R, name) for name in Run.__dataclass_fields__)
 
 
 def open_run(connection: Connection, period_from: datetime | None, period_to: datetime | None) -> UUID:
-    """Note that a run begins, and return its id. Without `period_to` it covers everything up to now.
+    """Store that a run begins; return its id. Without `period_to` it covers everything until now.
 
     Raises:
-        ReconciliationRunning: another one is under way.
+        ReconciliationRunning: another one is running.
         ValidationFailed: the period ends before it begins.
     """
     if period_from is not None and period_to is not None and period_from >= period_to:
@@ -99,10 +99,10 @@ def open_run(connection: Connection, period_from: datetime | None, period_to: da
 
 
 def start(connection: Connection, run_id: UUID) -> bool:
-    """Begin a run that was asked for, or begin it again after its process died; whether there is anything to do.
+    """Begin a requested run, or begin it again after its process died; return whether there is anything to do.
 
     Raises:
-        ReconciliationRunning: another one is under way.
+        ReconciliationRunning: another one is running.
     """
     _take_lock(connection)
     started = connection.execute(
@@ -114,9 +114,9 @@ def start(connection: Connection, run_id: UUID) -> bool:
 
 
 def postpone(connection: Connection, run_id: UUID) -> None:
-    """Have a run that was begun, but could not compare, wait again.
+    """Return a run that could not compare to `pending`.
 
-    The one that compares instead may have closed it already: it cannot tell it from one whose process died.
+    The run that compares instead may have closed this one, which it cannot distinguish from a run whose process died.
     """
     connection.execute(
         update(_R)
@@ -126,21 +126,21 @@ def postpone(connection: Connection, run_id: UUID) -> None:
 
 
 def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int, timeout_seconds: int) -> Run:
-    """Compare, store what disagrees, raise one alert if something does, and complete the run.
+    """Compare, store the discrepancies, raise one alert if there are any, and complete the run; return it.
 
-    A discrepancy that was found before keeps its row. One that an operator resolved stays resolved, and raises no
-    alert, until something about it changes.
+    A discrepancy that was found before keeps its row. A discrepancy that an operator resolved stays resolved, and
+    raises no alert, until it changes.
 
     Raises:
         ReconciliationRunning: another one has begun.
-        sqlalchemy.exc.OperationalError: it took longer than `timeout_seconds`, or the database went away.
+        sqlalchemy.exc.OperationalError: it took longer than `timeout_seconds`, or the database became unavailable.
     """
     _take_lock(connection)
     _set_limits(connection, timeout_seconds)
     connection.execute(
         update(_R)
         .where(_R.status == "running", _R.id != run_id)
-        .values(status="failed", finished_at=func.now(), error="Its process ended before it did.")
+        .values(status="failed", finished_at=func.now(), error="Its process ended before the run.")
     )
     run = find(connection, run_id)
     period = {"period_from": run.period_from, "period_to": run.period_to, "provider": run.provider}
@@ -149,7 +149,7 @@ def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int,
     connection.execute(sql.DESCRIBE_DUPLICATES, period)
     connection.execute(sql.DESCRIBE_LEDGER, period)
     connection.execute(sql.RECORD, {"run_id": run_id})
-    counts, totals = _summed_up(connection, run_id)
+    counts, totals = _sums(connection, run_id)
     connection.execute(
         update(_R)
         .where(_R.id == run_id, _R.status == "running")
@@ -162,7 +162,7 @@ def carry_out(connection: Connection, run_id: UUID, *, stuck_after_seconds: int,
 
 
 def fail(connection: Connection, run_id: UUID, error: str) -> None:
-    """Close a run that could not be carried out."""
+    """Close a run that failed."""
     connection.execute(
         update(_R)
         .where(_R.id == run_id, _R.status == "running")
@@ -171,12 +171,12 @@ def fail(connection: Connection, run_id: UUID, error: str) -> None:
 
 
 def find(connection: Connection, run_id: UUID) -> Run:
-    """The run with this id, which must exist."""
+    """Return the run with this id, which must exist."""
     return Run(*connection.execute(select(*_RUN_COLUMNS).where(_R.id == run_id)).one())
 
 
 def found_by(connection: Connection, run_id: UUID, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` of the open discrepancies that this run was the last to find: the new ones first."""
+    """Return at most `limit` open discrepancies that this run found last, new ones first."""
     names = ("id", "kind", "subject_id", "transaction_id", "settlement_id", "currency", "expected_amount",
              "actual_amount", "detail", "status", "first_run_id", "first_seen_at", "last_seen_at")  # fmt: skip
     rows = connection.execute(
@@ -189,7 +189,7 @@ def found_by(connection: Connection, run_id: UUID, limit: int) -> Sequence[dict[
 
 
 def represent(run: Run) -> dict[str, Any]:
-    """A run as JSON shows it."""
+    """Return the JSON representation of a run."""
     return {name: _plain(value) for name, value in asdict(run).items()}
 
 
@@ -201,30 +201,33 @@ def _plain(value: Any) -> Any:
 
 def _take_lock(connection: Connection) -> None:
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(ADVISORY_LOCK))):
-        raise ReconciliationRunning("Another reconciliation is under way; wait for it to end.")
+        raise ReconciliationRunning("Another reconciliation is running; wait until it has ended.")
 
 
 def _set_limits(connection: Connection, timeout_seconds: int) -> None:
-    """Trade what suits many small statements for what suits one large one, until this transaction ends."""
+    """Replace the settings for small statements by settings for a large one, in this transaction only."""
     values = {
         "statement_timeout": f"{timeout_seconds}s",
         "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
         "work_mem": SORT_MEMORY,
-        # Deal whole comparisons out to the parallel workers: cheaper than splitting each of them. What they find is
-        # little, but PostgreSQL expects millions of rows, and would shun workers for the price of handing them over.
+        # Assign whole comparisons to the parallel workers, which is cheaper than splitting each of them. They return
+        # few rows, but PostgreSQL expects millions, and would use no workers because of the cost of transferring them.
         "min_parallel_table_scan_size": NEVER_SPLIT,
         "min_parallel_index_scan_size": NEVER_SPLIT,
         "parallel_setup_cost": "0",
         "parallel_tuple_cost": "0",
     }
     if connection.scalar(sql.IDS_ARE_IN_ORDER, {"correlation": CORRELATION_MIN}):
-        values |= {"random_page_cost": "1.1", "enable_hashjoin": "off"}  # it underrates merge joins of tables in order
-    plan_freely(connection)
+        values |= {
+            "random_page_cost": "1.1",
+            "enable_hashjoin": "off",
+        }  # the planner underestimates merge joins of ordered tables
+    allow_seq_scans(connection)
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 
 
-def _summed_up(connection: Connection, run_id: UUID) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+def _sums(connection: Connection, run_id: UUID) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
     counts: dict[str, Any] = dict.fromkeys((*COMPARED_TABLES, "statement_lines"), 0)
     totals: dict[str, dict[str, int]] = {}
     for row in connection.execute(sql.COMPARED):

@@ -1,14 +1,14 @@
-"""The SQL of a reconciliation. `COMPARE` finds what disagrees, `DESCRIBE_…` say how, `RECORD` keeps it.
+"""The SQL of a reconciliation. `COMPARE` finds discrepancies, `DESCRIBE_…` describe them, `RECORD` stores them.
 
-`COMPARE` is one statement, so it sees one state of the database: a payment that completes meanwhile is in it with its
-settlement and its ledger entries, or without all of them. Each part of its UNION ALL is one comparison; PostgreSQL
-deals the parts out to its parallel workers (it does so only while all parts have exactly the same column types, and
-none has a subquery for a value that depends on its rows).
-Because ids are UUIDv7, indexes are in the order of their tables, and merge joins read each table in order and keep
-nothing in memory. With ids in random order (`IDS_ARE_IN_ORDER`) hash joins do it: slower, with the same result.
+`COMPARE` is one statement, so it reads one snapshot: it sees a payment that completes meanwhile either with its
+settlement and its ledger entries, or without all of them. Each part of its UNION ALL is one comparison. PostgreSQL
+assigns the parts to its parallel workers, provided that all parts have exactly the same column types, and none has a
+correlated scalar subquery.
+Because ids are UUIDv7, indexes are in the order of their tables, and merge joins read each table in order without
+memory. If ids are in random order (`IDS_ARE_IN_ORDER`), hash joins are used: slower, with the same result.
 """
 
-# ruff: noqa: S608  # put together from the constants of this module, never from input
+# ruff: noqa: S608  # composed of constants, never of input
 from sqlalchemy import text
 
 from gateway.domain.reconciliation import refund_sql, statement_sql
@@ -30,13 +30,13 @@ def _of_provider(column: str) -> str:
     return f"(CAST(:provider AS text) IS NULL OR {column} = CAST(:provider AS text))"
 
 
-# An entry belongs to the provider of its transaction; one without a transaction belongs to none.
+# An entry belongs to the provider of its transaction, or to none if it has no transaction.
 _OF_PROVIDER_S_SOURCE = """(CAST(:provider AS text) IS NULL OR EXISTS (
         SELECT FROM transactions o WHERE o.id = e.transaction_id AND o.provider = CAST(:provider AS text)))"""
 _SETTLED = f"t.status IN ({_listed(SETTLED)})"
 
-# A pair is compared when either side is in the period. The condition on pairs comes first: it lets only those
-# through to the VALUES that say what is wrong with them.
+# A pair is compared if either side is in the period. The condition on pairs comes first, so that the VALUES, which
+# describe the discrepancy, are evaluated for offending pairs only.
 _PAIRS = f"""
     SELECT v.kind, v.subject_id, t.id AS transaction_id, s.id AS settlement_id,
            coalesce(t.currency, s.currency) AS currency, t.amount AS expected_amount, s.amount AS actual_amount,
@@ -60,15 +60,15 @@ _PAIRS = f"""
       AND v.found
 """
 
-# Only the index is read here. Whether such a pair is in the period is decided when it is described.
+# Only the index is read here. The period is tested when the pair is described.
 _DUPLICATES = """
     SELECT 'duplicate_settlement', transaction_id, transaction_id, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
            NULL::text, NULL::bigint, NULL::jsonb
     FROM settlements GROUP BY transaction_id HAVING count(*) > 1
 """
 
-# Which entries a settlement has, as bits: 1 the clearing, 2 the merchant's part, 4 the fee, 8 one that it should not
-# have. All that it needs, none besides, and none of them twice: then debits equal credits, and both equal the amount.
+# The entries of a settlement as bits: 1 clearing, 2 the merchant's part, 4 the fee, 8 a wrong entry. If it has each
+# required entry once and no other, debits equal credits, and both equal the amount.
 _LEDGER = f"""
     SELECT 'ledger_imbalance', s.id, s.transaction_id, s.id, s.currency, s.amount, NULL::bigint,
            NULL::text, NULL::bigint, NULL::jsonb
@@ -85,7 +85,7 @@ _LEDGER = f"""
            END) <> 1 + 2 * (s.net > 0)::int + 4 * (s.fee > 0)::int
 """
 
-# Only indexes are read here. Whether such entries are in the period is decided when they are described.
+# Only indexes are read here. The period is tested when the entries are described.
 _UNSOURCED_ENTRIES = """
     SELECT 'ledger_imbalance', e.source_id, NULL::uuid, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
            NULL::text, NULL::bigint, NULL::jsonb
@@ -94,10 +94,10 @@ _UNSOURCED_ENTRIES = """
       AND NOT EXISTS (SELECT FROM refunds f WHERE f.id = e.source_id AND f.status = 'completed')
 """
 
-# The same rule as the sweep's, except that having been enqueued again is no progress.
+# The rule of the sweep, except that requeueing is no progress.
 _STUCK = f"""
     SELECT 'stuck_processing', t.id, t.id, NULL::uuid, t.currency, t.amount, NULL::bigint,
-           'The transaction is ' || t.status || ' and stands still since ' ||
+           'The transaction is ' || t.status || ' and has made no progress since ' ||
            to_char(t.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || '.', NULL::bigint, NULL::jsonb
     FROM transactions t
     WHERE t.status IN ({_listed(UNFINISHED)}) AND {_in_period("t.created_at")} AND {_of_provider("t.provider")}
@@ -106,7 +106,7 @@ _STUCK = f"""
           SELECT FROM charge_attempts a WHERE a.transaction_id = t.id AND a.outcome IS NULL AND a.lease_until > now())
 """
 
-# What was compared: a row per table and currency, told from the discrepancies by having `counted`.
+# The compared rows: one row per table and currency. Unlike discrepancies, they have `counted`.
 _TOTALS = f"""
     SELECT 'transactions', NULL::uuid, NULL::uuid, NULL::uuid, t.currency, NULL::bigint, NULL::bigint, NULL::text,
            count(*), jsonb_build_object('transactions', sum(t.amount))
@@ -136,10 +136,10 @@ IDS_ARE_IN_ORDER = text("""
         ('ledger_entries', 'source_id'))
 """)
 
-# INSERT ... SELECT would run in one process: of the statements that write, only CREATE TABLE AS reads in parallel.
+# Not INSERT ... SELECT, which does not read in parallel, unlike CREATE TABLE AS.
 COMPARE = text(f"CREATE TEMPORARY TABLE comparison ON COMMIT DROP AS SELECT * FROM ({_PARTS}) AS parts")
 
-# So that a few discrepancies are looked up, and a million are joined.
+# For the plans of the statements below: few discrepancies are looked up, a million are joined.
 ANALYZE = text("ANALYZE comparison")
 
 DESCRIBE_DUPLICATES = text(f"""
@@ -179,7 +179,7 @@ DESCRIBE_LEDGER = text(f"""
       AND (c.expected_amount IS NOT NULL OR p.concerned)
 """)
 
-# What an operator resolved stays resolved while nothing about it has changed.
+# A discrepancy that an operator resolved stays resolved while it has not changed.
 RECORD = text("""
     WITH found AS (INSERT INTO discrepancies AS known (
         id, kind, subject_id, transaction_id, settlement_id, currency, expected_amount, actual_amount, detail,

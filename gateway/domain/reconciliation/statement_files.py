@@ -1,13 +1,13 @@
-"""Settlement statements as providers write them: CSV files, validated line by line without holding them in memory.
+"""CSV files of settlement statements, which are validated line by line without loading them into memory.
 
-The columns are those of the sandbox acquirer's `GET /statement`, in this order, with a header that names them:
+The file has a header and these columns in this order, like `GET /statement` of the sandbox acquirer:
 
-    charge_id        the provider's name for the charge; of a refund, for the charge that it gives back
-    idempotency_key  ours: the transaction's id, or the refund's
+    charge_id        the provider's id of the charge, or of the charge that a refund belongs to
+    idempotency_key  the gateway's key: the id of the transaction or of the refund
     type             charge or refund
     amount, fee      in the currency's minor unit; amount 1 to 999 999 999 999, fee 0 or more
     currency         ISO 4217, upper case
-    time             when it happened at the provider: RFC 3339 with an offset
+    time             the time at the provider: RFC 3339 with an offset
 """
 
 import csv
@@ -29,9 +29,9 @@ from gateway.security.card_numbers import contains_card_number
 
 COLUMNS = ("charge_id", "idempotency_key", "type", "amount", "fee", "currency", "time")
 ERRORS_MAX = 100
-"""Errors that are listed; the file is not read any further."""
+"""Maximum number of listed errors. The file is not read any further."""
 LINE_MAX_LENGTH = 4_096
-"""Maximum characters of a line; valid lines have less than a quarter. Reading stops at a longer line."""
+"""Maximum characters of a line. Valid lines have less than a quarter of it. Reading stops at a longer line."""
 MEMORY_MAX_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 
@@ -41,7 +41,7 @@ _TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d
 
 
 class InvalidStatement(ValidationFailed):
-    """The statement has lines that are not valid; nothing of it was stored."""
+    """The statement has invalid lines; nothing of it was stored."""
 
     code = "invalid_statement"
     remedy = (
@@ -51,7 +51,7 @@ class InvalidStatement(ValidationFailed):
 
 @dataclass(slots=True)
 class Totals:
-    """What the lines of one currency add up to, in minor units."""
+    """The sums of the lines of one currency, in minor units."""
 
     charges: int = 0
     charged: int = 0
@@ -62,7 +62,7 @@ class Totals:
 
 @dataclass(slots=True)
 class StatementFile:
-    """A valid file: its digest, its sums, and its lines as rows for COPY, each after `prefix`."""
+    """A valid file: its digest, its sums, and its lines as rows for COPY."""
 
     content_hash: bytes
     rows: IO[bytes]
@@ -72,13 +72,13 @@ class StatementFile:
     totals: dict[str, Totals] = field(default_factory=dict)
 
     def chunks(self) -> Iterator[bytes]:
-        """The rows, some at a time."""
+        """Yield the rows in chunks."""
         self.rows.seek(0)
         while chunk := self.rows.read(CHUNK_BYTES):
             yield chunk
 
     def add(self, kind: str, amount: int, fee: int, currency: str, at: datetime) -> None:
-        """Count one line."""
+        """Add one line to the sums."""
         self.lines += 1
         self.first_at = min(self.first_at or at, at)
         self.last_at = max(self.last_at or at, at)
@@ -94,16 +94,16 @@ class StatementFile:
 def read(
     file: IO[bytes], prefix: Sequence[object], *, since: datetime | None, until: datetime | None
 ) -> Iterator[StatementFile]:
-    """Validate all of `file`; what it holds is there until the block ends.
+    """Validate `file`; yield its contents, which are deleted when the block ends.
 
     Args:
-        file: at its beginning.
-        prefix: what each row for COPY begins with.
-        since: no line may be earlier.
-        until: every line must be earlier.
+        file: positioned at its beginning.
+        prefix: the first values of each row for COPY.
+        since: the earliest valid time of a line.
+        until: the end of the valid times, exclusive.
 
     Raises:
-        InvalidStatement: a line is not valid; the first `ERRORS_MAX` errors are listed.
+        InvalidStatement: lines are invalid; the first `ERRORS_MAX` errors are listed.
     """
     with SpooledTemporaryFile(MEMORY_MAX_BYTES) as rows:
         found, errors = StatementFile(_digest(file), rows), list[FieldError]()
@@ -131,14 +131,14 @@ def read(
 
 
 def invalid(errors: Sequence[FieldError]) -> InvalidStatement:
-    """The error that lists `errors`."""
+    """Return the exception that lists `errors`."""
     listed = list(errors[:ERRORS_MAX])
     more = " There may be more." if len(errors) >= ERRORS_MAX else ""
-    return InvalidStatement(f"{len(listed)} things are not valid; nothing was stored.{more}", errors=listed)
+    return InvalidStatement(f"{len(listed)} errors were found; nothing was stored.{more}", errors=listed)
 
 
 def duplicate(number: int, first: int) -> FieldError:
-    """The error of a line that repeats another one."""
+    """Return the error of a line that repeats another one."""
     return _error(number, "", "duplicate", f"Line {number} is the same charge or refund as line {first}.")
 
 
@@ -181,7 +181,7 @@ def _cells_of(line: str) -> list[str] | None:
 
 
 def _errors_of(cells: list[str], since: datetime | None, until: datetime | None) -> list[tuple[str, str, str]]:
-    """Column, code and detail of all that is wrong with a line."""
+    """Return column, code and detail of each error of a line."""
     if len(cells) != len(COLUMNS):
         return [("", "invalid_row", f"A line should have {len(COLUMNS)} cells; this has {len(cells)}.")]
     charge_id, key, kind, amount, fee, currency, time = cells

@@ -1,21 +1,21 @@
-"""The SQL that compares providers' statements with our records: further parts of a reconciliation's comparison.
+"""The parts of a reconciliation that compare the statements of providers with the gateway's records.
 
-What a provider says that it did is looked up here, and what we say that it did is looked up there:
+Lines of statements are looked up in the records, and records are looked up in the statements:
 
-- A line counts when it is in the period, whichever statement it came with. A charge is found by the reference that its
-  settlement has, a refund by the id in its idempotency key. What is pending or processing may yet be recorded.
-- A settlement or a refund is missing at the provider when no statement of that provider lists it, although the
-  statements together cover all of the time in which it can have happened: from its first attempt to its recording.
-  So what happened at midnight is not missed for being in the next day's statement, whether that is here yet or not.
+- A line is compared if its time is in the period, whatever its statement. A charge is found by the provider reference
+  of its settlement, a refund by the id in its idempotency key. Unfinished transactions and refunds are skipped.
+- A settlement or a refund is missing at the provider if no statement of the provider lists it, although the statements
+  cover the whole time in which it can have happened: from its first attempt to its recording. So a charge at midnight,
+  which may be in the next day's statement, is not reported before that statement has been uploaded.
 """
 
-# ruff: noqa: S608  # put together from constants, never from input
+# ruff: noqa: S608  # composed of constants, never of input
 from collections.abc import Callable
 
 _NOTHING_COUNTED = "NULL::bigint AS counted, NULL::jsonb AS sums"
 
-# Stable for a charge or a refund that we do not know, whichever statement lists it.
-_STRANGER = "md5(l.provider || ' ' || l.type || ' ' || l.provider_reference || ' ' || l.idempotency_key)::uuid"
+# A stable id of an unknown charge or refund, whatever statement lists it.
+_UNKNOWN_ID = "md5(l.provider || ' ' || l.type || ' ' || l.provider_reference || ' ' || l.idempotency_key)::uuid"
 
 _COVERAGE = (
     "(SELECT provider, range_agg(tstzrange(period_from, period_to)) AS periods FROM statements GROUP BY provider)"
@@ -23,11 +23,11 @@ _COVERAGE = (
 
 
 def parts(in_period: Callable[[str], str], of_provider: Callable[[str], str]) -> tuple[str, ...]:
-    """The comparisons, each a SELECT of the columns of reconciliation_sql.
+    """Return the comparisons, each a SELECT of the columns of `sql.COMPARE`.
 
     Args:
-        in_period: makes the condition that a column of times is in the run's period.
-        of_provider: makes the condition that a column of names is the run's provider, if it has one.
+        in_period: returns the condition that a column of times is in the period of the run.
+        of_provider: returns the condition that a column of names is the provider of the run, if it has one.
     """
     lines = f"{in_period('l.at')} AND {of_provider('l.provider')}"
     return (
@@ -43,7 +43,7 @@ def parts(in_period: Callable[[str], str], of_provider: Callable[[str], str]) ->
 
 def _charges_without_settlement(lines: str) -> str:
     return f"""
-    SELECT v.kind, CASE v.kind WHEN 'charged_not_settled' THEN t.id ELSE {_STRANGER} END, t.id, NULL::uuid,
+    SELECT v.kind, CASE v.kind WHEN 'charged_not_settled' THEN t.id ELSE {_UNKNOWN_ID} END, t.id, NULL::uuid,
            l.currency, t.amount, l.amount,
            l.provider || ' charged ' || l.amount || ' ' || l.currency || ' (' || l.provider_reference || '), ' ||
            CASE v.kind
@@ -63,7 +63,7 @@ def _charges_without_settlement(lines: str) -> str:
 
 def _refunds_not_completed(lines: str) -> str:
     return f"""
-    SELECT CASE WHEN r.id IS NULL THEN 'unknown_to_us' ELSE 'refunded_not_recorded' END, coalesce(r.id, {_STRANGER}),
+    SELECT CASE WHEN r.id IS NULL THEN 'unknown_to_us' ELSE 'refunded_not_recorded' END, coalesce(r.id, {_UNKNOWN_ID}),
            r.transaction_id, NULL::uuid, l.currency, r.amount, l.amount,
            l.provider || ' refunded ' || l.amount || ' ' || l.currency || ' of ' || l.provider_reference || ', ' ||
            CASE WHEN r.id IS NULL THEN 'and no refund belongs to it.'

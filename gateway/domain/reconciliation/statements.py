@@ -1,4 +1,4 @@
-"""Providers' statements: stored once, compared with our records by a reconciliation of their period."""
+"""Statements of providers. Each is stored once, and compared by a reconciliation of its period."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,11 +7,10 @@ from operator import eq
 from typing import Any
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
 
+from gateway.db import driver_connection
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation import statement_files
 from gateway.domain.reconciliation.statement_files import ERRORS_MAX, StatementFile
@@ -41,7 +40,7 @@ _DUPLICATES = text("""
 
 @dataclass(frozen=True, slots=True)
 class NewStatement:
-    """A statement to be stored. It covers [from, to); without them, the UTC days of its lines, up to now."""
+    """A statement to be stored. It covers [from, to), or by default the UTC days of its lines until now."""
 
     id: UUID
     provider: str
@@ -52,13 +51,13 @@ class NewStatement:
 def store(
     connection: Connection, statement: NewStatement, file: StatementFile, actor: str, *, timeout_seconds: int
 ) -> tuple[dict[str, Any], bool]:
-    """Store a statement and enqueue its reconciliation unless it exists; return it, and whether it is new.
+    """Store a statement and enqueue its reconciliation, unless it exists; return it, and whether it is new.
 
-    The lines go from file to PostgreSQL with COPY, so that memory does not grow with their number. No statement takes
-    longer than `timeout_seconds`.
+    The lines are copied from the file to PostgreSQL with COPY, so memory does not grow with their number. No SQL
+    statement takes longer than `timeout_seconds`.
 
     Raises:
-        InvalidStatement: it lists a charge or a refund twice, or nothing tells its period.
+        InvalidStatement: it lists a charge or a refund twice, or its period is unknown.
         TooManyJobs: too many reconciliations are unfinished.
     """
     period_from, period_to = _period(statement, file)
@@ -91,13 +90,13 @@ def store(
 def list_newest(
     connection: Connection, provider: str | None, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
-    """At most `limit` statements older than `before`, newest first."""
+    """Return at most `limit` statements older than `before`, newest first."""
     query = select(_TABLE).where(*conditions((_S.provider, eq, provider)))
     return [_represent(row) for row in connection.execute(newest(query, _S.id, before, limit))]
 
 
 def find(connection: Connection, statement_id: UUID) -> dict[str, Any]:
-    """One statement, without its lines.
+    """Return one statement, without its lines.
 
     Raises:
         NotFound: there is none with this id.
@@ -116,7 +115,7 @@ def _period(statement: NewStatement, file: StatementFile) -> tuple[datetime, dat
         days_end = datetime.combine(file.last_at.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
         until = max(min(days_end, utc_now()), file.last_at + timedelta(microseconds=1))
     if since is None or until is None:
-        detail = "A statement without lines needs `from` and `to`, which say what it covers."
+        detail = "A statement without lines needs the period that it covers: `from` and `to`."
         raise statement_files.invalid([FieldError(pointer="", code="required", detail=detail)])
     if since >= until:
         raise statement_files.invalid(
@@ -126,14 +125,9 @@ def _period(statement: NewStatement, file: StatementFile) -> tuple[datetime, dat
 
 
 def _copy(connection: Connection, file: StatementFile) -> None:
-    driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
-    assert driver is not None
-    try:
-        with driver.cursor() as cursor, cursor.copy(COPY) as copy:
-            for chunk in file.chunks():
-                copy.write(chunk)
-    except psycopg.OperationalError as exc:
-        raise OperationalError("COPY", {}, exc) from exc  # as everything that goes through SQLAlchemy
+    with driver_connection(connection) as driver, driver.cursor() as cursor, cursor.copy(COPY) as copy:
+        for chunk in file.chunks():
+            copy.write(chunk)
 
 
 def _refuse_duplicates(connection: Connection, statement_id: UUID) -> None:

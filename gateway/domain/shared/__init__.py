@@ -1,1 +1,1 @@
-"""What several subjects use: outbox, events, alerts, audit log, lists, idempotency."""
+"""Outbox, events, alerts, audit log, lists and idempotency, which several packages use."""

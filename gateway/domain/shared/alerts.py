@@ -1,4 +1,4 @@
-"""Raising alerts: a row in the commit of its cause, delivered afterwards (gateway.flows.alerts)."""
+"""Raise alerts: rows that are written in the commit of their cause, and delivered later by gateway.flows.alerts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from gateway.models.operations import Alert
 Severity = Literal["critical", "error", "warning", "info"]
 
 ATTEMPTS_MAX = 4
-"""Tries at delivering one alert: the first one and three retries, whichever messages brought it."""
+"""Maximum number of attempts to deliver one alert, whatever messages caused them."""
 IDS_MAX = 20
-"""Ids that the details of one alert name; their `count` tells how many there are."""
+"""Maximum number of ids in the details of one alert; `count` is the number of all."""
 
 
 def raise_alert(connection: Connection, severity: Severity, message: str, details: dict[str, Any]) -> UUID:
-    """Raise an alert, which is delivered once this database transaction has committed; log it now; return its id."""
+    """Raise an alert, which is delivered after the commit of this database transaction, and log it; return its id."""
     alert_id = new_id()
     connection.execute(insert(Alert).values(id=alert_id, severity=severity, message=message, details=details))
     outbox.enqueue(connection, outbox.Topic.ALERT_RAISED, [alert_id])
@@ -35,23 +35,23 @@ def raise_once(
 ) -> UUID | None:
     """Raise an alert unless one with the same `kind` and `subject` in its details was raised within `seconds`.
 
-    Processes that detect the same problem concurrently wait for this transaction, and then find its alert. Returns the
+    Processes that detect the same problem concurrently wait for this transaction, and then find its alert. Return the
     id of the alert, or None.
     """
     kind, subject = details["kind"], details.get("subject")
-    connection.execute(_ONE_AT_A_TIME, {"what": f"alert {kind} {subject}"})
+    connection.execute(_SERIALIZE, {"what": f"alert {kind} {subject}"})
     if raised_within(connection, seconds, kind, subject=subject):
         return None
     return raise_alert(connection, severity, message, details)
 
 
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
+_SERIALIZE = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
 
 
 def raised_within(
     connection: Connection, seconds: int, kind: str, times: int = 1, *, subject: str | None = None
 ) -> bool:
-    """Return whether this many alerts of the `kind`, and of the `subject` if one is given, were raised recently."""
+    """Return whether at least `times` alerts of this `kind`, and of the `subject` if given, were raised recently."""
     since = utc_now() - timedelta(seconds=seconds)
     query = select(Alert.id).where(Alert.created_at > since, Alert.details["kind"].astext == kind).limit(times)
     if subject is not None:
@@ -60,7 +60,7 @@ def raised_within(
 
 
 def overdue(connection: Connection, seconds: int, limit: int) -> list[UUID]:
-    """At most `limit` alerts that wait for longer than `seconds`: their message was lost, or the relay is away."""
+    """Return at most `limit` alerts that have waited for more than `seconds`, because of a lost message or no relay."""
     since = utc_now() - timedelta(seconds=seconds)
     query = select(Alert.id).where(Alert.status == "pending", Alert.created_at < since).order_by(Alert.id).limit(limit)
     return list(connection.scalars(query))
@@ -68,7 +68,7 @@ def overdue(connection: Connection, seconds: int, limit: int) -> list[UUID]:
 
 @dataclass(frozen=True, slots=True)
 class AlertClaim:
-    """An alert that is about to be delivered; `attempts` counts this one."""
+    """An alert to be delivered; `attempts` includes this attempt."""
 
     id: UUID
     severity: str
@@ -80,7 +80,7 @@ class AlertClaim:
 
 @dataclass(frozen=True, slots=True)
 class AlertResult:
-    """What a try at delivering came to: `pending` is one that is to be tried again."""
+    """The result of an attempt to deliver an alert. A `pending` alert is retried."""
 
     id: UUID
     status: Literal["delivered", "logged", "failed", "pending"]
@@ -88,7 +88,7 @@ class AlertResult:
 
 
 def claim(connection: Connection, ids: Sequence[UUID]) -> list[AlertClaim]:
-    """Count a try at each of `ids` that still waits to be delivered, oldest first."""
+    """Count an attempt at each of `ids` that is still pending; return these, oldest first."""
     columns = (Alert.id, Alert.severity, Alert.message, Alert.details, Alert.created_at, Alert.attempts)
     rows = connection.execute(
         update(Alert)
@@ -108,7 +108,7 @@ _RECORD = text("""
 
 
 def record(connection: Connection, results: Sequence[AlertResult]) -> None:
-    """Write what the tries came to; an alert that another worker delivered meanwhile stays delivered."""
+    """Store the results of attempts. An alert that another worker has delivered meanwhile stays delivered."""
     values = {
         "ids": [result.id for result in results],
         "statuses": [result.status for result in results],

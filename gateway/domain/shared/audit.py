@@ -1,4 +1,4 @@
-"""The audit log: who did what to which object, written in the commit of the deed."""
+"""The audit log: who did what to which object, written in the commit of the action."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _E = AuditEntry
 def record(
     connection: Connection, *, actor: str, action: str, subject: str, detail: dict[str, Any] | None = None
 ) -> None:
-    """Note that `actor` did `action` (such as `dead_letter.replayed`) to the object with the id `subject`."""
+    """Record that `actor` did `action`, such as `dead_letter.replayed`, to the object with the id `subject`."""
     record_all(connection, actor=actor, action=action, details={subject: detail or {}})
 
 
 def record_all(connection: Connection, *, actor: str, action: str, details: Mapping[str, dict[str, Any]]) -> None:
-    """Note that `actor` did `action` to several objects, whose ids lead to the details."""
+    """Record that `actor` did `action` to several objects; `details` has the details by the object's id."""
     entries = [
         {"id": new_id(), "actor": actor, "action": action, "subject": subject, "detail": detail}
         for subject, detail in details.items()
@@ -45,7 +45,7 @@ class AuditFilter:
 
 
 def list_newest(connection: Connection, wanted: AuditFilter, before: UUID | None, limit: int) -> Listed:
-    """At most `limit` entries older than `before`, newest first."""
+    """Return at most `limit` entries older than `before`, newest first."""
     within = conditions((_E.subject, eq, wanted.subject), (_E.id, lt, before))
     within += created_within(_E.id, wanted.created_from, wanted.created_to)
     rest = conditions(

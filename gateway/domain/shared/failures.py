@@ -1,4 +1,4 @@
-"""Why a transaction or a refund failed, or waits for an operator."""
+"""The reasons why transactions and refunds failed or are dead-lettered, as merchants see them."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from gateway.outcomes import ADAPTER_ERROR
 
 PROVIDER_ERROR = "provider_error"
 EXPIRED = "expired"
-_UNTOLD = ("processing_error", "It could not be processed; an operator looks into it.")
+_INTERNAL = ("processing_error", "It could not be processed; an operator looks into it.")
 
 
 def failure_of(row: Row[*tuple[Any, ...]]) -> dict[str, Any] | None:
-    """The failure that `row`, of either, holds, as api.md shows it; None when it has not failed."""
+    """Return the representation of the failure in a row of a transaction or refund; None if it has not failed."""
     return row.failure_category and {
         "code": row.failure_code,
         "message": row.failure_message,
@@ -22,13 +22,13 @@ def failure_of(row: Row[*tuple[Any, ...]]) -> dict[str, Any] | None:
 
 
 def cause_of_death(code: str | None, message: str | None, reason: str) -> tuple[str, str, str]:
-    """Code, message and category of what is dead-lettered, for the merchant.
+    """Return code, message and category of a dead-lettered object, for the merchant.
 
-    `code` and `message` are those of its last attempt that has any, `reason` is why its message died. What our own
-    inside had to say is for the operators only.
+    `code` and `message` are those of its last attempt that has any; `reason` is why its message died. Internal errors
+    are shown to operators only.
     """
     if code is None and reason == EXPIRED:
         return EXPIRED, "It waited too long to be processed; an operator looks into it.", EXPIRED
     if code is None or message is None or code == ADAPTER_ERROR:
-        return (*_UNTOLD, PROVIDER_ERROR)
+        return (*_INTERNAL, PROVIDER_ERROR)
     return code, message, PROVIDER_ERROR

@@ -1,8 +1,8 @@
-"""Idempotency keys (api.md, Idempotency; draft-ietf-httpapi-idempotency-key-header).
+"""Idempotency keys (docs/idempotency.md; draft-ietf-httpapi-idempotency-key-header).
 
-A request is the same when method, path and body bytes are. The record is committed together with the work, so there
-is never a record without its effect, nor an effect without its record. `payments.transactions` does both in one
-statement; what takes several is done by `once`.
+Requests are the same if their method, path and body bytes are the same. The record is committed together with the
+work, so neither exists without the other. `payments.transactions` writes both in one statement; work that needs several
+statements uses `once`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """An HTTP answer as it was first given."""
+    """The HTTP response to the first request with a key."""
 
     status: int
     body: str
@@ -34,7 +34,7 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentResponse:
-    """An answer, and whether it repeats an earlier one."""
+    """A response, and whether it is the stored response of an earlier request."""
 
     response: StoredResponse
     replayed: bool
@@ -42,17 +42,17 @@ class IdempotentResponse:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A merchant's key and the fingerprint of the request that it came with."""
+    """An idempotency key, and the hash of its request."""
 
     key: str
     request_hash: bytes
 
     @classmethod
     def of(cls, key: str, method: str, path: str, body: bytes) -> "IdempotencyKey":
-        """The key of one request.
+        """Return the key of one request.
 
         Raises:
-            InvalidIdempotencyKey: it is not 1 to 255 printable ASCII characters.
+            InvalidIdempotencyKey: it does not have 1 to 255 printable ASCII characters.
         """
         if not (1 <= len(key) <= KEY_MAX_LENGTH and key.isascii() and key.isprintable()):
             raise InvalidIdempotencyKey
@@ -66,15 +66,15 @@ def once(
     transaction_id: UUID,
     work: Callable[[], StoredResponse],
 ) -> IdempotentResponse:
-    """Do `work`, or return the first answer again if `key` was used before. Without a key the work is always done.
+    """Do `work`, or return the first response again if `key` was used before. Without a key, `work` is always done.
 
-    The record is claimed before the work and completed after it, in the one database transaction of `connection`:
-    what `work` raises undoes both. `transaction_id` is the transaction that the request is about; while it is
-    unfinished, the record is kept.
+    The record is inserted before the work and completed after it, in the database transaction of `connection`; an
+    exception of `work` undoes both. `transaction_id` is the transaction that the request is about. The record is kept
+    at least until this transaction is finished.
 
     Raises:
-        IdempotencyKeyReused: `key` came with a different request before.
-        IdempotencyInProgress: the first request with `key` has not ended within `sessions.LOCK_TIMEOUT_MS`.
+        IdempotencyKeyReused: `key` was used with a different request.
+        IdempotencyInProgress: the first request with `key` does not end within `LOCK_TIMEOUT_MS`.
     """
     if key is None:
         return IdempotentResponse(work(), replayed=False)
@@ -86,21 +86,21 @@ def once(
         claimed = connection.execute(claim.on_conflict_do_nothing().returning(IdempotencyRecord.key)).first()
     if claimed is None:
         return IdempotentResponse(first_response(connection, merchant_id, key), replayed=True)
-    answer = work()
+    response = work()
     connection.execute(
         update(IdempotencyRecord)
         .filter_by(**of_key)
-        .values(status=answer.status, body=answer.body, location=answer.location)
+        .values(status=response.status, body=response.body, location=response.location)
     )
-    return IdempotentResponse(answer, replayed=False)
+    return IdempotentResponse(response, replayed=False)
 
 
 @contextmanager
 def wait_for_first_request() -> Iterator[None]:
-    """Around the INSERT of a record, which waits while another request with the same key is under way.
+    """Translate the timeout of inserting a record, which waits for a concurrent request with the same key.
 
     Raises:
-        IdempotencyInProgress: the wait took longer than `sessions.LOCK_TIMEOUT_MS`.
+        IdempotencyInProgress: the wait exceeded `database_sessions.LOCK_TIMEOUT_MS`.
     """
     try:
         yield
@@ -111,11 +111,11 @@ def wait_for_first_request() -> Iterator[None]:
 
 
 def first_response(connection: Connection, merchant_id: UUID, key: IdempotencyKey) -> StoredResponse:
-    """The answer that the first request with this key got.
+    """Return the response to the first request with this key.
 
     Raises:
         IdempotencyKeyReused: the key was used for a different request.
-        IdempotencyInProgress: there is no record any more; it was purged at this moment.
+        IdempotencyInProgress: the record no longer exists, because it was purged at this moment.
     """
     record = connection.execute(
         select(

@@ -13,25 +13,25 @@ from sqlalchemy.sql import ColumnElement
 from gateway.ids import smallest_id
 
 Criterion = tuple[InstrumentedAttribute[Any], Callable[[Any, Any], Any], object]
-"""A column, a comparison of the `operator` module, and the value wanted; None does not filter."""
+"""A column, a comparison from the `operator` module, and a value. If the value is None, there is no condition."""
 
 SEARCH_ROWS_MAX = 2_000
-"""Rows that one page looks at, at most. A rare match in a long history would otherwise take as long as the history is:
-the page ends with what it found, perhaps nothing, and its cursor goes on from there. In ten million rows each of these
-may be on a disk page of its own: reading so many takes some 20 ms."""
+"""Maximum number of rows that are tested for one page, so that a rare match in a long history takes a bounded time. The
+page ends with what was found, perhaps nothing, and its cursor continues there. In ten million rows, each of these rows
+may be on a separate disk page; reading that many takes about 20 ms."""
 ID_LAG = timedelta(seconds=10)
-"""The time in an id and its row's `created_at` differ by less, even when that is the beginning of a slow commit."""
+"""Maximum difference between the time in an id and `created_at` of its row, even if the commit is slow."""
 
 
 def conditions(*criteria: Criterion) -> list[ColumnElement[bool]]:
-    """The criteria that have a value, as SQL."""
+    """Return the criteria that have a value, as SQL."""
     return [compare(column, value) for column, compare, value in criteria if value is not None]
 
 
 def created_within(
     id: InstrumentedAttribute[UUID], since: datetime | None, until: datetime | None, lag: timedelta = ID_LAG
 ) -> list[ColumnElement[bool]]:
-    """Bounds of UUIDv7 ids that leave out nothing created from `since` until `until`: an index on ids begins there."""
+    """Return bounds of UUIDv7 ids that include everything created from `since` until `until`, for an index on ids."""
     bounds = []
     if since is not None:
         bounds.append(id >= smallest_id(since, -lag))
@@ -43,12 +43,12 @@ def created_within(
 def newest(
     query: Select[*tuple[Any, ...]], id: InstrumentedAttribute[UUID], before: UUID | None, limit: int
 ) -> Select[*tuple[Any, ...]]:
-    """A page of `query`: at most `limit` rows with an `id` below `before`, those with the largest first."""
+    """Return the statement of a page of `query`: at most `limit` rows with an `id` below `before`, newest first."""
     return query.where(*conditions((id, lt, before))).order_by(id.desc()).limit(limit)
 
 
 class Listed(list[dict[str, Any]]):
-    """Objects of a list, newest first. `reached` is the id at which the search for more stopped for now, if it did."""
+    """Objects of a list, newest first. `reached` is the id at which a search stopped early, if it did."""
 
     def __init__(self, objects: Iterable[dict[str, Any]], reached: UUID | None = None) -> None:
         super().__init__(objects)
@@ -65,16 +65,16 @@ def search(
     wanted: Sequence[ColumnElement[bool]],
     limit: int,
 ) -> Listed:
-    """At most `limit` rows that satisfy `within` and `wanted`, those with the largest `id` first.
+    """Return at most `limit` rows that satisfy `within` and `wanted`, those with the largest `id` first.
 
     Args:
-        connection: reads in one statement.
-        columns: what `represent` makes an object of, `id` among them.
-        id: the key that the list is in order of.
-        represent: makes the object of a row.
-        within: what one index answers in the order of `id`, so that no row is read in vain.
-        wanted: everything else; `SEARCH_ROWS_MAX` rows are tested for it.
-        limit: rows wanted.
+        connection: used for one statement.
+        columns: the columns that `represent` needs, including `id`.
+        id: the key of the order.
+        represent: returns the representation of a row.
+        within: conditions that one index satisfies in the order of `id`, without reading other rows.
+        wanted: all other conditions; at most `SEARCH_ROWS_MAX` rows are tested for them.
+        limit: the maximum number of rows.
     """
     if not wanted:
         plain = select(*columns).where(*within).order_by(id.desc()).limit(limit)

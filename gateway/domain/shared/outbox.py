@@ -1,4 +1,4 @@
-"""The outbox: work that is committed together with its cause, and published afterwards by the relay."""
+"""The outbox: work that is committed together with its cause, and published later by the relay."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from gateway.db import WITHOUT_WAITING_FOR_THE_DISK, rows
+from gateway.db import ASYNC_COMMIT
 from gateway.models.transactions import OutboxMessage
 
 CHANNEL = "outbox"
-"""Where PostgreSQL notifies those who listen that rows were committed: by a trigger, so whoever writes them."""
+"""The channel on which a trigger of the table notifies listeners of committed rows."""
 
 
 class Topic(StrEnum):
-    """What is to be done with the subject; the relay knows which task does it."""
+    """The work to be done with the subject. The relay maps each topic to a task."""
 
     TRANSACTION_CREATED = "transaction.created"
     SETTLEMENT_REQUESTED = "settlement.requested"
@@ -43,7 +43,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class OutboxBatch:
-    """A batch in the order of its rows. `more`: rows are left. `next_turn`: the first merchant of the next batch."""
+    """Rows in their order. `more`: further rows exist. `next_turn`: the first merchant of the next batch."""
 
     rows: list[OutboxRow]
     more: bool
@@ -53,9 +53,9 @@ class OutboxBatch:
 MERCHANTS_MAX = 1_000
 """Maximum number of merchants in one batch; the next batch continues after the last of them."""
 
-_PREPARE = text(WITHOUT_WAITING_FOR_THE_DISK)
-# An array is made once. A subquery after IN may become the inner side of a nested loop, whose every round skips the
-# rows that the one before has locked, and takes the next ones instead.
+_PREPARE = text(ASYNC_COMMIT)
+# An array is computed once. A subquery after IN may become the inner side of a nested loop, of which every iteration
+# skips the rows that the previous one has locked, and takes the next rows instead.
 _TAKE = text("""
     DELETE FROM outbox WHERE id = ANY (ARRAY(
         SELECT id FROM outbox ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -133,8 +133,8 @@ def _insert(connection: Connection, messages: Sequence[Mapping[str, object]]) ->
 
 
 def prepare(connection: Connection) -> None:
-    """Begin a transaction that `take` will be in, before there is anything to take. Its commit waits for no disk."""
-    rows(connection, _PREPARE, {})
+    """Begin the transaction of `take` before there are rows to take. Its commit does not wait for the disk."""
+    connection.execute(_PREPARE)
 
 
 def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> OutboxBatch:
@@ -145,9 +145,9 @@ def take(connection: Connection, limit: int, without: Sequence[str] = ()) -> Out
     A crash of PostgreSQL shortly before or after the commit may restore them, and they are published again.
     """
     if without:
-        taken = rows(connection, _TAKE_SOME, {"limit": limit, "without": list(without)})
+        taken = connection.execute(_TAKE_SOME, {"limit": limit, "without": list(without)}).all()
     else:
-        taken = rows(connection, _TAKE, {"limit": limit})
+        taken = connection.execute(_TAKE, {"limit": limit}).all()
     return OutboxBatch(_in_order(taken), len(taken) >= limit)
 
 
@@ -158,7 +158,7 @@ def take_in_turns(connection: Connection, limit: int, next_turn: UUID) -> Outbox
     takes everything.
     """
     values = {"limit": limit, "next_turn": next_turn, "merchants_max": MERCHANTS_MAX}
-    taken = rows(connection, _TAKE_IN_TURNS, values)
+    taken = connection.execute(_TAKE_IN_TURNS, values).all()
     if not taken:  # there are no rows, or none from that merchant on
         return OutboxBatch([], more=next_turn != FIRST_TURN)
     return OutboxBatch(_in_order(taken), taken[0].more or next_turn != FIRST_TURN, taken[0].next_turn or FIRST_TURN)
@@ -169,6 +169,6 @@ def _in_order(taken: Iterable[Any]) -> list[OutboxRow]:
 
 
 def backlog(connection: Connection) -> tuple[int, datetime | None]:
-    """How many rows wait, and since when the oldest does."""
+    """Return the number of rows, and the time of the oldest one."""
     row = connection.execute(select(func.count(), func.min(OutboxMessage.created_at))).one()
     return row[0], row[1]

@@ -1,1 +1,1 @@
-"""Merchants' webhook endpoints, the events that they read, and the deliveries."""
+"""Webhook endpoints, events and deliveries."""

@@ -1,7 +1,7 @@
-"""Deliveries of events to endpoints: when each is due, who has it in hand, and what came of it.
+"""Claim due deliveries of events to endpoints, and record the results of their attempts.
 
-`next_attempt_at` is the schedule and the lease in one: claiming a delivery moves it into the future, so that the
-delivery of a process that died becomes due again by itself.
+`next_attempt_at` is both the schedule and the lease. A claim moves it into the future, so the delivery of a process
+that died becomes due again.
 """
 
 import random
@@ -20,9 +20,9 @@ from gateway.models.webhooks import LEASE_SECONDS
 from gateway.states import DeliveryStatus
 
 DELAYS_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Between the first attempt, which is made at once, and the second; and so on. After the last one, no more."""
+"""The delays between attempts. The first attempt is immediate; after the last delay there is one more attempt."""
 JITTER = 0.2
-"""A delay is longer by up to this part of it, at random."""
+"""Each delay is extended by a random part of up to this fraction."""
 GONE = 410
 
 
@@ -36,16 +36,16 @@ class DeliveryClaim:
     lease: datetime
     url: str
     secrets: tuple[bytes, ...]
-    """As they are stored; the first one is the newest."""
+    """As they are stored, the newest first."""
     event_id: UUID
     body: bytes
     failing: bool
-    """Whether what was sent to the endpoint last has failed."""
+    """Whether the endpoint's last delivery failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What one attempt came to: the receiver's HTTP status, or why there is none."""
+    """The result of one attempt: the receiver's HTTP status, or why there is none."""
 
     claim: DeliveryClaim
     status: int | None
@@ -53,7 +53,7 @@ class DeliveryResult:
 
     @property
     def outcome(self) -> DeliveryStatus:
-        """What becomes of the delivery, unless it became something else meanwhile."""
+        """The new status of the delivery, unless it has changed meanwhile."""
         if self.error is None:
             return DeliveryStatus.SUCCEEDED
         if self.status == GONE:
@@ -61,13 +61,13 @@ class DeliveryResult:
         return DeliveryStatus.PENDING if self.claim.attempt <= len(DELAYS_SECONDS) else DeliveryStatus.EXHAUSTED
 
     def delay_seconds(self) -> float | None:
-        """Time until the next attempt, if there is one."""
+        """Return the time until the next attempt, if there is one."""
         if self.outcome is not DeliveryStatus.PENDING:
             return None
         return DELAYS_SECONDS[self.claim.attempt - 1] * random.uniform(1, 1 + JITTER)  # noqa: S311  # no cryptography
 
 
-# FOR UPDATE in a subquery of its own for each endpoint: it stops at the limit, and passes over what others hold.
+# Each endpoint has its own subquery with FOR UPDATE, which stops at the limit and skips locked rows.
 _CLAIM = text("""
     WITH wanted AS (
         SELECT * FROM unnest(CAST(:endpoint_ids AS uuid[]), CAST(:most AS int[]), CAST(:most_failing AS int[]))
@@ -100,7 +100,7 @@ _CLAIM = text("""
 
 
 def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
-    """Take due deliveries of each endpoint: at most the first number, or the second one when the endpoint is failing.
+    """Claim due deliveries of each endpoint: at most the first number, or the second one if the endpoint is failing.
 
     One statement claims, one reads each kind of object, and one stores new bodies, whatever the number of deliveries.
     """
@@ -135,8 +135,8 @@ def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> lis
     ]
 
 
-# A success counts even when the lease is over; a failure then belongs to whoever has the delivery now. Endpoints are
-# locked in order, so that two recordings never wait for each other, and only when there is something to note.
+# A success counts even after the lease. A failure after the lease is ignored, because another process may have claimed
+# the delivery. Endpoints are locked in the order of their ids, and only if they change, so recordings cannot deadlock.
 _RECORD = text("""
     WITH result AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -152,12 +152,12 @@ _RECORD = text("""
         FROM result r
         WHERE d.id = r.id AND d.status = 'pending' AND (r.outcome = 'succeeded' OR d.next_attempt_at = r.lease)
         RETURNING d.status
-    ), told AS (
+    ), result_of_endpoint AS (
         SELECT endpoint_id, bool_or(outcome = 'succeeded') AS alive,
                count(*) FILTER (WHERE outcome <> 'succeeded') AS failed
         FROM result GROUP BY endpoint_id
     ), changed AS MATERIALIZED (
-        SELECT p.id, t.alive, t.failed FROM webhook_endpoints p JOIN told t ON t.endpoint_id = p.id
+        SELECT p.id, t.alive, t.failed FROM webhook_endpoints p JOIN result_of_endpoint t ON t.endpoint_id = p.id
         WHERE NOT t.alive OR p.consecutive_failures > 0
         ORDER BY p.id FOR NO KEY UPDATE OF p
     ), noted AS (
@@ -170,7 +170,7 @@ _RECORD = text("""
 
 
 def record(connection: Connection, results: Sequence[DeliveryResult]) -> dict[str, int]:
-    """Write what each attempt came to. How many deliveries got which status, without those that ended otherwise."""
+    """Store the results of attempts; return the number of changed deliveries by their new status."""
     values = {
         "ids": [result.claim.id for result in results],
         "endpoint_ids": [result.claim.endpoint_id for result in results],
@@ -187,7 +187,7 @@ def record(connection: Connection, results: Sequence[DeliveryResult]) -> dict[st
     return numbers
 
 
-# One look into the index for each endpoint; what the outbox holds already is on its way.
+# One index lookup for each endpoint. Endpoints that are already in the outbox are skipped.
 _ENQUEUE_DUE = text(f"""
     INSERT INTO outbox (topic, subject_id, merchant_id)
     SELECT '{Topic.WEBHOOK_DUE}', p.id, p.merchant_id FROM webhook_endpoints p
@@ -199,5 +199,5 @@ _ENQUEUE_DUE = text(f"""
 
 
 def enqueue_due(connection: Connection) -> int:
-    """Put endpoints with due deliveries into the outbox: retries, and what a process that died had in hand."""
+    """Enqueue the endpoints with due deliveries, of retries or of processes that died; return their number."""
     return connection.execute(_ENQUEUE_DUE).rowcount

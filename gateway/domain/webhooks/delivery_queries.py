@@ -1,4 +1,4 @@
-"""Reading deliveries back for the merchant whose events they are, and having an event delivered again."""
+"""List deliveries, and resend events."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -55,7 +55,7 @@ def list_newest(
     before: UUID | None,
     limit: int,
 ) -> Listed:
-    """At most `limit` deliveries to this endpoint that are older than `before`, newest first.
+    """Return at most `limit` deliveries to this endpoint that are older than `before`, newest first.
 
     Raises:
         NotFound: there is no such endpoint, or it belongs to another merchant.
@@ -72,7 +72,7 @@ def list_newest(
     )
 
 
-# A claimed delivery has a lease of at most `lease_seconds`: one that is due later is a retry, and may be sent earlier.
+# A claimed delivery has a lease of at most `lease_seconds`. One that is due later is a retry, which may be sent now.
 _RESEND = text("""
     WITH wanted AS (
         SELECT p.id, p.merchant_id FROM webhook_endpoints p
@@ -103,7 +103,7 @@ _RESEND = text("""
 def resend(
     connection: Connection, merchant_id: UUID, event_id: UUID, endpoint_id: UUID | None
 ) -> Sequence[dict[str, Any]]:
-    """Enqueue the delivery of an event: to `endpoint_id`, or to every enabled endpoint that subscribes to its type.
+    """Resend an event to `endpoint_id`, or to every enabled endpoint that subscribes to it; return the deliveries.
 
     An event has at most one pending delivery per endpoint. If there is one, it is sent immediately if it waits for a
     retry, and no other is created. Resends of one event are serialized.

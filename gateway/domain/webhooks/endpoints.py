@@ -1,4 +1,4 @@
-"""The endpoints that a merchant has events sent to."""
+"""Webhook endpoints: the URLs to which the events of a merchant are sent."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,13 +18,13 @@ from gateway.security.webhook_signatures import new_secret
 from gateway.states import EndpointStatus, EventType
 
 ENDPOINTS_MAX = 16
-"""Endpoints that one merchant may have: each of them is one delivery more per event."""
+"""Maximum number of endpoints of a merchant. Each is one more delivery per event."""
 SECRET_OVERLAP = timedelta(hours=24)
-"""For so long after a rotation the secret before signs too."""
+"""After a rotation, the previous secret also signs for this time."""
 BY_MERCHANT = "Disabled by the merchant."
 GONE = "The receiver answered 410 Gone."
 CANCELED_AT_ONCE = 5_000
-"""Deliveries that one statement cancels; the scheduled job sees to the rest."""
+"""Maximum number of deliveries that one statement cancels. The scheduled job cancels the others."""
 
 _P = WebhookEndpoint
 _COLUMNS = (_P.id, _P.url, _P.events, _P.status, _P.disabled_reason, _P.created_at, _P.updated_at)
@@ -46,15 +46,15 @@ def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
 def create(
     connection: Connection, merchant_id: UUID, url: str, events: Sequence[EventType], actor: str
 ) -> dict[str, Any]:
-    """A new endpoint, with its secret: nothing shows that again.
+    """Create an endpoint; return it with its secret, which is never shown again.
 
     Raises:
-        TooManyEndpoints: the merchant has `ENDPOINTS_MAX` already.
+        TooManyEndpoints: the merchant already has `ENDPOINTS_MAX`.
     """
     connection.execute(select(Merchant.id).where(Merchant.id == merchant_id).with_for_update(key_share=True))
     count = select(func.count()).where(_P.merchant_id == merchant_id, _P.deleted_at.is_(None))
     if connection.execute(count).scalar_one() >= ENDPOINTS_MAX:
-        raise TooManyEndpoints(f"There are {ENDPOINTS_MAX} endpoints already.")
+        raise TooManyEndpoints(f"There are already {ENDPOINTS_MAX} endpoints.")
     secret = new_secret()
     values = {
         "id": new_id(),
@@ -69,7 +69,7 @@ def create(
 
 
 def find(connection: Connection, merchant_id: UUID, endpoint_id: UUID) -> dict[str, Any]:
-    """One endpoint of this merchant.
+    """Return one endpoint of this merchant.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -81,7 +81,7 @@ def find(connection: Connection, merchant_id: UUID, endpoint_id: UUID) -> dict[s
 
 
 def list_newest(connection: Connection, merchant_id: UUID, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:
-    """At most `limit` endpoints of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` endpoints of this merchant that are older than `before`, newest first."""
     query = select(*_COLUMNS).where(_P.merchant_id == merchant_id, _P.deleted_at.is_(None))
     return [_of_row(row) for row in connection.execute(newest(query, _P.id, before, limit))]
 
@@ -96,7 +96,7 @@ def change(
     status: EndpointStatus | None,
     actor: str,
 ) -> dict[str, Any]:
-    """The endpoint with what is not None changed. Disabling it cancels its deliveries; enabling it forgives failures.
+    """Change what is not None; return the endpoint. Disabling cancels its deliveries; enabling resets its failures.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -118,7 +118,7 @@ def change(
 
 
 def rotate_secret(connection: Connection, merchant_id: UUID, endpoint_id: UUID, actor: str) -> dict[str, Any]:
-    """The endpoint with a new secret, shown this once. The one before signs too for `SECRET_OVERLAP`.
+    """Give the endpoint a new secret; return the endpoint with it. The old secret also signs for `SECRET_OVERLAP`.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -167,7 +167,7 @@ _DISABLE_GONE = text("""
 
 
 def disable_gone(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Disable the endpoints `ids`, whose receivers say that they are gone, and cancel their deliveries."""
+    """Disable the endpoints `ids`, whose receivers answered 410 Gone, and cancel their deliveries."""
     connection.execute(_DISABLE_GONE, {"ids": list(ids), "reason": GONE})
     cancel_deliveries(connection, ids)
 
@@ -176,11 +176,11 @@ _CANCEL = """
     UPDATE webhook_deliveries SET status = 'canceled', next_attempt_at = NULL, finished_at = now()
     WHERE status = 'pending' AND id = ANY (ARRAY(
         SELECT d.id FROM webhook_endpoints p JOIN webhook_deliveries d ON d.endpoint_id = p.id AND d.status = 'pending'
-        WHERE {which} LIMIT :limit FOR UPDATE OF d SKIP LOCKED
+        WHERE {condition} LIMIT :limit FOR UPDATE OF d SKIP LOCKED
     ))
 """
-_CANCEL_OF = text(_CANCEL.format(which="p.id = ANY(CAST(:ids AS uuid[]))"))
-_CANCEL_ORPHANS = text(_CANCEL.format(which="p.status = 'disabled' OR p.deleted_at IS NOT NULL"))
+_CANCEL_OF = text(_CANCEL.format(condition="p.id = ANY(CAST(:ids AS uuid[]))"))
+_CANCEL_ORPHANS = text(_CANCEL.format(condition="p.status = 'disabled' OR p.deleted_at IS NOT NULL"))
 
 
 def cancel_deliveries(connection: Connection, ids: Sequence[UUID]) -> None:
@@ -189,8 +189,8 @@ def cancel_deliveries(connection: Connection, ids: Sequence[UUID]) -> None:
 
 
 def cancel_orphans(connection: Connection) -> int:
-    """Cancel deliveries that wait for a disabled or deleted endpoint, at most `CANCELED_AT_ONCE`; their number.
+    """Cancel pending deliveries of disabled or deleted endpoints, at most `CANCELED_AT_ONCE`; return their number.
 
-    Those that were too many, and those of payments that were settled in the very moment that the endpoint went.
+    They exceeded the limit, or their event was recorded at the moment when the endpoint was disabled.
     """
     return connection.execute(_CANCEL_ORPHANS, {"limit": CANCELED_AT_ONCE}).rowcount

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Connection, Row, Uuid, any_, literal, select
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql import ColumnElement
 
 from gateway.domain.payments import refund_queries, settlement_queries, transaction_queries
 from gateway.domain.shared.listing import Listed, conditions, created_within, search
@@ -24,15 +25,15 @@ from gateway.models.transactions import Transaction
 from gateway.models.webhooks import Event
 from gateway.states import EventType
 
-_Columns = Sequence[InstrumentedAttribute[Any]]
+_Columns = Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]]
 _Represent = Callable[[Row[*tuple[Any, ...]]], dict[str, Any]]
 
-_OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {
+OBJECTS: dict[str, tuple[InstrumentedAttribute[UUID], _Columns, _Represent]] = {
     "transaction": (Transaction.id, transaction_queries.COLUMNS, transaction_queries.of_row),
     "refund": (Refund.id, refund_queries.COLUMNS, refund_queries.of_row),
     "settlement": (Settlement.id, settlement_queries.COLUMNS, settlement_queries.of_row),
 }
-"""What an event is about, by the first part of its type: how it is found and shown."""
+"""The objects of events by the first part of the type: their id, columns and representation."""
 
 _E = Event
 COLUMNS = (_E.id, _E.type, _E.object_id, _E.snapshot, _E.created_at)
@@ -50,13 +51,13 @@ class StoredEvent:
 
 
 def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UUID, dict[str, Any]]:
-    """The object of each event by the event's id, as it was when it happened; one statement per kind of object."""
+    """Return the object of each event at the time of the event, by the event's id; one statement per kind of object."""
     by_kind: dict[str, list[StoredEvent]] = {}
     for event in events:
         by_kind.setdefault(event.type.partition(".")[0], []).append(event)
     shown: dict[UUID, dict[str, Any]] = {}
     for kind, same in by_kind.items():
-        id, columns, represent = _OBJECTS[kind]
+        id, columns, represent = OBJECTS[kind]
         wanted = literal(list({event.object_id for event in same}), ARRAY(Uuid))
         rows = {row.id: row for row in connection.execute(select(*columns).where(id == any_(wanted)))}
         shown |= {event.id: _as_it_was(event, represent(rows[event.object_id])) for event in same}
@@ -80,7 +81,7 @@ def _represent(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(connection: Connection, merchant_id: UUID, event_id: UUID) -> dict[str, Any]:
-    """One event of this merchant, with its object.
+    """Return one event of this merchant, with its object.
 
     Raises:
         NotFound: there is none, or it belongs to another merchant.
@@ -105,7 +106,7 @@ class EventFilter:
 def list_newest(
     connection: Connection, merchant_id: UUID, wanted: EventFilter, before: UUID | None, limit: int
 ) -> Listed:
-    """At most `limit` events of this merchant that are older than `before`, newest first."""
+    """Return at most `limit` events of this merchant that are older than `before`, newest first."""
     listed = search(
         connection,
         columns=COLUMNS,

@@ -15,6 +15,7 @@ from gateway import db
 from gateway.clock import database_clock
 from gateway.db import autocommit, begin
 from gateway.domain.payments import requeueing
+from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.domain.payments.transactions import TIME_OFF_MAX_SECONDS
 from gateway.flows.routing import route
 from gateway.flows.settlement import settle
@@ -75,7 +76,7 @@ def seconds_since(text: str) -> float:
 
 def stuck() -> list[UUID]:
     with begin() as connection:
-        return requeueing.stuck(connection, requeueing.TRANSACTIONS, 0, 100)
+        return requeueing.stuck(connection, TRANSACTIONS, 0, 100)
 
 
 def test_a_payment_accepted_by_a_host_with_a_wrong_clock_is_like_any_other(

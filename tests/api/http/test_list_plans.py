@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from gateway.api.http.paging import ListQuery
 from gateway.api.http.routes import Endpoint
-from gateway.db import begin, patience
+from gateway.db import answer_timeout, begin
 from gateway.domain.shared.listing import SEARCH_ROWS_MAX
 from gateway.ids import utc_now
 from gateway.models import all_tables
@@ -112,7 +112,7 @@ HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
 @pytest.fixture(scope="module")
 def full(world: World) -> Iterator[World]:
     """Return the world with many rows of its merchant."""
-    with patience(FILL_SECONDS), begin() as connection:
+    with answer_timeout(FILL_SECONDS), begin() as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = '{FILL_SECONDS}s'"))
         for statement in FILL:
             connection.execute(text(statement), {"merchant_id": world.merchant.merchant_id, "rows": ROWS})

@@ -12,7 +12,7 @@ from gateway.api.resources.dead_letter_jobs import DeadLetterJob
 from gateway.db import begin
 from gateway.domain.dead_letters import bulk_jobs, intake
 from gateway.domain.dead_letters.intake import DeadMessage
-from gateway.flows import resumption
+from gateway.flows import upkeep
 from gateway.flows.dead_letters import run_job_step
 from gateway.ids import new_id, rfc3339, utc_now
 from tests.api.conftest import Caller, expect_problem, field_errors
@@ -231,11 +231,11 @@ def test_a_job_whose_message_was_lost_is_enqueued_again(operator: Caller, mercha
     job = create(operator, max_per_second=1)
     run_job_step(UUID(job["id"]))
     execute("DELETE FROM outbox")
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 0
     execute("UPDATE dead_letter_jobs SET next_step_at = now() - interval '61 seconds'")
 
-    assert resumption.resume() == 1
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 1
+    assert upkeep.requeue_operator_work() == 0
 
     assert count("outbox", f"topic = 'dead_letter_job.due' AND subject_id = '{job['id']}'") == 1
     run_to_its_end(job)

@@ -12,7 +12,7 @@ from gateway.db import begin
 from gateway.domain.reconciliation import requests as reconciliation_requests
 from gateway.domain.reconciliation import runs as reconciliation_runs
 from gateway.domain.reconciliation.runs import ADVISORY_LOCK, ReconciliationRunning
-from gateway.flows import resumption
+from gateway.flows import upkeep
 from gateway.flows.reconciliation import reconcile, reconcile_as_requested
 from tests.api.conftest import Caller, expect_problem, field_errors
 from tests.api.reconciliations import RUNS, ask, carried_out, damaged_payment, found_by
@@ -94,8 +94,8 @@ def test_a_reconciliation_whose_worker_died_is_completed_by_the_next_message(ope
     execute("UPDATE reconciliation_runs SET enqueued_at = now() - interval '1 hour'")
     execute("DELETE FROM outbox")
 
-    assert resumption.resume() == 1
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 1
+    assert upkeep.requeue_operator_work() == 0
     assert count("outbox", "topic = 'reconciliation.requested'") == 1
     reconcile_as_requested(UUID(run["id"]))
 
@@ -104,11 +104,11 @@ def test_a_reconciliation_whose_worker_died_is_completed_by_the_next_message(ope
 
 def test_a_reconciliation_whose_message_was_lost_is_enqueued_again(operator: Caller) -> None:
     ask(operator)
-    assert resumption.resume() == 0
+    assert upkeep.requeue_operator_work() == 0
     execute("DELETE FROM outbox")
     execute("UPDATE reconciliation_runs SET enqueued_at = now() - interval '61 seconds'")
 
-    assert resumption.resume() == 1
+    assert upkeep.requeue_operator_work() == 1
 
 
 def test_reconciliations_are_listed_in_pages_including_the_nightly_ones(operator: Caller) -> None:

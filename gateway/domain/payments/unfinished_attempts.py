@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED, rows
+from gateway.db import LISTED
+from gateway.domain.payments.kinds import KINDS, Kind
 
 
 @dataclass(slots=True)
@@ -21,34 +22,24 @@ class Unfinished:
     """Their lease has expired: the worker died."""
 
 
-def _statement(attempts: str, key: str) -> TextClause:
+def _find(kind: Kind) -> TextClause:
     return text(f"""
         WITH {LISTED}
         SELECT l.id, CAST(ceil(extract(epoch FROM a.lease_until - now())) AS int) AS seconds_left
         FROM listed l CROSS JOIN LATERAL (
-            SELECT outcome, lease_until FROM {attempts} WHERE {key} = l.id ORDER BY number DESC LIMIT 1
+            SELECT outcome, lease_until FROM {kind.attempts} WHERE {kind.key} = l.id ORDER BY number DESC LIMIT 1
         ) a
         WHERE a.outcome IS NULL
-    """)  # noqa: S608  # the parts are constants of this module
+    """)  # noqa: S608  # constants
 
 
-_OF_TRANSACTIONS = _statement("charge_attempts", "transaction_id")
-_OF_REFUNDS = _statement("refund_attempts", "refund_id")
+_FIND = {kind: _find(kind) for kind in KINDS}
 
 
-def unfinished_transactions(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
-    """Return the `ids` whose newest attempt has no outcome."""
-    return _unfinished(connection, _OF_TRANSACTIONS, ids)
-
-
-def unfinished_refunds(connection: Connection, ids: Sequence[UUID]) -> Unfinished:
-    """Return the `ids` whose newest attempt has no outcome."""
-    return _unfinished(connection, _OF_REFUNDS, ids)
-
-
-def _unfinished(connection: Connection, statement: TextClause, ids: Sequence[UUID]) -> Unfinished:
+def find(connection: Connection, kind: Kind, ids: Sequence[UUID]) -> Unfinished:
+    """Return those of `ids` whose newest attempt has no outcome."""
     found = Unfinished()
-    for row in rows(connection, statement, {"ids": list(ids)}):
+    for row in connection.execute(_FIND[kind], {"ids": list(ids)}):
         if row.seconds_left > 0:
             found.leased.append(row.id)
             found.lease_seconds = max(found.lease_seconds, row.seconds_left)

@@ -1,4 +1,4 @@
-"""The operators' API: jobs on dead letters, statements, findings and resolutions of discrepancies"""
+"""Add jobs on dead letters, statements, and findings and resolutions of discrepancies"""
 
 from collections.abc import Sequence
 

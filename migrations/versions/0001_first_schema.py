@@ -1,4 +1,4 @@
-"""The first schema"""
+"""Create the first schema"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Add the state of the queues as the relay and the workers observe it, for the API and for alerts"""
+"""Add the state of the queues, as the relay and the workers observe it"""
 
 from collections.abc import Sequence
 

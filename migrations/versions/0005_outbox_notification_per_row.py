@@ -1,4 +1,4 @@
-"""Only rows notify the relays, not a statement that enqueued none, as most of those that record settlements"""
+"""Notify the relays for each row, not for statements that insert none"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Add the merchant to outbox rows and a weight to merchants, for round-robin scheduling among merchants in the relay"""
+"""Add the merchant to outbox rows and a weight to merchants, for fairness among merchants in the relay"""
 
 from collections.abc import Sequence
 

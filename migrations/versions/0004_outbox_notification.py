@@ -1,4 +1,4 @@
-"""The outbox notifies the relays of what it gets"""
+"""Notify the relays of new rows in the outbox"""
 
 from collections.abc import Sequence
 
