@@ -112,7 +112,7 @@ def test_a_failing_receiver_is_tried_a_bounded_number_of_times_and_then_the_log_
     assert len(received) == ATTEMPTS_MAX
     assert (row(id).status, row(id).attempts, row(id).last_error) == ("failed", ATTEMPTS_MAX, "HTTP 503")
     assert row(id).finished_at is not None
-    assert sum(line.startswith("ERROR") and "is given up" in line for line in lines) == 1
+    assert sum(line.startswith("ERROR") and " failed after 4 attempts" in line for line in lines) == 1
     assert count("alerts") == 1  # none about the alert
 
 
