@@ -4,11 +4,10 @@ import json
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ids import new_id
 from tasks import monitor
 from tests.helpers.factories import accept_payment, count, execute, make_merchant
 from tests.helpers.refunds import ask, paid
@@ -62,7 +61,7 @@ def test_only_payment_queues_name_transactions() -> None:
         body(1, 2),
         b"[" * 100_000,
         b'{"a": NaN}',
-        body(*[str(new_id()) for _ in range(monitor.IDS_MAX + 1)]),
+        body(*[str(uuid4()) for _ in range(monitor.IDS_MAX + 1)]),
         "text",
         None,
         5,
