@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from gateway.db import autocommit, begin
 from gateway.domain.dead_letters import intake, resolution
@@ -28,11 +29,18 @@ def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
     [id] = route_payments(merchant_id, "tok_error_always")
     for _ in range(ATTEMPT_LIMIT):
         settle([id], "task-1")
-    message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, utc_now(), (id,))
     with begin() as connection:
+        now = _database_time(connection)
+        message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, now, (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return id, next(UUID(letter["id"]) for letter in letters if letter["transaction_id"] == str(id))
+
+
+def _database_time(connection: Connection) -> datetime:
+    """Return the database's time, which is later than that of earlier commits; `utc_now` is only close to it."""
+    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    return now
 
 
 def replayed(merchant_id: UUID) -> UUID:
@@ -113,8 +121,9 @@ def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
     id = request_refund(transaction_id, 100)
     for _ in range(ATTEMPT_LIMIT):
         refund([id], "task-1")
-    message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, utc_now(), (), (id,))
     with begin() as connection:
+        now = _database_time(connection)
+        message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, now, (), (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return id, next(UUID(letter["id"]) for letter in letters if letter["refund_id"] == str(id))
