@@ -29,7 +29,7 @@ from devstack.supervisor import Stack
 from devstack.terminal import DevstackError, info, print_line
 
 _SUITE_LIMIT_SECONDS = 40 * 60
-_UNIT_LIMIT_SECONDS = 5 * 60
+_UNIT_LIMIT_SECONDS = 10 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
 _STOP_LIMIT_SECONDS = 240
 """Time in which the supervisor of the second stack stops it in order."""
@@ -115,10 +115,13 @@ def unit(arguments: Sequence[str] = ()) -> int:
     marked = [str(module.relative_to(ROOT)) for module in modules if _UNIT_MARK in module.read_text()]
     env = {name: value for name, value in environment(dotenv=False).items() if name != "GATEWAY_STACK"}
     chosen = [name for name in arguments if (ROOT / name.partition("::")[0]).exists()]
-    parallel = [] if arguments else ["-n", "2", "--dist", "loadfile"]
+    parallel = [] if arguments else ["-n", "2", "--dist", "worksteal"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *parallel, *arguments, *([] if chosen else marked)]
     info(f"pytest -m unit, {len(chosen or marked)} modules")
-    return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
+    try:
+        return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        raise DevstackError(f"the unit tests did not end within {_UNIT_LIMIT_SECONDS} s") from None
 
 
 def chaos() -> int:

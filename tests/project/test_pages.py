@@ -12,6 +12,8 @@ from prometheus_client import REGISTRY, generate_latest
 import gateway.telemetry  # noqa: F401  # registers the metrics
 from gateway.cli import commands
 from gateway.config import Settings
+from gateway.domain.invariants.checks import INVARIANTS
+from gateway.models.reconciliation import DISCREPANCY_KINDS
 from tests.project.code import PRODUCT, ROOT, TESTS, TOOLS, modules, nodes, place
 
 pytestmark = pytest.mark.unit
@@ -177,7 +179,7 @@ def test_commands_that_a_page_names_exist() -> None:
 def test_the_page_for_operators_lists_exactly_the_metrics_that_exist() -> None:
     exposed = set(re.findall(r"^# TYPE (\w+)", generate_latest(REGISTRY).decode(), re.MULTILINE))
     counted = {name for name in exposed if not re.search("^(python|process)_|_created$", name)}
-    gauges = set(re.findall(r'\("([a-z_]+)", "', (ROOT / "gateway/api/service/gauges.py").read_text()))
+    gauges = set(re.findall(r'\(\s*"([a-z_]+)",\s*"', (ROOT / "gateway/api/service/gauges.py").read_text()))
     table = (DOCS / "operations.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for cell in first_cells for name in CODE.findall(cell)} == counted | gauges
@@ -213,3 +215,15 @@ def test_messages_that_a_page_for_operators_quotes_exist() -> None:
         if any(part.strip(" .;,") not in source for part in re.split(r"…|\d+", quoted))
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("broken-invariant.md", {invariant.name for invariant in INVARIANTS}),
+        ("discrepancies.md", set(DISCREPANCY_KINDS)),
+    ],
+)
+def test_a_runbook_says_what_to_do_about_each_kind(page: str, names: set[str]) -> None:
+    rows = [line for line in (DOCS / "runbooks" / page).read_text().splitlines() if line.startswith("| `")]
+    assert {name for line in rows for name in CODE.findall(line.split("|")[1])} - {"kind"} == names

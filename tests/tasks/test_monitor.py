@@ -10,7 +10,7 @@ import pytest
 
 from tasks import monitor
 from tests.helpers.factories import accept_payment, count, execute, make_merchant
-from tests.helpers.refunds import ask, paid
+from tests.helpers.refunds import paid, request_refund
 
 ID = UUID("0199a0de-0000-7000-8000-000000000001")
 DELAY = {"queue": "celery_delayed_3", "reason": "expired"}
@@ -109,7 +109,7 @@ def test_the_ids_of_the_refund_queue_are_refunds() -> None:
 
 @pytest.mark.usefixtures("database")
 def test_an_expired_refund_message_is_enqueued_again() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     execute("DELETE FROM outbox")
     headers = {"id": "task-1", "task": "payments.refund", "x-death": [dead("refund.requested", "expired")]}
     monitor.store_dead([monitor.parse(message(body(str(id)), headers, "dlq.refund.requested"))])
