@@ -3,6 +3,13 @@
 # It uses `exec`, so that the role itself gets SIGTERM and finishes its current work.
 set -eu
 
+# Containers may share the folder for metrics, but not process ids: each gets a folder of its own in it.
+if [ -n "${PROMETHEUS_MULTIPROC_DIR:-}" ]; then
+    export METRICS_DIR="$PROMETHEUS_MULTIPROC_DIR" PROMETHEUS_MULTIPROC_DIR="$PROMETHEUS_MULTIPROC_DIR/$(hostname)"
+    mkdir -p "$PROMETHEUS_MULTIPROC_DIR"
+    rm -f "$PROMETHEUS_MULTIPROC_DIR"/*.db
+fi
+
 command=
 while IFS= read -r line; do
     case $line in

@@ -29,7 +29,7 @@ from devstack.supervisor import Stack
 from devstack.terminal import DevstackError, info, print_line
 
 _SUITE_LIMIT_SECONDS = 40 * 60
-_UNIT_LIMIT_SECONDS = 5 * 60
+_UNIT_LIMIT_SECONDS = 10 * 60
 _INTERRUPT_LIMIT_SECONDS = 60
 _STOP_LIMIT_SECONDS = 240
 """Time in which the supervisor of the second stack stops it in order."""
@@ -38,6 +38,7 @@ _STACK_TESTS, _FAULT_TESTS = "tests/end_to_end", "tests/end_to_end/faults"
 _FAULTS_PORT_OFFSET = 20
 _WORKERS = 3
 """Processes of pytest-xdist for the tests that do not drive a stack. They spend most of their time waiting."""
+_IN_PARALLEL = ("-n", str(_WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
 _UNIT_MARK = "mark.unit"
 _OWNED = "made-by-make-test"
 SETTINGS = {
@@ -89,7 +90,7 @@ def test(arguments: list[str]) -> int:
     own = layout(TEST_DIR, TEST_PORT_BASE)
     if arguments:
         return _beside_fresh_stack(own, SETTINGS, {}, Run(["-m", "pytest", *arguments]))
-    others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", "-n", str(_WORKERS), "--dist", "loadfile"]
+    others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", *_IN_PARALLEL]
     runs = [
         Run(["-m", "pytest", *others]),
         Run(["-m", "pytest", _STACK_TESTS, f"--ignore={_FAULT_TESTS}"], "end_to_end"),
@@ -118,7 +119,10 @@ def unit(arguments: Sequence[str] = ()) -> int:
     parallel = [] if arguments else ["-n", "2", "--dist", "worksteal"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "unit", *parallel, *arguments, *([] if chosen else marked)]
     info(f"pytest -m unit, {len(chosen or marked)} modules")
-    return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
+    try:
+        return subprocess.run(command, check=False, cwd=ROOT, env=env, timeout=_UNIT_LIMIT_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        raise DevstackError(f"the unit tests did not end within {_UNIT_LIMIT_SECONDS} s") from None
 
 
 def chaos() -> int:

@@ -1,12 +1,9 @@
 """The Flask application: `gateway.app:app` for the `flask` command, `create_served_app` for the Procfile's server."""
 
-import os
 from typing import Any
 
 import flask
-from loguru import logger
 
-from gateway import affinity
 from gateway.api.access import tokens
 from gateway.api.http import middleware, problems, routes
 from gateway.api.http.request_content import BODY_MAX_BYTES
@@ -91,9 +88,6 @@ def create_served_app() -> Server:
     """
     app, config = create_app(), settings()
     sockets.raise_file_limit(config.api_connections)
-    processor = affinity.keep_to_one_processor(config.api_workers)
-    if processor is not None:
-        logger.info("process {} keeps to processor {}", os.getpid(), processor)
     if not config.trusted_proxies:
         connections.watch(config.port, config.api_connections // limits.CONNECTIONS_SHARE_OF_ADDRESS)
     endpoints = [endpoint for part in PARTS for endpoint in part.endpoints]

@@ -2,24 +2,22 @@
 
 Every log line carries the service and, where there is one, the request, task and transaction id. Metrics are
 Prometheus counters and histograms; with `PROMETHEUS_MULTIPROC_DIR` set, `metrics_text` adds up all processes
-of this host (https://prometheus.github.io/client_python/multiprocess/).
+of this host (https://prometheus.github.io/client_python/multiprocess/), and with `METRICS_DIR` all its containers.
 """
 
 import json
 import logging
-import os
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loguru import logger
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client import values as metric_values
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -28,25 +26,6 @@ from gateway.security.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record
-
-MetricT = TypeVar("MetricT", Counter, Histogram)
-
-_HOST = socket.gethostname()
-
-
-@cache
-def _own_name() -> str:
-    """This process among all that share the folder of metrics; containers that share it share process ids too.
-
-    It is asked for with every value that changes, and the process id costs a system call.
-    """
-    return f"{_HOST}-{os.getpid()}"
-
-
-os.register_at_fork(after_in_child=_own_name.cache_clear)
-
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    metric_values.ValueClass = metric_values.MultiProcessValue(_own_name)  # type: ignore[no-untyped-call]
 
 HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
 HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
@@ -81,19 +60,13 @@ WEBHOOK_SECONDS = Histogram(
 )
 
 
-@cache
-def labelled(metric: MetricT, *values: str) -> MetricT:
-    """`metric` with these labels. Its own `labels` takes a lock and looks at every value, each time."""
-    return metric.labels(*values)
-
-
 _OF_GRANIAN = ("_granian", "granian.access")
-"""The server's loggers, which write by themselves; an access log holds raw paths."""
+"""Loggers of the server, which have handlers of their own. An access log contains raw paths."""
 CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 
 
 class _StandardLogging(logging.Handler):
-    """Writes the records of the libraries' standard loggers as loguru would, or hands them to it."""
+    """Writes the records of the libraries' standard loggers like loguru, or passes them to it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if _lines_are_json() and not record.exc_info:
@@ -194,9 +167,10 @@ def log_context(**fields: str | None) -> Iterator[None]:
 
 
 def log_frequent(name: str, message: str) -> None:
-    """Log a line at INFO for the module `name`, as loguru would, at a fifth of its cost: for each request and payment.
+    """Log a line at INFO for the module `name`: for lines of every request and payment.
 
-    What loguru collects for a line, and these lines do not show, takes longer than to write them.
+    With the format json it writes the line itself, at a fifth of the cost: loguru also looks up the calling function,
+    the process and the thread, which a JSON line does not contain.
     """
     if not _lines_are_json():
         logger.opt(depth=1).info("{}", message)
@@ -204,15 +178,29 @@ def log_frequent(name: str, message: str) -> None:
         _write_json(datetime.now(UTC), "INFO", name, message, ids=_context.get())
 
 
+class _Containers(Collector):
+    """The metrics of all containers of this host; each has a subfolder of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the sums of all files."""
+        files = [str(file) for file in self._folder.glob("*/*.db")]
+        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def metrics_text(*collectors: Collector) -> bytes:
-    """The metrics of all processes of this host, and of `collectors`, in Prometheus' text format."""
-    if settings().prometheus_multiproc_dir is None:
-        own = generate_latest(REGISTRY)
-    else:
-        shared = CollectorRegistry()
+    """Return the metrics of all processes of this host, and of `collectors`, in Prometheus' text format."""
+    config = settings()
+    shared = CollectorRegistry()
+    if config.metrics_dir is not None:
+        shared.register(_Containers(config.metrics_dir))
+    elif config.prometheus_multiproc_dir is not None:
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-        own = generate_latest(shared)
-    momentary = CollectorRegistry()
+    else:
+        shared = REGISTRY
+    current = CollectorRegistry()
     for collector in collectors:
-        momentary.register(collector)
-    return own + generate_latest(momentary)
+        current.register(collector)
+    return generate_latest(shared) + generate_latest(current)

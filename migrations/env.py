@@ -1,4 +1,4 @@
-"""Runs migrations against the database of the settings, or on the connection that a caller hands over."""
+"""Run migrations on the database of the settings, or on the connection that a caller passes in `attributes`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from gateway.config import settings
 from gateway.models import all_tables
 from gateway.reasons import reason_of
 
-LOCK_TIMEOUT = "5s"  # a migration that cannot get its lock fails, rather than queueing every payment behind it
+LOCK_TIMEOUT = "5s"  # a migration that cannot get its lock fails; otherwise all payments would wait behind it
 NO_LIMITS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -23,26 +23,25 @@ NO_LIMITS = {
     "enable_seqscan": "on",
 }
 """Overrides the session defaults of the role (gateway.database_sessions), which do not suit migrations."""
-ADVISORY_LOCK = 7_205_001  # two deploys at once migrate one after the other
+ADVISORY_LOCK = 7_205_001  # concurrent deployments migrate one after the other
 
 
 def _migrate(connection: Connection) -> None:
-    # One transaction for all steps: a downgrade of which a later step refuses changes nothing.
-    context.configure(connection=connection, target_metadata=all_tables())
+    # One transaction for all steps: if one step of a downgrade is refused, nothing is changed.
+    context.configure(connection=connection, target_metadata=all_tables(), transaction_per_migration=False)
     with context.begin_transaction():
-        context.get_context()._ensure_version_table()
         context.run_migrations()
 
 
 def _connect(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
-    # Not through a pooler, whose session would keep the lock.
+    # Not through a pooler, whose session would keep the advisory lock.
     return database_sessions.connect(parameters, NO_LIMITS)
 
 
 def _run() -> None:
-    handed_over = context.config.attributes.get("connection")
-    if handed_over is not None:
-        _migrate(handed_over)
+    given = context.config.attributes.get("connection")
+    if given is not None:
+        _migrate(given)
         return
     engine = create_engine(settings().database_direct_url or settings().database_url, poolclass=NullPool)
     event.listen(engine, "do_connect", _connect)

@@ -269,3 +269,9 @@ class LogsAndMetrics(_Group):
         "emptied before a start. Without it, `/metrics` has the metrics of one API process only",
         examples=["/run/payment-gateway/metrics"],
     )
+    metrics_dir: Path | None = Field(
+        default=None,
+        description="Folder whose subfolders are the PROMETHEUS_MULTIPROC_DIR of each container of this host; "
+        "`/metrics` adds up all of them. Process ids are unique within one container only. The image sets it",
+        examples=["/run/payment-gateway/metrics"],
+    )

@@ -24,7 +24,7 @@ from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavai
 from gateway.providers import registry
 from gateway.providers.base import Provider
 from gateway.reasons import reason_of
-from gateway.telemetry import PROVIDER_SECONDS, labelled, log_context, log_frequent
+from gateway.telemetry import PROVIDER_SECONDS, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
 """Outcomes that arrive within this time are recorded at once, so that a slow call does not delay its neighbours."""
@@ -210,7 +210,7 @@ def call_provider(claim: AttemptClaim[Any]) -> Outcome:
         with _log_context(claim):
             logger.exception("the adapter of {} raised", claim.provider)
         outcome = Unknown(ADAPTER_ERROR, reason_of(exc))
-    labelled(PROVIDER_SECONDS, claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
+    PROVIDER_SECONDS.labels(claim.provider, type(outcome).__name__.lower()).observe(time.perf_counter() - started)
     return outcome
 
 

@@ -12,7 +12,7 @@ from gateway.domain.payments.unfinished_attempts import Unfinished
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import LateCallback, ProcessedList, Recording, execute
 from gateway.states import TransactionStatus
-from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS, labelled
+from gateway.telemetry import PROCESSING_SECONDS, SETTLEMENTS
 
 __all__ = ["Unfinished", "exhaust", "find_unfinished", "settle"]
 
@@ -38,10 +38,10 @@ def exhaust(ids: Sequence[UUID], error: str) -> None:
 
 def _count(recorded: Recorded) -> None:
     if recorded.status == TransactionStatus.COMPLETED:
-        labelled(SETTLEMENTS, "succeeded").inc()
+        SETTLEMENTS.labels("succeeded").inc()
         PROCESSING_SECONDS.observe(recorded.seconds)
     elif recorded.status == TransactionStatus.FAILED:
-        labelled(SETTLEMENTS, "failed").inc()
+        SETTLEMENTS.labels("failed").inc()
 
 
 _RECORDING = Recording(settling.record, _count)

@@ -17,7 +17,7 @@ from gateway.flows.invariants import check, horizon_seconds
 from gateway.ids import new_id, smallest_id
 from tests.helpers.breakages import BREAKAGES, Breakage
 from tests.helpers.factories import count, execute, make_merchant
-from tests.helpers.lifecycles import one_of_each, without
+from tests.helpers.lifecycles import one_in_each_state, without_constraints
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -39,7 +39,7 @@ ALWAYS_COMPLETE = {
 
 @pytest.mark.parametrize("full", [False, True], ids=["recent", "full"])
 def test_every_invariant_holds_for_payments_in_every_state(full: bool) -> None:
-    one_of_each()
+    one_in_each_state()
     report = check(full=full)
     assert broken(report) == {}
     assert len(report.results) == len(INVARIANTS) == count("invariant_checks", "violations = 0")
@@ -51,8 +51,8 @@ def test_every_invariant_is_broken_by_a_row_of_these_tests() -> None:
 
 @pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.what)
 def test_a_broken_row_is_found_and_watched_until_it_is_repaired(breakage: Breakage) -> None:
-    with without(*breakage.without):
-        ids = one_of_each()
+    with without_constraints(*breakage.without):
+        ids = one_in_each_state()
         values = {"id": ids[breakage.of], "other": ids["replayed_and_completed"], "new": new_id()}
         used = {name: value for name, value in values.items() if f":{name}" in breakage.statement}
         execute(breakage.statement, **used)

@@ -12,7 +12,7 @@ from gateway.flows.reconciliation import reconcile
 from gateway.flows.settlement import settle
 from gateway.ids import utc_now
 from tests.helpers.captured_sql import statements
-from tests.helpers.discrepancies import copy_settlement, settled_payment, settlement_of, the_only_one
+from tests.helpers.discrepancies import copy_settlement, only_discrepancy, settled_payment, settlement_of
 from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
 from tests.helpers.refunds import refunded
 
@@ -75,7 +75,7 @@ def test_a_missing_settlement_is_found() -> None:
     id = settled_payment(amount=700)
     execute("DELETE FROM ledger_entries WHERE transaction_id = :id", id=id)
     execute("DELETE FROM settlements WHERE transaction_id = :id", id=id)
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("missing_settlement", str(id))
     assert (found["expected_amount"], found["actual_amount"], found["currency"]) == (700, None, "USD")
 
@@ -92,7 +92,7 @@ def test_a_missing_settlement_of_a_refunded_transaction_is_found() -> None:
 def test_a_settlement_with_another_amount_is_found() -> None:
     id = settled_payment(amount=1_000)
     execute("UPDATE transactions SET amount = 1005 WHERE id = :id", id=id)
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("amount_mismatch", str(settlement_of(id)))
     assert (found["transaction_id"], found["expected_amount"], found["actual_amount"]) == (str(id), 1_005, 1_000)
 
@@ -100,7 +100,7 @@ def test_a_settlement_with_another_amount_is_found() -> None:
 def test_a_settlement_in_another_currency_is_found() -> None:
     id = settled_payment()
     execute("UPDATE transactions SET currency = 'EUR' WHERE id = :id", id=id)
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["transaction_id"], found["currency"]) == ("currency_mismatch", str(id), "EUR")
     assert "EUR" in found["detail"]
     assert "USD" in found["detail"]
@@ -117,7 +117,7 @@ def test_a_second_settlement_is_found_once_with_the_sum_of_both() -> None:
     settled_payment()
     id = settled_payment(amount=300)
     copy_settlement(id)
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("duplicate_settlement", str(id))
     assert (found["expected_amount"], found["actual_amount"], found["currency"]) == (300, 600, "USD")
 
@@ -127,7 +127,7 @@ def test_a_settlement_without_a_transaction_is_an_orphan() -> None:
     id = settled_payment()
     execute("DELETE FROM charge_attempts")
     execute("DELETE FROM transactions")
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("orphan_settlement", str(settlement_of(id)))
     assert (found["expected_amount"], found["actual_amount"]) == (None, 1_000)
 
@@ -143,7 +143,7 @@ def test_a_settlement_without_a_transaction_is_an_orphan() -> None:
 def test_a_settlement_of_a_transaction_that_did_not_complete_is_an_orphan(change: str) -> None:
     id = settled_payment()
     execute(f"UPDATE transactions SET {change} WHERE id = :id", id=id)  # noqa: S608
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["transaction_id"]) == ("orphan_settlement", str(id))
 
 
@@ -183,7 +183,7 @@ def test_ledger_entries_that_disagree_with_their_settlement_are_found(damage: st
     settled_payment()
     id = settled_payment(amount=500)
     execute(damage, source=settlement_of(id))
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("ledger_imbalance", str(settlement_of(id)))
     assert (found["transaction_id"], found["expected_amount"]) == (str(id), 500)
 
@@ -203,7 +203,7 @@ def test_ledger_entries_that_disagree_with_their_settlement_are_found(damage: st
 def test_a_duplicate_ledger_entry_is_found(damage: str) -> None:
     id = settled_payment(amount=500)
     execute(damage)
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["transaction_id"]) == ("ledger_imbalance", str(id))
     assert found["detail"].count("merchant_payable 485") == 2
 
@@ -218,7 +218,7 @@ def test_ledger_entries_without_a_settlement_are_one_discrepancy() -> None:
            FROM ledger_entries""",
         source=source,
     )
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"], found["transaction_id"]) == ("ledger_imbalance", str(source), str(id))
     assert (found["expected_amount"], found["actual_amount"]) == (None, 500)
 
@@ -241,7 +241,7 @@ def test_entries_without_a_settlement_outside_of_the_period_are_ignored() -> Non
 def test_a_stuck_transaction_is_found_although_the_sweep_requeued_it(status: str) -> None:
     id = accept_payment(make_merchant()) if status == "pending" else route_payments(make_merchant(), "tok_approve")[0]
     execute("UPDATE transactions SET updated_at = now() - interval '1 hour', requeued_at = now(), requeues = 1")
-    found = the_only_one(reconcile())
+    found = only_discrepancy(reconcile())
     assert (found["kind"], found["subject_id"]) == ("stuck_processing", str(id))
     assert status in found["detail"]
 

@@ -22,7 +22,7 @@ from gateway.ids import new_id, utc_now
 from gateway.outcomes import Approved
 from tests.helpers import lifecycles
 from tests.helpers.factories import count, execute, make_merchant
-from tests.helpers.refunds import ask, expire_lease, merchant_of, paid, row, standing
+from tests.helpers.refunds import expire_lease, merchant_of, paid, refund_amounts, request_refund, row
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -39,7 +39,7 @@ def store(*messages: DeadMessage) -> Stored:
 
 
 def exhausted(transaction_id: UUID | None = None, amount: int | None = None) -> UUID:
-    id = ask(transaction_id or paid("tok_refund_error_always"), amount)
+    id = request_refund(transaction_id or paid("tok_refund_error_always"), amount)
     for _ in range(4):
         carry_out([id], "task-1")
     return id
@@ -78,7 +78,7 @@ def test_an_exhausted_refund_becomes_a_dead_letter_that_also_names_its_transacti
     assert (letter["transaction_id"], letter["merchant_id"]) == (str(refund.transaction_id), str(refund.merchant_id))
     assert (letter["attempts"], letter["task"], letter["queue"]) == (4, "payments.refund", "refund.requested")
     assert "provider_error" in letter["exception"]
-    assert standing(refund.transaction_id) == ("completed", 0, 1_000)
+    assert refund_amounts(refund.transaction_id) == ("completed", 0, 1_000)
     assert count("alerts", f"message = 'Dead-lettered: refund {id} on refund.requested (rejected)'") == 1
 
 
@@ -110,26 +110,26 @@ def test_refunds_of_one_transaction_are_dead_lettered_separately() -> None:
     ids = [exhausted(transaction_id, 300), exhausted(transaction_id, 400)]
     assert len(store(dead_message(*ids)).dead) == 2
     discard(letter_of(ids[0]))
-    assert standing(transaction_id) == ("completed", 0, 400)
+    assert refund_amounts(transaction_id) == ("completed", 0, 400)
     assert [row("refunds", id).status for id in ids] == ["failed", "dead_lettered"]
 
 
 def test_a_dead_message_does_not_change_a_completed_refund() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     carry_out([id], "task-1")
     assert store(dead_message(id)).ignored == [id]
     assert count("dead_letters") == 0
 
 
 def test_a_refund_without_an_attempt_is_requeued() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     execute("DELETE FROM outbox")
     assert store(dead_message(id, reason="expired")).requeued == [id]
     assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
 
 
 def test_a_refund_that_was_requeued_too_often_is_dead() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     execute("UPDATE refunds SET requeues = :limit", limit=REQUEUE_LIMIT)
     assert len(store(dead_message(id)).dead) == 1
     assert row("refunds", id).status == "dead_lettered"
@@ -157,7 +157,7 @@ def test_a_replayed_refund_gets_four_more_attempts_and_is_carried_out() -> None:
         replay(letter)
     execute("UPDATE transactions SET payment_method = 'tok_approve'")
     assert carry_out([id], "task-2").completed == [id]
-    assert standing(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
+    assert refund_amounts(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
 
 
 def test_a_replay_does_not_touch_a_refund_that_has_ended_otherwise() -> None:
@@ -191,7 +191,7 @@ def test_a_discarded_refund_fails_releases_its_amount_and_has_an_event() -> None
         "discarded",
         "given back in cash",
     )
-    assert standing(transaction_id) == ("completed", 0, 0)
+    assert refund_amounts(transaction_id) == ("completed", 0, 0)
     [(kind, shown)] = events_of(id)
     assert (kind, shown["status"], shown["failure"]["code"]) == ("refund.failed", "failed", "discarded")
     with pytest.raises(AlreadyResolved):
@@ -199,7 +199,7 @@ def test_a_discarded_refund_fails_releases_its_amount_and_has_an_event() -> None
 
 
 def test_the_late_success_of_a_discarded_refund_is_stored_only_in_its_attempt() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     execute("UPDATE refunds SET attempt_limit = 1")
     with autocommit() as connection:
         [claim] = refunding.claim(connection, [id], "task-1", lease_seconds=30).claims
@@ -209,11 +209,14 @@ def test_the_late_success_of_a_discarded_refund_is_stored_only_in_its_attempt() 
     with autocommit() as connection:
         assert refunding.record(connection, [(claim, Approved("sim_late"))]) == []
     assert count("refund_attempts", "outcome = 'approved'") == 1
-    assert (row("refunds", id).status, standing(row("refunds", id).transaction_id)) == ("failed", ("completed", 0, 0))
+    assert (row("refunds", id).status, refund_amounts(row("refunds", id).transaction_id)) == (
+        "failed",
+        ("completed", 0, 0),
+    )
 
 
 def test_a_refund_that_the_provider_approved_late_cannot_be_discarded_and_its_replay_completes_it() -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     execute("UPDATE refunds SET attempt_limit = 1")
     with autocommit() as connection:
         [claim] = refunding.claim(connection, [id], "task-1", lease_seconds=30).claims
@@ -225,11 +228,11 @@ def test_a_refund_that_the_provider_approved_late_cannot_be_discarded_and_its_re
         discard(letter_of(id))
     replay(letter_of(id))
     assert carry_out([id], "task-2").completed == [id]
-    assert standing(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
+    assert refund_amounts(row("refunds", id).transaction_id) == ("refunded", 1_000, 0)
 
 
 def test_the_sweep_requeues_a_stuck_refund_and_not_one_that_a_worker_processes() -> None:
-    stuck, held, fresh = (ask(paid()) for _ in range(3))
+    stuck, held, fresh = (request_refund(paid()) for _ in range(3))
     with autocommit() as connection:
         refunding.claim(connection, [held], "task-1", lease_seconds=600)
     execute("DELETE FROM outbox")
@@ -262,7 +265,7 @@ def test_the_event_of_a_dead_payment_does_not_change_with_its_replay() -> None:
         resolution.replay(connection, letter_id, OPERATOR)
     execute("UPDATE transactions SET payment_method = 'tok_approve' WHERE id = :id", id=id)
     assert settle([id], "task-2").completed == [id]
-    refund = ask(id, 10)
+    refund = request_refund(id, 10)
     carry_out([refund], "task-3")
     execute("UPDATE transactions SET payment_method = 'tok_error_always' WHERE id = :id", id=id)
     assert events_of(id)[0][1] == before

@@ -14,7 +14,7 @@ from gateway.flows.settlement import settle
 from gateway.ids import new_id
 from gateway.outcomes import Declined
 from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
-from tests.helpers.refunds import ask, merchant_of, paid, refunded, row, standing
+from tests.helpers.refunds import merchant_of, paid, refund_amounts, refunded, request_refund, row
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -25,8 +25,8 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databas
 
 def test_a_refund_reserves_its_amount_and_is_enqueued() -> None:
     transaction_id = paid()
-    id = ask(transaction_id, 300)
-    assert standing(transaction_id) == ("completed", 0, 300)
+    id = request_refund(transaction_id, 300)
+    assert refund_amounts(transaction_id) == ("completed", 0, 300)
     refund = row("refunds", id)
     assert (refund.status, refund.amount, refund.currency, refund.provider) == ("pending", 300, "USD", "simulated")
     assert count("outbox", f"topic = 'refund.requested' AND subject_id = '{id}'") == 1
@@ -35,8 +35,8 @@ def test_a_refund_reserves_its_amount_and_is_enqueued() -> None:
 def test_without_an_amount_the_whole_refundable_amount_is_refunded() -> None:
     transaction_id = paid()
     refunded(transaction_id, 250)
-    ask(transaction_id, 100)
-    assert row("refunds", ask(transaction_id)).amount == 650
+    request_refund(transaction_id, 100)
+    assert row("refunds", request_refund(transaction_id)).amount == 650
 
 
 @pytest.mark.parametrize("amount", [1, None])
@@ -50,8 +50,8 @@ def test_only_a_settled_transaction_can_be_refunded(status: str, amount: int | N
         status=status,
     )
     with pytest.raises(InvalidState, match=status):
-        ask(id, amount)
-    assert standing(id) == (status, 0, 0)
+        request_refund(id, amount)
+    assert refund_amounts(id) == (status, 0, 0)
 
 
 @pytest.mark.parametrize(("earlier", "amount"), [([], 1_001), ([999], 2), ([600, 400], None), ([600, 400], 1)])
@@ -59,19 +59,19 @@ def test_more_than_the_refundable_amount_is_rejected(earlier: list[int], amount:
     transaction_id = paid()
     for part in earlier:
         refunded(transaction_id, part)
-    before = standing(transaction_id)
+    before = refund_amounts(transaction_id)
     with pytest.raises(AmountExceedsRefundable) as raised:
-        ask(transaction_id, amount)
+        request_refund(transaction_id, amount)
     assert [error["pointer"] for error in raised.value.errors] == ["/amount"]
-    assert standing(transaction_id) == before
+    assert refund_amounts(transaction_id) == before
     assert count("refunds") == len(earlier)
 
 
 def test_the_amount_of_a_failed_refund_can_be_refunded() -> None:
     transaction_id = paid("tok_refund_decline")
-    failed = ask(transaction_id)
+    failed = request_refund(transaction_id)
     carry_out([failed], "task-1")
-    assert row("refunds", ask(transaction_id)).amount == 1_000
+    assert row("refunds", request_refund(transaction_id)).amount == 1_000
 
 
 def test_the_transaction_of_another_merchant_does_not_exist() -> None:
@@ -87,14 +87,14 @@ def test_two_hundred_concurrent_refunds_never_exceed_the_paid_amount() -> None:
 
     def attempt(amount: int | None) -> int:
         try:
-            return int(row("refunds", ask(transaction_id, amount)).amount)
+            return int(row("refunds", request_refund(transaction_id, amount)).amount)
         except AmountExceedsRefundable:
             return 0
 
     with ThreadPoolExecutor(CONCURRENT) as threads:
         reserved = sum(threads.map(attempt, amounts))
     assert reserved <= 1_000
-    assert standing(transaction_id) == ("completed", 0, reserved)
+    assert refund_amounts(transaction_id) == ("completed", 0, reserved)
     rest = attempt(None)
     assert reserved + rest == 1_000
     assert count("refunds", "status = 'pending'") == count("outbox", "topic = 'refund.requested'")
@@ -106,10 +106,10 @@ def test_a_refund_of_everything_considers_concurrent_refunds() -> None:
     with ThreadPoolExecutor(1) as threads:
         with begin() as connection:
             refunds.create(connection, merchant_id, transaction_id, NewRefund(300), "req-test")
-            rest = threads.submit(ask, transaction_id)
+            rest = threads.submit(request_refund, transaction_id)
             eventually(lambda: scalar(WAITING), within=0.9, what="the other refund waiting")
         assert row("refunds", rest.result()).amount == 700
-    assert standing(transaction_id) == ("completed", 0, 1_000)
+    assert refund_amounts(transaction_id) == ("completed", 0, 1_000)
 
 
 def scalar(query: str) -> int:
@@ -120,25 +120,25 @@ def scalar(query: str) -> int:
 def test_an_amount_that_a_concurrently_failing_refund_releases_can_be_refunded() -> None:
     transaction_id = paid()
     with autocommit() as connection:
-        [claim] = refunding.claim(connection, [ask(transaction_id)], "task-1", lease_seconds=30).claims
+        [claim] = refunding.claim(connection, [request_refund(transaction_id)], "task-1", lease_seconds=30).claims
     with ThreadPoolExecutor(1) as threads:
         with begin() as connection:
             refunding.record(connection, [(claim, Declined("refund_refused", "No."))])
-            other = threads.submit(ask, transaction_id, 700)
+            other = threads.submit(request_refund, transaction_id, 700)
             eventually(lambda: scalar(WAITING), within=0.9, what="the other refund waiting")
         assert row("refunds", other.result()).amount == 700
-    assert standing(transaction_id) == ("completed", 0, 700)
+    assert refund_amounts(transaction_id) == ("completed", 0, 700)
 
 
 def test_concurrent_requests_and_executions_of_refunds_add_up() -> None:
     transaction_id = paid(amount=200)
 
     def ask_and_carry_out(_: int) -> None:
-        carry_out([ask(transaction_id, 1)], "task-1")
+        carry_out([request_refund(transaction_id, 1)], "task-1")
 
     with ThreadPoolExecutor(CONCURRENT) as threads:
         list(threads.map(ask_and_carry_out, range(200)))
-    assert standing(transaction_id) == ("refunded", 200, 0)
+    assert refund_amounts(transaction_id) == ("refunded", 200, 0)
     assert count("refunds", "status = 'completed'") == 200
 
 
@@ -146,4 +146,4 @@ def test_a_declined_payment_cannot_be_refunded() -> None:
     [id] = route_payments(make_merchant(), "tok_decline_fraud")
     settle([id], "task-1")
     with pytest.raises(InvalidState):
-        ask(id)
+        request_refund(id)

@@ -18,7 +18,7 @@ from gateway.ids import smallest_id, utc_now
 from gateway.states import EventType
 from tests.helpers import lifecycles
 from tests.helpers.factories import accept_payment, count, execute, make_merchant, route_payments
-from tests.helpers.refunds import ask, merchant_of, paid
+from tests.helpers.refunds import merchant_of, paid, request_refund
 from tests.helpers.webhooks import complete_payments, make_endpoint
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -58,7 +58,7 @@ def test_a_response_is_kept_while_its_transaction_is_unfinished() -> None:
 @pytest.mark.parametrize("token", ["tok_approve", "tok_refund_decline"])
 def test_a_response_is_kept_while_a_refund_of_its_transaction_is_pending(token: str) -> None:
     transaction_id = paid(token)
-    id = ask(transaction_id, 400)
+    id = request_refund(transaction_id, 400)
     store_response(transaction_id)
     assert purge() == 0
     carry_out([id], "task-1")

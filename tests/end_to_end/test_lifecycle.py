@@ -1,4 +1,4 @@
-"""A payment's way as its merchant sees it: canceled in time, told as a timeline, added up to a balance."""
+"""The lifecycle of payments as merchants see it: cancellation, timeline, balance."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_payment_that_is_canceled_in_time_is_never_charged(
     assert merchant.call("POST", f"/v1/transactions/{following}/cancel").json()["code"] == "invalid_state"
 
 
-def test_a_payment_that_was_retried_tells_how_and_ends_up_in_the_balance(
+def test_a_retried_payment_has_a_timeline_and_is_part_of_the_balance(
     merchant: Client, truth: psycopg.Connection[dict[str, Any]]
 ) -> None:
     made = merchant.pay("tok_error_once")
@@ -70,5 +70,7 @@ def test_a_payment_that_was_retried_tells_how_and_ends_up_in_the_balance(
     ]
     assert merchant.get("/v1/balance")["data"] == balance
     changes = "SELECT FROM balance_changes WHERE merchant_id = %s"
-    eventually(lambda: truth.execute(changes, [made["merchant_id"]]).rowcount == 0, within=30, what="beat's fold")
+    eventually(
+        lambda: truth.execute(changes, [made["merchant_id"]]).rowcount == 0, within=30, what="the folding by beat"
+    )
     assert merchant.get("/v1/balance")["data"] == balance

@@ -1,4 +1,4 @@
-"""Refunds through the running gateway: paid, given back, told, and added up to the cent."""
+"""Refunds through the running gateway, from the payment to the ledger and the events."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +17,14 @@ AMOUNT = 12_550
 
 
 def paid(merchant: Client, token: str = "tok_approve") -> str:
-    """A completed payment."""
+    """Return a completed payment."""
     id: str = merchant.pay(token, AMOUNT)["id"]
     eventually(lambda: merchant.transaction(id)["status"] == "completed", within=WITHIN_SECONDS)
     return id
 
 
 def ask(merchant: Client, transaction_id: str, **fields: object) -> str:
-    """An accepted refund."""
+    """Request a refund, which must be accepted."""
     answer = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
     assert answer.status_code == 201, answer.text
     id: str = answer.json()["id"]
@@ -32,7 +32,7 @@ def ask(merchant: Client, transaction_id: str, **fields: object) -> str:
 
 
 def ended(merchant: Client, refund_id: str) -> dict[str, Any]:
-    """The refund, once it is no longer pending."""
+    """Wait until a refund is no longer pending; return it."""
 
     def found() -> dict[str, Any]:
         refund = merchant.get(f"/v1/refunds/{refund_id}")
@@ -84,7 +84,7 @@ def test_a_payment_is_refunded_in_parts_until_nothing_is_left(merchant: Client, 
         ("tok_refund_decline", "failed", 1),
     ],
 )
-def test_each_sandbox_token_ends_as_it_says(
+def test_refunds_of_each_sandbox_token_end_as_documented(
     merchant: Client, truth: Truth, token: str, status: str, attempts: int
 ) -> None:
     transaction_id = paid(merchant, token)
@@ -96,10 +96,10 @@ def test_each_sandbox_token_ends_as_it_says(
     assert sum(entries(truth, refund["id"]).values()) == 2 * back
     if status == "failed":
         assert refund["failure"]["code"] == "refund_refused"
-        assert ask(merchant, transaction_id, amount=AMOUNT), "what was reserved is free again"
+        assert ask(merchant, transaction_id, amount=AMOUNT), "the reserved amount is released"
 
 
-def test_a_refund_that_always_errs_is_dead_lettered_replayed_and_discarded(
+def test_a_refund_that_always_fails_is_dead_lettered_replayed_and_discarded(
     merchant: Client, operator: Client, truth: Truth
 ) -> None:
     transaction_id = paid(merchant, "tok_refund_error_always")
@@ -122,7 +122,7 @@ def test_a_refund_that_always_errs_is_dead_lettered_replayed_and_discarded(
     assert entries(truth, id) == {}
 
 
-def test_a_hundred_refunds_at_once_give_back_what_was_paid_and_no_more(merchant: Client, truth: Truth) -> None:
+def test_a_hundred_concurrent_refunds_refund_no_more_than_was_paid(merchant: Client, truth: Truth) -> None:
     transaction_id = paid(merchant)
 
     def attempt(number: int) -> int:

@@ -27,7 +27,7 @@ from gateway.flows.invariants import check
 from tasks import app as celery
 from tasks.upkeep import check_invariants
 from tests.helpers.factories import count, execute, make_merchant, route_payments
-from tests.helpers.lifecycles import ACTOR, completed, dead_lettered, one_of_each, replayed
+from tests.helpers.lifecycles import ACTOR, completed, dead_lettered, one_in_each_state, replayed
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -121,7 +121,7 @@ def test_an_invariant_that_stays_broken_raises_one_alert_per_hour() -> None:
 
 
 def test_each_broken_invariant_raises_a_separate_alert() -> None:
-    ids = one_of_each()
+    ids = one_in_each_state()
     execute(OVERCHARGE, id=ids["completed"])
     execute("DELETE FROM dead_letters WHERE transaction_id = :id", id=ids["dead_lettered"])
     check()
@@ -172,7 +172,7 @@ def test_the_scheduled_task_checks_and_logs_a_warning_if_it_cannot() -> None:
 
 def test_the_metrics_show_the_findings_and_the_age_of_the_last_check(app: Flask) -> None:
     assert "payments_unaccounted" not in app.test_client().get("/metrics").text  # never checked
-    ids = one_of_each()
+    ids = one_in_each_state()
     execute("DELETE FROM dead_letters WHERE transaction_id = :id", id=ids["dead_lettered"])
     execute("DELETE FROM ledger_entries WHERE transaction_id = :id AND account = 'fees'", id=ids["completed"])
     check()
@@ -185,7 +185,7 @@ def test_the_metrics_show_the_findings_and_the_age_of_the_last_check(app: Flask)
 
 
 def test_the_command_succeeds_when_everything_holds(app: Flask) -> None:
-    one_of_each()
+    one_in_each_state()
     result = app.test_cli_runner().invoke(args=["invariants"])
     assert (result.exit_code, result.output.count("holds")) == (0, len(INVARIANTS))
 

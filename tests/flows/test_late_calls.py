@@ -15,7 +15,7 @@ from gateway.flows.provider_calls import ProcessedList
 from gateway.flows.settlement import settle
 from gateway.ids import new_id
 from tests.helpers.factories import count, execute, expire_lease, make_merchant, route_payments, status_of
-from tests.helpers.refunds import ask, paid
+from tests.helpers.refunds import paid, request_refund
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -121,7 +121,7 @@ def test_of_a_list_only_what_may_find_room_is_looked_at_and_never_a_single_one()
 
 
 def test_a_refund_that_finds_no_room_waits() -> None:
-    refund_id = ask(paid())
+    refund_id = request_refund(paid())
     with autocommit() as connection:
         found = refunding.claim(connection, [refund_id], "task-1", LEASE_SECONDS, Room(0, 0, {}))
     assert (found.claims, found.waiting) == ([], [refund_id])

@@ -21,7 +21,7 @@ from gateway.flows import routing
 from gateway.flows.reconciliation import ReconciliationCanceled, reconcile
 from gateway.flows.settlement import settle
 from gateway.ids import utc_now
-from tests.helpers.discrepancies import discrepancies, settled_payment, the_only_one
+from tests.helpers.discrepancies import discrepancies, only_discrepancy, settled_payment
 from tests.helpers.factories import accept_payment, count, execute, make_merchant
 from tests.helpers.waiting import eventually
 
@@ -34,9 +34,9 @@ def test_the_same_discrepancy_keeps_its_row_in_the_next_run() -> None:
     id = settled_payment()
     execute("UPDATE transactions SET amount = 1005 WHERE id = :id", id=id)
     first = reconcile()
-    before = the_only_one(first)
+    before = only_discrepancy(first)
     second = reconcile()
-    after = the_only_one(second)
+    after = only_discrepancy(second)
     assert after["id"] == before["id"]
     assert (after["first_run_id"], after["first_seen_at"]) == (str(first.id), before["first_seen_at"])
     assert after["last_seen_at"] > before["last_seen_at"]

@@ -35,7 +35,7 @@ def discrepancies(run: Run) -> list[dict[str, Any]]:
         return list(reconciliation_runs.found_by(connection, run.id, 100))
 
 
-def the_only_one(run: Run) -> dict[str, Any]:
+def only_discrepancy(run: Run) -> dict[str, Any]:
     """Return the discrepancy of a run that has exactly one."""
     [found] = discrepancies(run)
     return found

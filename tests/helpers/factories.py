@@ -39,7 +39,7 @@ def accept(
 
 
 @contextmanager
-def request_under_way(merchant_id: UUID, key: str) -> Iterator[None]:
+def request_in_progress(merchant_id: UUID, key: str) -> Iterator[None]:
     """Hold the key of an unfinished first request within the block; that request then leaves nothing."""
     with engine().connect().execution_options(isolation_level="READ COMMITTED") as running:
         running.execute(

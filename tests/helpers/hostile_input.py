@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 
 from gateway.api.http.bounded_json import MEMBERS_MAX, VALUES_MAX
 from gateway.domain.reconciliation.statement_files import COLUMNS
@@ -76,11 +77,19 @@ PLACES = (
     (b"", b""),
 )
 """The text before and after the repeated units."""
+UNKNOWN_FIELD = "x"
+_FIRST_FIELD = re.compile(rb'\{"(\w+)"')
 
 
-def bodies(size: int) -> Iterator[tuple[str, bytes]]:
-    """Yield hostile bodies with their names."""
+def bodies(size: int, fields: Collection[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield hostile bodies with their names, for a model with these fields, or for all models.
+
+    A field that a model does not have costs what any other unknown field costs, so only one of these is tried.
+    """
     for before, after in PLACES:
+        field = _FIRST_FIELD.match(before)
+        if fields is not None and field is not None and field[1].decode() not in {UNKNOWN_FIELD, *fields}:
+            continue
         for name, unit in TEXTS.items():
             yield f"{name} in {before[:20]!r}", repeated(unit, size, before=before + b'"', after=b'"' + after)
         for name, unit in VALUES.items():

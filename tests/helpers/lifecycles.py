@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from gateway.db import autocommit, begin
 from gateway.domain.dead_letters import intake, resolution
@@ -18,7 +19,7 @@ from gateway.flows.refunds import refund
 from gateway.flows.settlement import settle
 from gateway.ids import new_id, utc_now
 from tests.helpers.factories import accept, accept_payment, execute, make_merchant, route_payments
-from tests.helpers.refunds import ask, paid, refunded
+from tests.helpers.refunds import paid, refunded, request_refund
 
 ACTOR = "operator@example.com"
 
@@ -28,11 +29,18 @@ def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
     [id] = route_payments(merchant_id, "tok_error_always")
     for _ in range(ATTEMPT_LIMIT):
         settle([id], "task-1")
-    message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, utc_now(), (id,))
     with begin() as connection:
+        now = _database_time(connection)
+        message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, now, (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return id, next(UUID(letter["id"]) for letter in letters if letter["transaction_id"] == str(id))
+
+
+def _database_time(connection: Connection) -> datetime:
+    """Return the database's time, which is later than that of earlier commits; `utc_now` is only close to it."""
+    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    return now
 
 
 def replayed(merchant_id: UUID) -> UUID:
@@ -50,7 +58,7 @@ def completed(merchant_id: UUID) -> UUID:
     return id
 
 
-def one_of_each() -> dict[str, UUID]:
+def one_in_each_state() -> dict[str, UUID]:
     """Create a transaction and a refund in each state, by the name of the state, and dead letters without either."""
     merchant_id = make_merchant()
     ids = {"pending": accept_payment(merchant_id), "canceled": accept_payment(merchant_id)}
@@ -88,9 +96,9 @@ def _refunds(merchant_id: UUID) -> dict[str, UUID]:
     """Create a refund in each state, by the name of the state."""
     tokens = ("tok_approve", "tok_refund_error_always", "tok_refund_decline")
     good, failing, refusing = (paid(token, merchant_id=merchant_id) for token in tokens)
-    ids = {name: ask(good, 100) for name in ("pending_refund", "leased_refund", "retried_refund")}
+    ids = {name: request_refund(good, 100) for name in ("pending_refund", "leased_refund", "retried_refund")}
     ids["completed_refund"] = refunded(good, 100)
-    ids["failed_refund"] = ask(refusing, 100)
+    ids["failed_refund"] = request_refund(refusing, 100)
     refund([ids["failed_refund"]], "task-1")
     execute("UPDATE transactions SET payment_method = 'tok_refund_error_once' WHERE id = :id", id=good)
     refund([ids["retried_refund"]], "task-1")
@@ -110,11 +118,12 @@ def _refunds(merchant_id: UUID) -> dict[str, UUID]:
 
 def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
     """Create a refund of 1.00 without remaining attempts, and its open dead letter."""
-    id = ask(transaction_id, 100)
+    id = request_refund(transaction_id, 100)
     for _ in range(ATTEMPT_LIMIT):
         refund([id], "task-1")
-    message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, utc_now(), (), (id,))
     with begin() as connection:
+        now = _database_time(connection)
+        message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, now, (), (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return id, next(UUID(letter["id"]) for letter in letters if letter["refund_id"] == str(id))
@@ -132,7 +141,7 @@ def _make_old(*ids: UUID) -> None:
 
 
 @contextmanager
-def without(*names: str) -> Iterator[None]:
+def without_constraints(*names: str) -> Iterator[None]:
     """Drop constraints and unique indexes within the block; then empty their tables and restore them."""
     with begin() as connection:
         dropped = [_drop(connection.execute(_DEFINITIONS, {"name": name}).one()) for name in names]

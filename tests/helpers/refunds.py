@@ -29,7 +29,7 @@ def merchant_of(transaction_id: UUID) -> UUID:
     return found
 
 
-def ask(transaction_id: UUID, amount: int | None = None) -> UUID:
+def request_refund(transaction_id: UUID, amount: int | None = None) -> UUID:
     """Create a refund that no worker has claimed."""
     merchant_id, new = merchant_of(transaction_id), NewRefund(amount, "changed their mind")
     with autocommit() as connection:
@@ -39,7 +39,7 @@ def ask(transaction_id: UUID, amount: int | None = None) -> UUID:
 
 def refunded(transaction_id: UUID, amount: int | None = None) -> UUID:
     """Create a completed refund."""
-    id = ask(transaction_id, amount)
+    id = request_refund(transaction_id, amount)
     assert carry_out([id], "task-1").completed == [id]
     return id
 
@@ -50,7 +50,7 @@ def row(table: str, id: UUID) -> Any:
         return connection.execute(text(f"SELECT * FROM {table} WHERE id = :id"), {"id": id}).one()  # noqa: S608
 
 
-def standing(transaction_id: UUID) -> tuple[str, int, int]:
+def refund_amounts(transaction_id: UUID) -> tuple[str, int, int]:
     """Return the status, the refunded amount and the reserved amount of a transaction."""
     found = row("transactions", transaction_id)
     return found.status, found.amount_refunded, found.amount_refund_reserved

@@ -1,5 +1,6 @@
 """docker-compose.yml and the image's entrypoint run what the Procfile says, and pass on every setting."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.unit
 ENTRYPOINT = ROOT / "docker-entrypoint.sh"
 OTHER_SERVICES = {"postgres", "rabbitmq", "setup", "proxy"}
-SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR"}
+SET_OTHERWISE = {"HOST", "PORT", "KEYS_DIR", "PROMETHEUS_MULTIPROC_DIR", "METRICS_DIR"}
 """By the image, or for all roles but Flower."""
 READ_BY_FLOWER = {"FLOWER_BASIC_AUTH", "FLOWER_BROKER_API"}
 
@@ -55,6 +56,16 @@ def test_every_image_is_pinned_by_its_digest(services: dict[str, Any]) -> None:
     assert len(foreign) == 3
     for image in (*foreign, base):
         assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", image), image
+
+
+def test_each_container_has_a_metrics_folder_of_its_own(tmp_path: Path) -> None:
+    variables = {"PATH": os.environ["PATH"], "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [str(ENTRYPOINT), "sh", "-c", 'echo "$METRICS_DIR" "$PROMETHEUS_MULTIPROC_DIR"']
+    done = subprocess.run(command, check=True, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=10)
+    shared, own = done.stdout.split()
+    assert shared == str(tmp_path)
+    assert Path(own).parent == tmp_path
+    assert Path(own).is_dir()
 
 
 def test_rabbitmq_of_compose_has_no_port_that_answers_without_a_password(services: dict[str, Any]) -> None:

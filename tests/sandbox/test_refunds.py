@@ -13,7 +13,7 @@ from gateway.domain.payments import refunding
 from gateway.flows.refunds import refund
 from gateway.providers import registry
 from tests.helpers.factories import count, make_merchant
-from tests.helpers.refunds import ask, expire_lease, paid, row, standing
+from tests.helpers.refunds import expire_lease, paid, refund_amounts, request_refund, row
 from tests.sandbox.process import AcquirerProcess, Configure
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -42,7 +42,7 @@ def assert_recorded_as_refunded(acquirer: AcquirerProcess, ids: Sequence[UUID]) 
 
 @pytest.mark.parametrize("mode", ["normal", "drop_after", "error_after", "slow", "garbage", "wrong_amount"])
 def test_the_status_query_completes_a_refund_whose_response_is_lost(acquirer: AcquirerProcess, mode: str) -> None:
-    id = ask(paid())
+    id = request_refund(paid())
     acquirer.control(mode, late_ms=5_000)
     assert refund([id], "task-1").completed == [id]
     assert_recorded_as_refunded(acquirer, [id])
@@ -51,10 +51,10 @@ def test_the_status_query_completes_a_refund_whose_response_is_lost(acquirer: Ac
 @pytest.mark.parametrize("mode", ["drop_after", "hang", "drop_before"])
 def test_an_unknown_refund_is_queried_before_it_is_sent_again(acquirer: AcquirerProcess, mode: str) -> None:
     transaction_id = paid()
-    id = ask(transaction_id, 400)
+    id = request_refund(transaction_id, 400)
     acquirer.control(mode, calls="all")
     assert refund([id], "task-1").retry == [id]
-    assert standing(transaction_id) == ("completed", 0, 400)
+    assert refund_amounts(transaction_id) == ("completed", 0, 400)
     acquirer.control("normal")
     assert refund([id], "task-1").completed == [id]
     assert_recorded_as_refunded(acquirer, [id])
@@ -62,7 +62,7 @@ def test_an_unknown_refund_is_queried_before_it_is_sent_again(acquirer: Acquirer
 
 @pytest.mark.parametrize("token", ["tok_refund_decline", "tok_refund_error_always"])
 def test_a_refund_that_the_acquirer_refuses_is_not_recorded(acquirer: AcquirerProcess, token: str) -> None:
-    id = ask(paid(token))
+    id = request_refund(paid(token))
     result = refund([id], "task-1")
     assert result.completed == []
     assert refunds_at_acquirer(acquirer, id) == []
@@ -76,16 +76,16 @@ def test_a_refund_above_the_amount_at_the_acquirer_fails_and_releases_its_reserv
     charge_id = row("transactions", transaction_id).provider_reference
     body = {"idempotency_key": f"by-hand-{transaction_id}", "charge_id": charge_id, "amount": 700}
     assert acquirer.call("POST", "/refunds", json=body).status_code == 201
-    id = ask(transaction_id, 400)
+    id = request_refund(transaction_id, 400)
     refund([id], "task-1")
-    assert (row("refunds", id).failure_code, standing(transaction_id)) == (
+    assert (row("refunds", id).failure_code, refund_amounts(transaction_id)) == (
         "amount_exceeds_charge",
         ("completed", 0, 0),
     )
 
 
 def test_a_worker_that_dies_after_the_refund_refunds_once(acquirer: AcquirerProcess) -> None:
-    ids = [ask(paid(), 400) for _ in range(3)]
+    ids = [request_refund(paid(), 400) for _ in range(3)]
     for id in ids:
         with autocommit() as connection:
             [claim] = refunding.claim(connection, [id], "task-1", settings().claim_lease_seconds).claims
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_after_the_refund_refunds_once(acquirer: AcquirerProc
 
 
 def test_workers_that_send_the_same_refunds_concurrently_refund_each_once(acquirer: AcquirerProcess) -> None:
-    ids = [ask(paid(), 10) for _ in range(20)]
+    ids = [request_refund(paid(), 10) for _ in range(20)]
     claims = []
     for task in ("task-1", "task-2"):
         for id in ids:
@@ -120,7 +120,7 @@ def test_under_all_faults_each_refund_is_recorded_as_it_was_refunded(acquirer: A
     transactions = [
         paid(token, merchant_id=merchant_id) for token in ("tok_approve", "tok_refund_error_once") for _ in range(5)
     ]
-    ids = [ask(transaction_id, 300) for transaction_id in transactions for _ in range(3)]
+    ids = [request_refund(transaction_id, 300) for transaction_id in transactions for _ in range(3)]
     for seed, mode in enumerate(("drop_after", "error_after", "drop_before")):
         acquirer.control(mode, calls="all", probability=0.7, seed=seed)
         refund([id for id in ids if row("refunds", id).status == "pending"], f"task-{seed}")
@@ -128,4 +128,4 @@ def test_under_all_faults_each_refund_is_recorded_as_it_was_refunded(acquirer: A
     acquirer.control("normal")
     refund(ids, "task-last")
     assert_recorded_as_refunded(acquirer, ids)
-    assert [standing(id) for id in transactions] == [("partially_refunded", 900, 0)] * 10
+    assert [refund_amounts(id) for id in transactions] == [("partially_refunded", 900, 0)] * 10

@@ -30,9 +30,30 @@ def test_a_forked_process_counts_in_a_file_of_its_own(tmp_path: Path) -> None:
         [sys.executable, "-c", _PARENT_AND_CHILD], check=True, env=env, capture_output=True, text=True, timeout=60
     )
     pids, _, metrics = done.stdout.partition("\n")
-    written = {int(file.stem.rpartition("-")[2]) for file in tmp_path.glob("counter_*.db")}
+    written = {int(file.stem.rpartition("_")[2]) for file in tmp_path.glob("counter_*.db")}
     assert written == {int(pid) for pid in pids.split()}
     assert 'alerts_total{result="logged",severity="error"} 3.0' in metrics
+
+
+_COUNT = """
+from gateway.telemetry import ALERTS, metrics_text
+ALERTS.labels("error", "logged").inc()
+print(metrics_text().decode())
+"""
+
+
+def test_containers_with_the_same_process_ids_are_added_up(tmp_path: Path) -> None:
+    metrics = ""
+    for container in ("a", "b"):
+        (tmp_path / container).mkdir()
+        folders = {"METRICS_DIR": str(tmp_path), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / container)}
+        done = subprocess.run(
+            [sys.executable, "-c", _COUNT], check=True, env=os.environ | folders, capture_output=True, timeout=60
+        )
+        metrics = done.stdout.decode()
+        [file] = (tmp_path / container).glob("counter_*.db")
+        file.rename(file.with_name("counter_1.db"))
+    assert 'alerts_total{result="logged",severity="error"} 2.0' in metrics
 
 
 _LINES = """

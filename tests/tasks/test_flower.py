@@ -1,14 +1,20 @@
 """The authentication of Flower's pages in the stack."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from flower.urls import handlers
 
+from tests.helpers.waiting import eventually, free_port
+from tests.tasks.workers import START_SECONDS
+
 HTTP_SECONDS = 10
 OPEN = {"/healthcheck", "/static/(.*)", "/login/?", "/logout", ".*"}
-"""Public paths, which show nothing about workers and tasks: probes, assets, log-in, log-out, and the 404 page."""
+"""Public paths, which show nothing about workers and tasks: probe, assets, log-in, log-out, and the 404 page."""
 
 
 def paths() -> list[str]:
@@ -35,3 +41,23 @@ def test_flower_shows_its_metrics_with_the_password(stack: dict[str, Any]) -> No
 
 def test_a_probe_needs_no_password(stack: dict[str, Any]) -> None:
     assert requests.get(f"{stack['flower_url']}/healthcheck", timeout=HTTP_SECONDS).text == "OK"
+
+
+def test_flower_itself_still_shows_its_metrics_to_everybody(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={port}", "--basic-auth=user:password"]
+    with (tmp_path / "log").open("wb") as log:
+        flower = subprocess.Popen([*command, "--address=127.0.0.1"], stdout=log, stderr=subprocess.STDOUT)
+    try:
+
+        def status(path: str) -> int:
+            try:
+                return requests.get(f"http://127.0.0.1:{port}{path}", timeout=HTTP_SECONDS).status_code
+            except requests.ConnectionError:
+                return 0
+
+        eventually(lambda: status("/") == 401, within=START_SECONDS, what="Flower's pages, which need the password")
+        assert status("/metrics") == 200
+    finally:
+        flower.terminate()
+        flower.wait(START_SECONDS)

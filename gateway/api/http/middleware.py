@@ -4,7 +4,8 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask, Request, Response, request
 from loguru import logger
@@ -14,10 +15,7 @@ from gateway import db
 from gateway.config import settings
 from gateway.ids import new_id_text
 from gateway.security.card_numbers import contains_card_number
-from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, labelled, log_context, log_frequent
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+from gateway.telemetry import HTTP_REQUESTS, HTTP_SECONDS, log_context, log_frequent
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -65,8 +63,8 @@ def _finish_request(response: Response) -> Response:
 def record(method: str, route: str, status: int, seconds: float) -> None:
     """Count, time and log a request whose response has this status."""
     method = method if method in _METHODS else "OTHER"
-    labelled(HTTP_REQUESTS, method, route, str(status)).inc()
-    labelled(HTTP_SECONDS, method, route).observe(seconds)
+    HTTP_REQUESTS.labels(method, route, str(status)).inc()
+    HTTP_SECONDS.labels(method, route).observe(seconds)
     line = f"{method} {route} {status} in {seconds * 1000:.1f} ms"
     if route in _QUIET_ROUTES:
         logger.debug(line)
@@ -82,10 +80,10 @@ class Middleware:
     the database's own limits.
     """
 
-    def __init__(self, application: "WSGIApplication") -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application = application
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Process one request (PEP 3333)."""
         id = environ[_REQUEST_ID_KEY] = chosen_request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         environ[_STARTED_KEY] = time.perf_counter()
@@ -95,7 +93,7 @@ class Middleware:
 
 
 def _start_response(
-    start_response: "StartResponse", id: str, status: str, headers: list[tuple[str, str]], *exc_info: Any
+    start_response: StartResponse, id: str, status: str, headers: list[tuple[str, str]], *exc_info: Any
 ) -> Callable[[bytes], object]:
     names = {name for name, _ in headers}
     added = [header for header in common_headers(id) if header[0] not in names]

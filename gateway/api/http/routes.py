@@ -1,8 +1,8 @@
-"""One declaration per call: what it takes, who may make it, what it answers.
+"""Declare the endpoints of the API. One declaration validates the requests and generates /openapi.json.
 
-`Routes.get` and its siblings read the parameters of the view: `body` and `query` are pydantic models, `upload` is a
-file, `context` is a `RequestContext`, and every other parameter is an id in the path. The same declaration validates
-requests and generates /openapi.json.
+`Routes.get` and its siblings read the signature of the view: `body` and `query` are pydantic models, `upload` is a
+file, `context` is a `RequestContext`, and every other parameter is an id in the path. A view gets only the arguments
+that its signature has.
 """
 
 import inspect
@@ -29,14 +29,14 @@ from gateway.ids import parse_id
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 
-_GIVEN = frozenset({"context", "body", "query", "upload"})
+_NOT_IDS = frozenset({"context", "body", "query", "upload"})
 """The parameters of a view that are not ids."""
 _PATH_PARAMETER = re.compile(r"<(\w+)>")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """An answer: a JSON document, or text that is sent as it is; a long one piece by piece, after the view is over."""
+    """The response of a view: a JSON document, text or bytes, or an iterator that is sent piece by piece."""
 
     body: Mapping[str, Any] | str | bytes | Iterator[bytes] | None = None
     status: int = 200
@@ -45,44 +45,44 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """The request being answered. `caller` is whom it speaks for; public calls have none."""
+    """The request that a view processes, and its authenticated caller; requests to public endpoints have none."""
 
     request: Request
-    verified: Caller | None
+    authenticated: Caller | None
 
     @property
     def caller(self) -> Caller:
-        """Whom the request speaks for."""
-        assert self.verified is not None, "a public call has no caller"
-        return self.verified
+        """Return the caller."""
+        assert self.authenticated is not None, "requests to a public endpoint have no caller"
+        return self.authenticated
 
     @property
     def merchant_id(self) -> UUID:
-        """The merchant that the request speaks for.
+        """Return the merchant of the caller.
 
         Raises:
-            InsufficientScope: it speaks for an operator, who has no merchant.
+            InsufficientScope: the caller is an operator, who has no merchant.
         """
         if self.caller.merchant_id is None:
-            raise InsufficientScope("This call is for merchants.")
+            raise InsufficientScope("This endpoint is for merchants.")
         return self.caller.merchant_id
 
     @property
     def actor(self) -> str:
-        """Who does this, for the audit log."""
+        """Return the caller's name in the audit log."""
         return self.caller.actor
 
     @property
     def request_id(self) -> str:
-        """The id that this request is known by everywhere."""
+        """Return the id of the request in responses, logs and tasks."""
         return middleware.request_id(self.request)
 
     def idempotency_key(self) -> IdempotencyKey | None:
-        """The key of this request, if it has one.
+        """Return the Idempotency-Key of the request, or None.
 
         Raises:
             InvalidIdempotencyKey: it is not 1 to 255 printable ASCII characters.
-            CardNumberRejected: it holds a card number.
+            CardNumberRejected: it contains a card number.
         """
         key = self.request.headers.get(IDEMPOTENCY_HEADER)
         if key is None:
@@ -97,7 +97,7 @@ View = Callable[..., ApiResponse]
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One call of the API, declared. `scope` None with `public` False: any valid token will do."""
+    """The declaration of an endpoint. With `scope` None and `public` False, any valid access token is sufficient."""
 
     method: str
     path: str
@@ -119,26 +119,26 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """A name that no other call has."""
+        """Return the unique name of the endpoint."""
         return self.view.__name__
 
     @cached_property
     def needs_body(self) -> bool:
-        """Whether the call cannot be made without a body."""
+        """Return whether requests need a body."""
         models = [model for model in (self.body, self.form) if model is not None]
         return any(field.is_required() for model in models for field in model.model_fields.values())
 
     @cached_property
-    def signs_in(self) -> bool:
-        """Whether this is where credentials are tried, so that the limit is the address's."""
+    def has_credentials(self) -> bool:
+        """Return whether requests have credentials, so that they are limited by address."""
         return self.path.startswith(("/auth/", "/oauth/"))
 
     def serve(self, **path: str) -> Response:
-        """Return the response to the current request: Flask's view function."""
-        if self.signs_in:
+        """Process the current request; this is the view function for Flask."""
+        if self.has_credentials:
             sign_in.admit(request)
         caller = None if self.public else tokens.authenticate(request.headers.get("Authorization", ""))
-        if caller is not None and not self.signs_in:
+        if caller is not None and not self.has_credentials:
             rate_limits.admit_caller(caller.subject, caller.merchant_id)
         if caller is not None and self.scope is not None:
             tokens.require_scopes(caller, self.scope)
@@ -171,7 +171,7 @@ class Endpoint:
 
 
 class Routes:
-    """The calls of one part of the API."""
+    """The endpoints of one part of the API."""
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -208,18 +208,18 @@ class Routes:
         idempotent: bool = False,
         documented: bool = True,
     ) -> Callable[[View], View]:
-        """Declare the decorated view as the answer to `method` `path`.
+        """Declare the decorated view as an endpoint.
 
-        `responses` maps each status to the model of its body; `errors` are those that the machinery does not raise by
-        itself; `form` documents a form body that the view reads; `upload` is a file that it takes as a parameter;
-        `idempotent` calls take an Idempotency-Key.
+        `responses` maps each status to the model of its body. `errors` are those that only this view raises. `form`
+        documents a form body that the view reads. `upload` is a file that the view gets as a parameter. `idempotent`
+        endpoints accept an Idempotency-Key.
         """
 
         def declare(view: View) -> View:
             hints = get_type_hints(view)
             models = {name: hint for name, hint in hints.items() if name in {"body", "query"}}
-            takes_none = None if public and "body" not in models else NoQuery
-            bodiless = None if method != "POST" or form or upload else NoBody
+            default_query = None if public and "body" not in models else NoQuery
+            default_body = None if method != "POST" or form or upload else NoBody
             endpoint = Endpoint(
                 method=method,
                 path=path,
@@ -227,10 +227,10 @@ class Routes:
                 tag=self.tag,
                 public=public,
                 scope=scope,
-                body=models.get("body", bodiless),
+                body=models.get("body", default_body),
                 form=form,
                 upload=upload,
-                query=models.get("query", takes_none),
+                query=models.get("query", default_query),
                 ids=tuple(_PATH_PARAMETER.findall(path)),
                 responses=responses,
                 errors=tuple(errors),
@@ -239,16 +239,16 @@ class Routes:
                 documented=documented,
                 takes_context="context" in hints,
             )
-            ids = {name for name in inspect.signature(view).parameters if name not in _GIVEN}
-            assert ids == set(endpoint.ids), f"{view.__name__} does not take the ids of {path}"
-            assert all(hints[name] is UUID for name in ids), f"{view.__name__} does not take the ids as UUID"
+            ids = {name for name in inspect.signature(view).parameters if name not in _NOT_IDS}
+            assert ids == set(endpoint.ids), f"{view.__name__} must have the ids of {path} as parameters"
+            assert all(hints[name] is UUID for name in ids), f"the ids of {view.__name__} must be UUIDs"
             self.endpoints.append(endpoint)
             return view
 
         return declare
 
     def install(self, app: Flask) -> None:
-        """Serve these calls from `app`."""
+        """Register these endpoints with `app`."""
         for endpoint in self.endpoints:
             app.add_url_rule(
                 endpoint.path,
@@ -267,7 +267,7 @@ def _id_of(text: str) -> UUID:
 
 
 def install(app: Flask, parts: Iterable[Routes]) -> None:
-    """Serve all `parts` from `app`."""
+    """Register the endpoints of all `parts` with `app`."""
     app.url_map.merge_slashes = False
     app.extensions["endpoints"] = [endpoint for part in parts for endpoint in part.endpoints]
     for part in parts:

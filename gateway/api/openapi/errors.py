@@ -89,7 +89,7 @@ def errors_of(endpoint: Endpoint) -> list[type[GatewayError]]:
 def _errors(endpoint: Endpoint) -> Iterator[type[GatewayError]]:
     if not endpoint.public:
         yield from (AuthenticationRequired, InvalidToken)
-    if endpoint.signs_in or not endpoint.public:
+    if endpoint.has_credentials or not endpoint.public:
         yield RateLimited
     if endpoint.scope is not None:
         yield InsufficientScope

@@ -124,12 +124,12 @@ def test_an_object_of_another_merchant_has_the_response_of_an_unknown_one(world:
 def everything_of(world: World) -> dict[str, bytes]:
     """Return all that the merchant can read of its own objects."""
     readable = [endpoint for endpoint in OF_MERCHANTS if endpoint.method == "GET"]
-    answers = {
+    responses = {
         endpoint.name: ask(world.merchant, endpoint, world.ids.get(str(route_of(endpoint).object), SOME_ID))
         for endpoint in readable
     }
-    assert {response.status_code for response in answers.values()} == {200}, answers
-    return {name: response.data for name, response in answers.items()}
+    assert {response.status_code for response in responses.values()} == {200}, responses
+    return {name: response.data for name, response in responses.items()}
 
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in LISTS if not endpoint.ids], ids=name_of)

@@ -56,8 +56,8 @@ class Hosts:
     def issue(self) -> str:
         """Return a new token of the issuer, which the verifier must accept at once."""
         form = {"grant_type": "client_credentials", **self.client}
-        answer = requests.post(f"{self.issuer.url}/oauth/token", data=form, timeout=HTTP_SECONDS)
-        token: str = answer.json()["access_token"]
+        response = requests.post(f"{self.issuer.url}/oauth/token", data=form, timeout=HTTP_SECONDS)
+        token: str = response.json()["access_token"]
         assert self.status_of(token) == 200
         return token
 
@@ -75,8 +75,8 @@ class Hosts:
     def published(self) -> set[frozenset[str]]:
         """Return the ids of the published keys of each process: a single set if both agree."""
         urls = [f"{host.url}/.well-known/jwks.json" for host in (self.issuer, self.verifier)]
-        answers = [requests.get(url, timeout=HTTP_SECONDS).json()["keys"] for url in urls]
-        return {frozenset(key["kid"] for key in keys) for keys in answers}
+        responses = [requests.get(url, timeout=HTTP_SECONDS).json()["keys"] for url in urls]
+        return {frozenset(key["kid"] for key in keys) for keys in responses}
 
     def flask_keys(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of an operator."""
@@ -197,8 +197,8 @@ def test_nothing_is_revoked_without_a_confirmation_or_the_audit_log(tmp_path: Pa
     assert flask_keys(keys, "list").returncode == 0
     files = {path.name: path.read_bytes() for path in keys.iterdir()}
 
-    for answer in ("", "n\n"):
-        aborted = flask_keys(keys, "revoke-all", typed=answer)
+    for typed in ("", "n\n"):
+        aborted = flask_keys(keys, "revoke-all", typed=typed)
         assert aborted.returncode == 1
         assert "All access tokens and device tokens will stop working" in aborted.stdout
     unlogged = flask_keys(keys, "revoke-all", "--yes", DATABASE_URL="postgresql://u:p@127.0.0.1:1/d")

@@ -99,6 +99,7 @@ def test_an_address_above_its_limit_cannot_log_in_but_pay(
     assert elsewhere.status_code == 400
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -199,6 +200,7 @@ def test_payments_are_accepted_while_the_table_of_the_limits_is_locked(
     assert seconds < 3 * database_sessions.LOCK_TIMEOUT_MS / 1_000  # only one request waits
 
 
+@pytest.mark.unit
 def test_the_number_of_cached_leases_is_limited() -> None:
     for number in range(rate_limits.BUCKETS_MAX + 100):
         rate_limits.leased_tokens(f"address:{number}", Limit(1, 1))
@@ -223,7 +225,7 @@ def hammer(url: str, token: str, until: float, responses: Counter[int], lock: th
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Sequence[ApiProcess]]:
-    """Two hosts of two API processes each."""
+    """Run two hosts, each with two API processes."""
     environment = {"RATE_LIMIT_PER_SECOND": str(LIMIT), "LOG_LEVEL": "WARNING"}
     with (
         api_process(tmp_path / "one.log", 2, **environment) as one,

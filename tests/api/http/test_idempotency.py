@@ -12,7 +12,7 @@ from gateway.api.http.routes import Endpoint
 from tests.api.conftest import Caller, Response, expect_problem, field_errors
 from tests.api.routes import endpoints, name_of, path_of, route_of
 from tests.helpers import lifecycles
-from tests.helpers.factories import accept_payment, count, execute, request_under_way
+from tests.helpers.factories import accept_payment, count, execute, request_in_progress
 
 POSTS = 200
 THREADS = 20  # the size of the connection pool
@@ -114,7 +114,7 @@ def test_two_hundred_concurrent_requests_with_one_key_are_executed_once(merchant
 def test_a_key_whose_first_request_is_not_finished_is_in_progress(merchant: Caller, endpoint: Endpoint) -> None:
     path, body = path_for(merchant, endpoint), body_of(endpoint)
     before = count("idempotency_records")
-    with request_under_way(merchant.merchant_id, "key-1"):
+    with request_in_progress(merchant.merchant_id, "key-1"):
         response = send(merchant, path, body)
 
     expect_problem(response, 409, "idempotency_in_progress")
@@ -171,7 +171,7 @@ def test_without_a_key_every_request_creates_a_transaction(merchant: Caller) -> 
 
 def test_a_key_in_progress_does_not_affect_the_other_payments_of_its_group_commit(merchant: Caller) -> None:
     headers = [key("stuck"), key("order-1"), key("stuck"), key("order-2"), {}, {}]
-    with request_under_way(merchant.merchant_id, "stuck"), ThreadPoolExecutor(len(headers)) as threads:
+    with request_in_progress(merchant.merchant_id, "stuck"), ThreadPoolExecutor(len(headers)) as threads:
         responses = list(threads.map(merchant.pay, headers))
 
     assert [response.status_code for response in responses] == [409, 201, 409, 201, 201, 201]

@@ -6,7 +6,7 @@ so a new list or filter is covered automatically. There are enough rows for Post
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import combinations, product
 from typing import Any
 from urllib.parse import urlencode
@@ -18,7 +18,6 @@ from gateway.api.http.paging import ListQuery
 from gateway.api.http.routes import Endpoint
 from gateway.db import answer_timeout, begin
 from gateway.domain.shared.listing import SEARCH_ROWS_MAX
-from gateway.ids import utc_now
 from gateway.models import all_tables
 from tests.api.conftest import Caller
 from tests.api.routes import endpoints, name_of, path_of, route_of
@@ -106,7 +105,7 @@ SAMPLES: dict[str, tuple[object, ...]] = {
     "subject": ("none",),
 }
 """Values of each filter that match many rows and few rows; those of enums, ids and times need no samples."""
-HALF_WAY = utc_now() - timedelta(seconds=ROWS / 2)
+HALF_WAY = datetime.now(UTC) - timedelta(seconds=ROWS / 2)
 
 
 @pytest.fixture(scope="module")

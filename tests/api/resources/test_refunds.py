@@ -9,7 +9,7 @@ import pytest
 from gateway.flows.refunds import refund as carry_out
 from tests.api.conftest import Caller, Response, expect_problem, field_errors
 from tests.helpers.factories import count
-from tests.helpers.refunds import ask, paid, refunded, standing
+from tests.helpers.refunds import paid, refund_amounts, refunded, request_refund
 
 AT_ONCE = 20  # as many as the pool has connections
 
@@ -65,7 +65,7 @@ def test_a_completed_refund_changes_its_transaction(merchant: Caller, transactio
 
 
 def test_a_failed_refund_shows_its_failure(merchant: Caller) -> None:
-    id = ask(paid("tok_refund_decline", merchant_id=merchant.merchant_id))
+    id = request_refund(paid("tok_refund_decline", merchant_id=merchant.merchant_id))
     carry_out([id], "task-1")
     refund = merchant.get(f"/v1/refunds/{id}").json
     assert (refund["status"], refund["completed_at"]) == ("failed", None)
@@ -106,7 +106,7 @@ def test_an_invalid_field_is_rejected(
 def test_an_amount_above_what_is_left_is_rejected(
     merchant: Caller, transaction_id: UUID, fields: dict[str, Any]
 ) -> None:
-    ask(transaction_id, 400)
+    request_refund(transaction_id, 400)
     response = ask_for(merchant, transaction_id, **fields)
     problem = expect_problem(response, 422, "amount_exceeds_refundable")
     assert field_errors(response) == {"/amount": "amount_exceeds_refundable"}
@@ -125,8 +125,8 @@ def test_a_pending_transaction_cannot_be_refunded(merchant: Caller) -> None:
 
 
 def test_refunds_are_listed_newest_first_and_filtered(merchant: Caller, transaction_id: UUID) -> None:
-    done, waiting = refunded(transaction_id, 100), ask(transaction_id, 200)
-    elsewhere = ask(paid(merchant_id=merchant.merchant_id))
+    done, waiting = refunded(transaction_id, 100), request_refund(transaction_id, 200)
+    elsewhere = request_refund(paid(merchant_id=merchant.merchant_id))
 
     def listed(query: str = "") -> list[str]:
         return [refund["id"] for refund in merchant.get(f"/v1/refunds{query}").json["data"]]
@@ -141,7 +141,7 @@ def test_refunds_are_listed_newest_first_and_filtered(merchant: Caller, transact
 
 
 def test_the_pages_of_refunds_contain_each_one_once(merchant: Caller, transaction_id: UUID) -> None:
-    ids = [str(ask(transaction_id, 1)) for _ in range(5)]
+    ids = [str(request_refund(transaction_id, 1)) for _ in range(5)]
     seen: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -155,5 +155,5 @@ def test_two_hundred_concurrent_posts_never_exceed_the_amount(merchant: Caller, 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         responses = list(threads.map(lambda n: ask_for(merchant, transaction_id, f"k-{n}", amount=7), range(200)))
     assert sorted(response.status_code for response in responses) == [201] * 142 + [422] * 58
-    assert standing(transaction_id) == ("completed", 0, 994)
+    assert refund_amounts(transaction_id) == ("completed", 0, 994)
     assert count("idempotency_records") == 142

@@ -14,7 +14,7 @@ from tests.api.conftest import Caller
 from tests.api.resources.test_statements import upload
 from tests.helpers.discrepancies import settled_payment
 from tests.helpers.factories import accept_payment, execute, make_merchant
-from tests.helpers.refunds import ask, paid, refunded
+from tests.helpers.refunds import paid, refunded, request_refund
 from tests.helpers.statements import charge_of, csv_of, line, settled_line
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -132,7 +132,7 @@ def test_a_payment_at_midnight_is_missing_only_with_the_statements_of_both_days(
 def test_refunds_are_compared(operator: Caller) -> None:
     payment, refusing = paid(), paid("tok_refund_decline")
     refunds = {name: refunded(payment, 10) for name in ("completed", "left_out")}
-    refunds |= {"failed": ask(refusing, 10), "pending": ask(payment, 10)}
+    refunds |= {"failed": request_refund(refusing, 10), "pending": request_refund(payment, 10)}
     carry_out([refunds["failed"]], "task-1")
     lines = [
         line(charge_id="x", type="refund", idempotency_key=str(refunds[name]), amount=amount, fee="0")

@@ -9,7 +9,10 @@ import pytest
 
 from gateway.api.server import connections
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the connections are counted in /proc")
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(sys.platform != "linux", reason="the connections are counted in /proc"),
+]
 
 MOST = 5
 

@@ -8,6 +8,8 @@ import pytest
 from gateway.api.server.deadlines import Deadlines
 from gateway.errors import RateLimited, RequestTimeout
 
+pytestmark = pytest.mark.unit
+
 SECONDS = 10
 
 

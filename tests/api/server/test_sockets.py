@@ -10,6 +10,8 @@ import pytest
 
 from gateway.api.server import limits, sockets
 
+pytestmark = pytest.mark.unit
+
 UNREAD_MILLISECONDS = int(limits.PIECE_SECONDS * 1000)
 RAISE = """
 import resource, sys
