@@ -15,9 +15,9 @@ from tests.helpers.webhooks import Receiver, receiver
 
 
 def subscribe(merchant: Client, there: Receiver, *events: str) -> dict[str, Any]:
-    answer = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
-    assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
+    response = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
     return made
 
 
@@ -27,10 +27,10 @@ def test_the_events_of_a_payment_arrive_and_can_be_verified(merchant: Client) ->
         paid = merchant.pay()["id"]
         declined = merchant.pay("tok_decline_fraud")["id"]
         eventually(lambda: len(there.calls) == 3, what="three events")
-    told = {
+    received = {
         (call.json["type"], call.json["data"].get("transaction_id", call.json["data"]["id"])) for call in there.calls
     }
-    assert told == {
+    assert received == {
         ("transaction.completed", paid),
         ("settlement.completed", paid),
         ("transaction.failed", declined),
