@@ -73,7 +73,7 @@ class _Endpoint:
 
 
 class DeliveryLoop:
-    """Makes all deliveries of this process, in a thread of its own."""
+    """Makes all deliveries of this process, in a separate thread."""
 
     def __init__(self) -> None:
         _allow_open_files()

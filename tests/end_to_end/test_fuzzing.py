@@ -31,7 +31,7 @@ def fuzz(client: Client, chosen: set[str], folder: Path) -> None:
     """Run schemathesis on these operations.
 
     Raises:
-        AssertionError: an answer was not what the document says; the message tells which, and how to repeat it.
+        AssertionError: a response does not conform to the document; the message contains it and the way to repeat it.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     command += [

@@ -39,8 +39,8 @@ def test_a_payment_that_is_canceled_in_time_is_never_charged(
         "transaction.created",
         "transaction.canceled",
     ]
-    told = [(event["type"], event["data"]["id"]) for event in merchant.get("/v1/events")["data"]]
-    assert ("transaction.canceled", id) in told
+    listed = [(event["type"], event["data"]["id"]) for event in merchant.get("/v1/events")["data"]]
+    assert ("transaction.canceled", id) in listed
     for table in ("charge_attempts", "dead_letters", "settlements"):
         assert truth.execute(f"SELECT FROM {table} WHERE transaction_id = %s", [id]).rowcount == 0
     assert merchant.call("POST", f"/v1/transactions/{following}/cancel").json()["code"] == "invalid_state"

@@ -50,7 +50,7 @@ def test_the_postman_collection_succeeds(newman: Path, stack: dict[str, Any], tm
 
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     run = json.loads(report.read_text())["run"]
-    asked = {execution["item"]["name"] for execution in run["executions"]}
+    called = {execution["item"]["name"] for execution in run["executions"]}
     listed = {item["name"] for folder in json.loads(POSTMAN.read_text())["item"] for item in folder["item"]}
-    assert asked == listed
+    assert called == listed
     assert run["stats"]["assertions"]["total"] >= len(listed)

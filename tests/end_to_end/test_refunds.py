@@ -23,7 +23,7 @@ def paid(merchant: Client, token: str = "tok_approve") -> str:
     return id
 
 
-def ask(merchant: Client, transaction_id: str, **fields: object) -> str:
+def request_refund(merchant: Client, transaction_id: str, **fields: object) -> str:
     """Request a refund, which must be accepted."""
     answer = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
     assert answer.status_code == 201, answer.text
@@ -53,12 +53,12 @@ def letter_of(operator: Client, refund_id: str) -> dict[str, Any]:
 
 def test_a_payment_is_refunded_in_parts_until_nothing_is_left(merchant: Client, truth: Truth) -> None:
     transaction_id = paid(merchant)
-    first = ended(merchant, ask(merchant, transaction_id, amount=550, reason="One seat was taken"))
+    first = ended(merchant, request_refund(merchant, transaction_id, amount=550, reason="One seat was taken"))
     assert (first["status"], first["amount"], first["attempts"]) == ("completed", 550, 1)
     transaction = merchant.transaction(transaction_id)
     assert (transaction["status"], transaction["amount_refunded"]) == ("partially_refunded", 550)
 
-    second = ended(merchant, ask(merchant, transaction_id))
+    second = ended(merchant, request_refund(merchant, transaction_id))
     assert (second["status"], second["amount"]) == ("completed", 12_000)
     transaction = merchant.transaction(transaction_id)
     assert (transaction["status"], transaction["amount_refunded"]) == ("refunded", AMOUNT)
@@ -88,7 +88,7 @@ def test_refunds_of_each_sandbox_token_end_as_documented(
     merchant: Client, truth: Truth, token: str, status: str, attempts: int
 ) -> None:
     transaction_id = paid(merchant, token)
-    refund = ended(merchant, ask(merchant, transaction_id))
+    refund = ended(merchant, request_refund(merchant, transaction_id))
     assert (refund["status"], refund["attempts"]) == (status, attempts)
     transaction = merchant.transaction(transaction_id)
     back = AMOUNT if status == "completed" else 0
@@ -96,14 +96,14 @@ def test_refunds_of_each_sandbox_token_end_as_documented(
     assert sum(entries(truth, refund["id"]).values()) == 2 * back
     if status == "failed":
         assert refund["failure"]["code"] == "refund_refused"
-        assert ask(merchant, transaction_id, amount=AMOUNT), "the reserved amount is released"
+        assert request_refund(merchant, transaction_id, amount=AMOUNT), "the reserved amount is released"
 
 
 def test_a_refund_that_always_fails_is_dead_lettered_replayed_and_discarded(
     merchant: Client, operator: Client, truth: Truth
 ) -> None:
     transaction_id = paid(merchant, "tok_refund_error_always")
-    id = ask(merchant, transaction_id)
+    id = request_refund(merchant, transaction_id)
     refund = ended(merchant, id)
     assert (refund["status"], refund["attempts"]) == ("dead_lettered", 4)
     letter = letter_of(operator, id)
@@ -148,7 +148,7 @@ def test_refunds_wait_for_their_worker_and_payments_do_not(
 ) -> None:
     transaction_id = paid(merchant)
     with processes.down("worker-refunds", number):
-        ids = [ask(merchant, transaction_id, amount=100) for _ in range(20)]
+        ids = [request_refund(merchant, transaction_id, amount=100) for _ in range(20)]
         paid(merchant)
     assert {ended(merchant, id)["status"] for id in ids} == {"completed"}
     assert merchant.transaction(transaction_id)["amount_refunded"] == 2_000

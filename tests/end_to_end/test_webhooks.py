@@ -27,10 +27,10 @@ def test_the_events_of_a_payment_arrive_and_can_be_verified(merchant: Client) ->
         paid = merchant.pay()["id"]
         declined = merchant.pay("tok_decline_fraud")["id"]
         eventually(lambda: len(there.calls) == 3, what="three events")
-    told = {
+    received = {
         (call.json["type"], call.json["data"].get("transaction_id", call.json["data"]["id"])) for call in there.calls
     }
-    assert told == {
+    assert received == {
         ("transaction.completed", paid),
         ("settlement.completed", paid),
         ("transaction.failed", declined),

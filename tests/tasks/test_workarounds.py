@@ -258,3 +258,12 @@ def test_the_events_of_a_short_time_are_sent_together_even_after_a_lost_timer(mo
         return bool(made.event_dispatcher.flushes > flushes)
 
     eventually(sent_after_loss, what="the events after the lost timer")
+
+
+@pytest.mark.unit
+def test_celery_still_sends_each_event_at_once() -> None:
+    made = consumer(CeleryConsumer)
+    soon: list[object] = []
+    made.hub = SimpleNamespace(call_soon=soon.append)
+    made.on_send_event_buffered()
+    assert len(soon) == 1

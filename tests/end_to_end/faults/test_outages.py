@@ -157,7 +157,7 @@ def test_the_api_answers_503_while_the_database_is_down_and_continues_afterwards
 
 
 def pay_as_soon_as_possible(merchant: Client) -> str:
-    """Send a payment until the response is not 503, as its Retry-After asks; return its id.
+    """Send a payment until the response is not 503, as its Retry-After requires; return its id.
 
     Each API process notices by itself that the database is back, within a second of its last failure.
     """
