@@ -27,8 +27,8 @@ def test_a_payment_that_is_canceled_in_time_is_never_charged(
         id = merchant.pay()["id"]
         if role == "worker-route":
             eventually(lambda: not in_outbox(id), what="the message's publication")
-        answer = merchant.call("POST", f"/v1/transactions/{id}/cancel")
-        assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+        response = merchant.call("POST", f"/v1/transactions/{id}/cancel")
+        assert (response.status_code, response.json()["status"]) == (200, "canceled")
     following = merchant.pay()["id"]
 
     eventually(lambda: finished(merchant, following), within=60)

@@ -24,9 +24,9 @@ ROLES = ("route", "settle", "operations")
 
 def flower(stack: dict[str, Any], path: str) -> Any:
     auth = (stack["flower"]["user"], stack["flower"]["password"])
-    answer = requests.get(f"{stack['flower_url']}{path}", auth=auth, timeout=TIMEOUT_SECONDS)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = requests.get(f"{stack['flower_url']}{path}", auth=auth, timeout=TIMEOUT_SECONDS)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def metrics(stack: dict[str, Any]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -98,11 +98,11 @@ def test_metrics_count_each_payment_once_over_all_processes(stack: dict[str, Any
 def test_a_request_id_is_in_the_log_of_the_api_and_of_the_worker(stack: dict[str, Any], merchant: Client) -> None:
     assert stack["api_url"] == merchant.api_url
     request_id = f"trace-{uuid4().hex}"
-    answer = merchant.call(
+    response = merchant.call(
         "POST", "/v1/transactions", json={"amount": 1, "currency": "USD"}, headers={"X-Request-Id": request_id}
     )
-    assert answer.headers["X-Request-Id"] == request_id
-    id = answer.json()["id"]
+    assert response.headers["X-Request-Id"] == request_id
+    id = response.json()["id"]
     logs = Path(os.environ["GATEWAY_STACK"]).parent / "logs"
 
     def lines(role: str) -> list[str]:

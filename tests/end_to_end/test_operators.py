@@ -17,9 +17,9 @@ PAYMENTS = 6
 
 
 def post(operator: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer = operator.call("POST", path, json=body)
-    assert answer.status_code == 202, answer.text
-    made: dict[str, Any] = answer.json()
+    response = operator.call("POST", path, json=body)
+    assert response.status_code == 202, response.text
+    made: dict[str, Any] = response.json()
     return made
 
 
@@ -77,15 +77,15 @@ def test_a_statement_is_compared_and_an_unsettled_charge_is_in_the_report(mercha
     csv.writer(text).writerows(rows)
     period = {"from": now.isoformat(), "to": (now + timedelta(microseconds=1)).isoformat()}
 
-    answer = operator.call(
+    response = operator.call(
         "POST",
         "/v1/statements",
         params={"provider": "simulated", **period},
         data=text.getvalue(),
         headers={"Content-Type": "text/csv"},
     )
-    assert answer.status_code == 201, answer.text
-    run = ended(operator, f"/v1/reconciliations/{answer.json()['reconciliation_id']}")
+    assert response.status_code == 201, response.text
+    run = ended(operator, f"/v1/reconciliations/{response.json()['reconciliation_id']}")
 
     assert (run["status"], run["counts"]["statement_lines"]) == ("completed", 2)
     report = operator.call("GET", f"/v1/reconciliations/{run['id']}/report.csv")

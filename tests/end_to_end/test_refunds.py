@@ -25,9 +25,9 @@ def paid(merchant: Client, token: str = "tok_approve") -> str:
 
 def request_refund(merchant: Client, transaction_id: str, **fields: object) -> str:
     """Request a refund, which must be accepted."""
-    answer = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
-    assert answer.status_code == 201, answer.text
-    id: str = answer.json()["id"]
+    response = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
+    assert response.status_code == 201, response.text
+    id: str = response.json()["id"]
     return id
 
 

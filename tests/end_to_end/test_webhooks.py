@@ -15,9 +15,9 @@ from tests.helpers.webhooks import Receiver, receiver
 
 
 def subscribe(merchant: Client, there: Receiver, *events: str) -> dict[str, Any]:
-    answer = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
-    assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
+    response = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
     return made
 
 

@@ -62,13 +62,13 @@ def node(
         ),
     ):
         eventually(lambda: " ready" in log.read_text(), within=START_SECONDS, what="a worker that is ready")
-        [found] = answers("inspect", "ping")
+        [found] = replies("inspect", "ping")
         assert found.startswith(f"{name}@")
         yield found
 
 
-def answers(*arguments: str) -> dict[str, Any]:
-    """Return the answers of the workers to a command, by their names."""
+def replies(*arguments: str) -> dict[str, Any]:
+    """Return the replies of the workers to a command, by their names."""
     done = run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     found: Any = json.loads(done.stdout)
@@ -78,16 +78,16 @@ def answers(*arguments: str) -> dict[str, Any]:
     return merged
 
 
-def test_inspect_ping_is_answered(node: str) -> None:
-    assert answers("inspect", "ping") == {node: {"ok": "pong"}}
+def test_inspect_ping_gets_a_reply(node: str) -> None:
+    assert replies("inspect", "ping") == {node: {"ok": "pong"}}
 
 
 def test_inspect_stats_shows_the_pool_and_the_finished_tasks(node: str) -> None:
-    before = answers("inspect", "stats")[node]["total"].get("payments.announce", 0)
+    before = replies("inspect", "stats")[node]["total"].get("payments.announce", 0)
     transactions.announce.delay([str(uuid4())])
 
     def finished() -> bool:
-        stats = answers("inspect", "stats")[node]
+        stats = replies("inspect", "stats")[node]
         assert stats["pool"]["max-concurrency"] == 1
         return bool(stats["total"].get("payments.announce", 0) == before + 1)
 
@@ -95,9 +95,9 @@ def test_inspect_stats_shows_the_pool_and_the_finished_tasks(node: str) -> None:
 
 
 def test_inspect_shows_the_queues_and_the_tasks_of_a_worker(node: str) -> None:
-    assert [queue["name"] for queue in answers("inspect", "active_queues")[node]] == [QUEUE]
-    assert "payments.settle" in answers("inspect", "registered")[node]
-    assert answers("inspect", "conf")[node]["task_acks_late"] is True
+    assert [queue["name"] for queue in replies("inspect", "active_queues")[node]] == [QUEUE]
+    assert "payments.settle" in replies("inspect", "registered")[node]
+    assert replies("inspect", "conf")[node]["task_acks_late"] is True
 
 
 @pytest.mark.usefixtures("database")
@@ -106,7 +106,7 @@ def test_inspect_active_shows_a_running_task(node: str, respond: threading.Event
         id = alert_rules.raise_alert(connection, "error", "an alert whose receiver does not respond", {})
 
     def active() -> list[tuple[str, str]]:
-        return [(task["id"], task["name"]) for task in answers("inspect", "active")[node]]
+        return [(task["id"], task["name"]) for task in replies("inspect", "active")[node]]
 
     sent = alerts.deliver_alerts.apply_async(([str(id)],), queue=QUEUE)
     shown = eventually(active, within=ALERT_SECONDS, what="a running task")
@@ -117,11 +117,11 @@ def test_inspect_active_shows_a_running_task(node: str, respond: threading.Event
 
 def test_control_changes_a_worker(node: str) -> None:
     def processes() -> int:
-        return len(answers("inspect", "stats")[node]["pool"]["processes"])
+        return len(replies("inspect", "stats")[node]["pool"]["processes"])
 
-    assert "ok" in answers("control", "pool_grow", "1")[node]
+    assert "ok" in replies("control", "pool_grow", "1")[node]
     eventually(lambda: processes() == 2, within=COMMAND_SECONDS, what="a second process")
-    assert "ok" in answers("control", "pool_shrink", "1")[node]
+    assert "ok" in replies("control", "pool_shrink", "1")[node]
     eventually(lambda: processes() == 1, within=COMMAND_SECONDS, what="the end of a process")
 
 

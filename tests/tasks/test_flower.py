@@ -28,15 +28,15 @@ def paths() -> list[str]:
 @pytest.mark.parametrize("path", paths())
 def test_flower_shows_nothing_without_its_password(stack: dict[str, Any], path: str) -> None:
     for method in ("GET", "POST"):
-        answer = requests.request(method, stack["flower_url"] + path, timeout=HTTP_SECONDS, allow_redirects=False)
-        assert answer.status_code in {401, 403, 405}, (method, answer.text[:200])
+        response = requests.request(method, stack["flower_url"] + path, timeout=HTTP_SECONDS, allow_redirects=False)
+        assert response.status_code in {401, 403, 405}, (method, response.text[:200])
 
 
 def test_flower_shows_its_metrics_with_the_password(stack: dict[str, Any]) -> None:
     auth = (stack["flower"]["user"], stack["flower"]["password"])
-    answer = requests.get(f"{stack['flower_url']}/metrics", auth=auth, timeout=HTTP_SECONDS)
-    assert answer.status_code == 200
-    assert "flower_" in answer.text
+    response = requests.get(f"{stack['flower_url']}/metrics", auth=auth, timeout=HTTP_SECONDS)
+    assert response.status_code == 200
+    assert "flower_" in response.text
 
 
 def test_a_probe_needs_no_password(stack: dict[str, Any]) -> None:

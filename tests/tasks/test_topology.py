@@ -63,9 +63,9 @@ def test_the_message_ttl_is_a_policy_that_can_be_changed_and_removed(
     url = f"{stack['management_url']}/api/policies/{vhost}/{topology.POLICY}"
 
     def policy() -> dict[str, Any] | None:
-        answer = requests.get(url, auth=(user, password), timeout=10)
-        found: dict[str, Any] = answer.json()
-        return found if answer.ok else None
+        response = requests.get(url, auth=(user, password), timeout=10)
+        found: dict[str, Any] = response.json()
+        return found if response.ok else None
 
     try:
         for seconds in (60, 300):

@@ -86,9 +86,9 @@ def broker(stack: dict[str, Any], processes: Processes) -> Broker:
 
 
 def ready(merchant: Client) -> dict[str, Any]:
-    answer = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
-    assert answer.status_code == 200, "the API needs no broker"
-    found: dict[str, Any] = answer.json()
+    response = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
+    assert response.status_code == 200, "the API needs no broker"
+    found: dict[str, Any] = response.json()
     return found
 
 

@@ -140,10 +140,10 @@ def test_the_api_answers_503_while_the_database_is_down_and_continues_afterwards
     before = pay_many(merchant, 20)
     with processes.down("postgresql", signal.SIGINT):
         eventually(lambda: post_one(merchant).status_code == 503, what="503")
-        answer = post_one(merchant)
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert answer.json()["code"] == "database_unavailable"
+        response = post_one(merchant)
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert int(response.headers["Retry-After"]) >= 1
+        assert response.json()["code"] == "database_unavailable"
         ready = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
         assert ready.status_code == 503
         assert requests.get(f"{merchant.api_url}/health/live", timeout=10).status_code == 200
@@ -162,15 +162,15 @@ def pay_as_soon_as_possible(merchant: Client) -> str:
     Each API process notices by itself that the database is back, within a second of its last failure.
     """
 
-    answers: list[requests.Response] = []
+    responses: list[requests.Response] = []
 
-    def answered() -> bool:
-        answers.append(post_one(merchant))
-        return answers[-1].status_code != 503
+    def accepted() -> bool:
+        responses.append(post_one(merchant))
+        return responses[-1].status_code != 503
 
-    eventually(answered, within=60, what="a response other than 503")
-    assert answers[-1].status_code == 201, answers[-1].text
-    id: str = answers[-1].json()["id"]
+    eventually(accepted, within=60, what="a response other than 503")
+    assert responses[-1].status_code == 201, responses[-1].text
+    id: str = responses[-1].json()["id"]
     return id
 
 
