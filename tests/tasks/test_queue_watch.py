@@ -232,7 +232,7 @@ def test_a_queue_whose_messages_are_not_consumed_raises_an_alert_although_it_has
         queue_watch.take_probe(name)
     execute("UPDATE queue_states SET waiting_since = now() - interval '2 minutes' WHERE name = :name", name=FULL)
     watch.check()
-    assert not states()[FULL].gives_messages
+    assert not states()[FULL].delivers_messages
     assert broker_state()[0] is BrokerState.DEGRADED
     assert count("alerts") == count("alerts", "details->>'kind' = 'queue_gives_nothing'") == 1
     assert count("alerts", f"message LIKE 'nothing was taken from {FULL} for%; it has 1 consumers'") == 1
@@ -248,8 +248,8 @@ def test_ordinary_tasks_show_that_a_queue_is_consumed_as_probes_do(
     watch.check()
     execute("UPDATE queue_states SET waiting_since = waiting_since - interval '2 minutes'")
     app.tasks["payments.announce"].apply(args=([str(new_id())],))
-    assert states()["settlement.completed"].gives_messages
-    assert not states()["webhook.delivery"].gives_messages
+    assert states()["settlement.completed"].delivers_messages
+    assert not states()["webhook.delivery"].delivers_messages
 
 
 def test_a_probe_records_no_unknown_queue() -> None:
