@@ -1,6 +1,6 @@
-"""Celery's configuration: broker, queues, routes, limits, beat schedule. Data only; see docs of each in pipeline terms.
+"""The configuration of Celery: broker, queues, routes, limits, schedule of beat.
 
-https://docs.celeryq.dev/en/stable/userguide/configuration.html
+https://docs.celeryq.dev/en/stable/userguide/configuration.html describes the settings; docs/pipeline.md the queues.
 """
 
 import ssl
@@ -13,9 +13,9 @@ from gateway.flows.clocks import scheduling_time
 
 _settings = settings()
 
-# --- Exchanges and queues. `python -m tasks.topology` declares them; everyone else only uses them.
+# --- Exchanges and queues. `python -m tasks.topology` declares them; all other processes only use them.
 PAYMENTS = Exchange("payments", type="topic", durable=True, arguments={"alternate-exchange": "payments.unrouted"})
-DEAD_LETTERS = Exchange("payments.dlx", type="direct", durable=True)  # a topic exchange would match delayed keys too
+DEAD_LETTERS = Exchange("payments.dlx", type="direct", durable=True)  # a topic exchange would also match delayed keys
 UNROUTED = Exchange("payments.unrouted", type="fanout", durable=True)
 QUORUM = {"x-queue-type": "quorum"}
 DELIVERY_LIMIT = 20
@@ -86,7 +86,7 @@ imports = (
 
 # --- Broker
 broker_url = _settings.rabbitmq_url
-if "amqps://" in broker_url:  # the default checks the certificate's chain, but not that it is this host's
+if "amqps://" in broker_url:  # by default only the chain of the certificate is verified, not its host
     broker_use_ssl = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
@@ -96,7 +96,7 @@ broker_transport_options = {"confirm_publish": True}
 # Five seconds in all: while a cluster elects a queue's new leader, a second or two, it refuses messages.
 task_publish_retry_policy = {"max_retries": 8, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 
-# --- A message is acknowledged when its task has ended; what fails for good is rejected, so that it is dead-lettered
+# --- A message is acknowledged after its task. A task that finally fails rejects it, and the broker dead-letters it.
 task_acks_late = True
 task_acks_on_failure = False
 task_acks_on_timeout = False
@@ -105,7 +105,7 @@ task_retry_on_worker_lost = True
 task_ignore_result = True
 task_serializer = "json"
 accept_content = ["json"]
-task_soft_time_limit = _settings.claim_lease_seconds + 10  # HTTP and database timeouts end well before
+task_soft_time_limit = _settings.claim_lease_seconds + 10  # HTTP and database timeouts are shorter
 task_time_limit = task_soft_time_limit + 20
 
 # --- Workers
@@ -122,7 +122,7 @@ worker_enable_remote_control = True
 # hosts whose clocks agree.
 timezone = _settings.reconciliation_time_zone
 beat_max_loop_interval = 5
-BALANCES_FOLD_SECONDS = 15.0  # what is not folded yet is added up each time that a balance is read
+BALANCES_FOLD_SECONDS = 15.0  # reading a balance adds up the changes that are not folded yet
 beat_schedule = {
     "sweep": {
         "task": "operations.sweep",

@@ -38,6 +38,7 @@ _STACK_TESTS, _FAULT_TESTS = "tests/end_to_end", "tests/end_to_end/faults"
 _FAULTS_PORT_OFFSET = 20
 _WORKERS = 3
 """Processes of pytest-xdist for the tests that do not drive a stack. They spend most of their time waiting."""
+_IN_PARALLEL = ("-n", str(_WORKERS), "--dist", "loadfile", "--no-loadscope-reorder")
 _UNIT_MARK = "mark.unit"
 _OWNED = "made-by-make-test"
 SETTINGS = {
@@ -89,7 +90,7 @@ def test(arguments: list[str]) -> int:
     own = layout(TEST_DIR, TEST_PORT_BASE)
     if arguments:
         return _beside_fresh_stack(own, SETTINGS, {}, Run(["-m", "pytest", *arguments]))
-    others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", "-n", str(_WORKERS), "--dist", "loadfile"]
+    others = ["-m", "not unit", f"--ignore={_STACK_TESTS}", *_IN_PARALLEL]
     runs = [
         Run(["-m", "pytest", *others]),
         Run(["-m", "pytest", _STACK_TESTS, f"--ignore={_FAULT_TESTS}"], "end_to_end"),

@@ -86,7 +86,7 @@ def publishing_with(producer: Producer) -> Iterator[None]:
 
 
 def republish(template: Signature, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
-    """Publish `ids` in a message of their own, with a new task id; see `GatewayTask.template`."""
+    """Publish `ids` in a separate message with a new task id; see `GatewayTask.template`."""
     options: dict[str, Any] = {"countdown": countdown} if countdown else {}
     signature = template.clone(args=([str(id) for id in ids],))
     signature.apply_async(retries=retries, task_id=str(uuid4()), **options)
@@ -110,7 +110,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         that, because it is full, the main queue gets it.
 
         Only RabbitMQ measures a `countdown`. Celery also writes the ETA into the message, by the clock of this host; a
-        worker whose clock is behind would hold the message until then.
+        worker whose clock is behind would keep the message until then.
         """
         kwargs = {"producer": _producer.get()} | self._delayed_by_broker(kwargs)
         deadline = time.monotonic() + ELECTION_SECONDS
@@ -167,11 +167,11 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         return self.signature_from_request(args=(), queue=self.republish_queue)
 
     def republish(self, ids: Sequence[UUID], *, retries: int, countdown: int = 0) -> None:
-        """Publish `ids` of the current message in a message of their own, with the rest of its chain."""
+        """Publish `ids` of the current message in a separate message, with the rest of its chain."""
         republish(self.template(), ids, retries=retries, countdown=countdown)
 
     def split(self, ids: Sequence[UUID], reason: str) -> None:
-        """Publish each of `ids` in a message of its own, so that the one that harms the others is found."""
+        """Publish each of `ids` in a separate message, so that the one that harms the others is found."""
         logger.warning("a list of {} is split: {}", len(ids), reason)
         for id in ids:
             self.republish([id], retries=self.request.retries)

@@ -15,7 +15,7 @@ class BoundedExit(bootsteps.StartStopStep):
     """Ends the process some time after an unrecoverable error.
 
     Celery waits for the current tasks, even for one that never ends, and a process that only waits is not restarted.
-    A worker that was told to stop is left to whoever told it.
+    A worker that was stopped by a signal is not affected: its supervisor decides how long it waits.
     """
 
     requires = ("celery.worker.components:Pool",)

@@ -1,7 +1,7 @@
 """Flower with a password for `/metrics` as for its pages: `python -m tasks.flower --port=5555`.
 
-Flower itself serves `/metrics` without authentication (https://github.com/mher/flower/issues/1342). The options and
-variables (`FLOWER_…`) are those of `celery -A tasks flower`, which also works, with public metrics.
+Flower itself serves `/metrics` without authentication (mher/flower#1342), and a test fails when it no longer does. The
+options and variables (`FLOWER_…`) are those of `celery -A tasks flower`, which also works, with public metrics.
 """
 
 import atexit
@@ -23,7 +23,7 @@ _logger = logging.getLogger("flower")
 
 
 class ProtectedMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
-    """Flower's metrics, for authenticated users only."""
+    """Flower's metrics for authenticated users only."""
 
     @authenticated
     async def get(self) -> None:

@@ -89,7 +89,7 @@ def republish_unfinished(task: GatewayTask, ids: list[UUID], processed: Processe
 
 
 def dead_letter(task: GatewayTask, ids: list[UUID], dead: list[UUID]) -> None:
-    """Have the broker dead-letter `dead`: this message when it contains nothing else, or else a message of their own.
+    """Have the broker dead-letter `dead`: in this message if it contains nothing else, or else in a separate one.
 
     Raises:
         RetriesExhausted: this message contains nothing else; its rejection dead-letters it.

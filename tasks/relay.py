@@ -171,7 +171,7 @@ def _length(channel: Any, name: str) -> int:
 
 
 def _hold(producer: Producer, avoided: AvoidedQueues, stop: threading.Event) -> None:
-    """Wait while the workers are busy, so that rows collect in the outbox and travel in longer lists.
+    """Wait while the workers are busy, so that rows collect in the outbox and are published in longer lists.
 
     The calls of one list run concurrently. A queue full of lone payments would be processed one provider call after
     the other.
@@ -209,7 +209,7 @@ class Periodic:
 
 
 def alert_of_outage() -> None:
-    """Raise the alert of an outbox that lags, if due, and deliver it: alerts cannot travel by the broker now."""
+    """Raise the alert of a lagging outbox, if due, and deliver it without the broker, which is unavailable."""
     upkeep.alert_lagging_outbox()
     alert_delivery.deliver_overdue()
 

@@ -1,7 +1,7 @@
-"""Declares the broker's topology: `python -m tasks.topology`, once per deploy, before everything else starts.
+"""Declare the broker's topology: `python -m tasks.topology`, once per deployment, before all processes start.
 
-Exchanges, queues, dead-letter queues and RabbitMQ's delay queues with a binding for each work queue: a delayed message
-for a queue that is not bound would be lost in silence, publisher confirms or not.
+It consists of exchanges, queues, dead-letter queues, and RabbitMQ's delay queues with a binding for each work queue. A
+delayed message for a queue without this binding would be lost silently, even with publisher confirms.
 """
 
 import argparse
@@ -28,7 +28,7 @@ POLICY = "gateway-message-ttl"
 
 
 def declare() -> None:
-    """Declare everything; doing it again changes nothing.
+    """Declare everything; a repetition changes nothing.
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot be reached.
@@ -47,10 +47,10 @@ def declare() -> None:
 
 
 def set_message_ttl() -> None:
-    """Set the work queues' message TTL as a broker policy: unlike a queue argument, it can be changed later.
+    """Set the message TTL of the work queues as a broker policy, which can be changed later, unlike a queue argument.
 
     Raises:
-        requests.RequestException: the management API refused or is away.
+        requests.RequestException: the management API is unavailable or rejected the policy.
     """
     config = settings()
     names = "|".join(name.replace(".", "\\.") for name in celeryconfig.WORK_QUEUE_NAMES)
@@ -64,24 +64,24 @@ def set_message_ttl() -> None:
     vhost = unquote(urlsplit(config.rabbitmq_url.split(";")[0]).path.removeprefix("/")) or "/"
     url = f"{config.rabbitmq_management_url}/api/policies/{quote(vhost, safe='')}/{POLICY}"
     if config.message_ttl_seconds == 0:
-        answer = requests.delete(url, timeout=MANAGEMENT_TIMEOUT_SECONDS)
-        if answer.status_code != requests.codes.not_found:
-            answer.raise_for_status()
+        response = requests.delete(url, timeout=MANAGEMENT_TIMEOUT_SECONDS)
+        if response.status_code != requests.codes.not_found:
+            response.raise_for_status()
         return
     body = {"pattern": f"^({names})$", "definition": definition, "apply-to": "queues"}
     requests.put(url, json=body, timeout=MANAGEMENT_TIMEOUT_SECONDS).raise_for_status()
 
 
 def main() -> int:
-    """Declare the topology; 1 when the broker cannot be reached."""
+    """Declare the topology; return 1 if the broker cannot be reached."""
     argparse.ArgumentParser(prog="python -m tasks.topology", description=__doc__).parse_args()
     configure_logging()
     try:
         declare()
         set_message_ttl()
-    except requests.RequestException as exc:  # its text would hold the URL with the password
+    except requests.RequestException as exc:  # its text would contain the URL with the password
         status = exc.response.status_code if exc.response is not None else type(exc).__name__
-        logger.error("the management API did not take the message TTL ({}); see RABBITMQ_MANAGEMENT_URL", status)
+        logger.error("the message TTL could not be set by the management API ({}); see RABBITMQ_MANAGEMENT_URL", status)
         return 1
     except BROKER_UNAVAILABLE as exc:
         logger.error("the broker's topology could not be declared: {}; see docs/operations.md", reason_of(exc))

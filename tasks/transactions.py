@@ -78,7 +78,7 @@ def recover(self: GatewayTask, ids: object) -> None:
 
 @app.task(name="payments.announce", bind=True)
 def announce(self: GatewayTask, ids: object) -> None:
-    """Log completed settlements: the message is for whoever listens on `settlement.completed`."""
+    """Log completed settlements. The message is for consumers of `settlement.completed`."""
     parsed = parse_ids(ids)
     with log_context(task_id=self.request.id):
         logger.info("settled {}: {}", len(parsed), ", ".join(map(str, parsed)))

@@ -1,11 +1,12 @@
-"""Delivering alerts to the operators' receiver: claim (commit), POST, record (commit).
+"""Deliver alerts to the operators' receiver: claim (commit), POST, record (commit).
 
-At least once: a worker that dies between the call and the recording delivers again.
+They are delivered at least once: the work of a process that dies between call and recording is repeated.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -28,16 +29,16 @@ CALLS_AT_ONCE = 10
 OVERDUE_SECONDS = 60
 OVERDUE_MAX = 50
 ERROR_BODY_MAX_BYTES = 300
-"""How much of a refusing answer is read and kept; of an accepting one nothing is read."""
-NO_ANSWER = "no answer within {} s"
-NOT_TRIED = "not tried: none of the alerts before it got an answer"
+"""The part of an error response that is read and stored. The body of another response is not read."""
+NO_RESPONSE = "no response within {} s"
+NOT_TRIED = "not tried: the receiver responded to none of the alerts before"
 
 
 class AlertNotDelivered(TransientError):
-    """The receiver of alerts did not take an alert."""
+    """The receiver of alerts did not accept an alert."""
 
     code = "alert_not_delivered"
-    remedy = "Look at the receiver; four tries are made, and the alert is in the log."
+    remedy = "Check the receiver. The delivery is tried four times, and the alert is in the log."
 
 
 @cache
@@ -46,10 +47,10 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def deliver(ids: Sequence[UUID]) -> list[UUID]:
-    """Deliver those of `ids` that are not delivered yet; return those to be tried again.
+    """Deliver those of `ids` that are not delivered yet; return those to be retried.
 
-    An alert that failed `ATTEMPTS_MAX` times is given up: it keeps its last error, and the log tells.
-    Without a receiver they are in the log only.
+    After `ATTEMPTS_MAX` attempts an alert is marked failed, with its last error, and logged. Without a receiver alerts
+    are only in the log.
     """
     with db.autocommit() as connection:
         claims = alerts.claim(connection, ids)
@@ -57,12 +58,12 @@ def deliver(ids: Sequence[UUID]) -> list[UUID]:
         return []
     url = settings().alert_webhook_url
     if url is None:
-        results = [AlertResult(claim.id, "logged") for claim in claims]  # which happened when they were raised
+        results = [AlertResult(claim.id, "logged") for claim in claims]  # they were logged when they were raised
     else:
         results = [_result(claim, error) for claim, error in _post_all(url, claims)]
     with db.autocommit() as connection:
         alerts.record(connection, results)
-    _tell(results)
+    _log(results)
     severities = {claim.id: claim.severity for claim in claims}
     for result in results:
         if result.status != "pending":
@@ -84,50 +85,52 @@ def _result(claim: AlertClaim, error: str | None) -> AlertResult:
     return AlertResult(claim.id, "pending" if claim.attempts < alerts.ATTEMPTS_MAX else "failed", error)
 
 
-def _tell(results: Sequence[AlertResult]) -> None:
-    """A line for each alert that is given up; a line for all that are to be tried again for the same reason."""
+def _log(results: Sequence[AlertResult]) -> None:
+    """Log each failed alert, and together those that will be retried for the same reason."""
     for result in results:
         if result.status == "failed":
-            logger.error("alert {} is given up after {} tries: {}", result.id, alerts.ATTEMPTS_MAX, result.error)
+            logger.error("alert {} failed after {} attempts: {}", result.id, alerts.ATTEMPTS_MAX, result.error)
     for error, number in Counter(result.error for result in results if result.status == "pending").items():
-        logger.warning("{} alerts were not delivered and will be tried again: {}", number, error)
+        logger.warning("{} alerts were not delivered and will be retried: {}", number, error)
 
 
 def _post_all(url: str, claims: Sequence[AlertClaim]) -> Iterator[tuple[AlertClaim, str | None]]:
-    """POST `claims`, some at a time. A receiver that answers none of them is not asked any further this time.
+    """POST `claims` in groups. When the receiver responds to none of a group, the other groups are not tried.
 
-    So a dead receiver holds up the queue's other work for one timeout, however many alerts wait for it.
+    A dead receiver therefore delays the queue's other work by one timeout, regardless of the number of alerts.
     """
     limit = settings().alert_timeout_seconds
-    answers = True
+    responds = True
     for start in range(0, len(claims), CALLS_AT_ONCE):
         group = claims[start : start + CALLS_AT_ONCE]
-        if not answers:
+        if not responds:
             yield from ((claim, NOT_TRIED) for claim in group)
             continue
         calls: dict[Future[tuple[bool, str | None]], AlertClaim] = {
-            _threads().submit(_post, url, claim, limit): claim for claim in group
+            _threads().submit(copy_context().run, _post, url, claim, limit): claim for claim in group
         }
         ended, late = wait(calls, timeout=limit)
         for call in late:
-            call.cancel()  # one that has not begun; the others end by their own timeouts
-        answers = any(call.result()[0] for call in ended)
+            call.cancel()  # if it has not begun; the others end by their own timeouts
+        responds = any(call.result()[0] for call in ended)
         for call, claim in calls.items():
-            yield claim, call.result()[1] if call in ended else NO_ANSWER.format(limit)
+            yield claim, call.result()[1] if call in ended else NO_RESPONSE.format(limit)
 
 
 def _post(url: str, claim: AlertClaim, timeout_seconds: int) -> tuple[bool, str | None]:
-    """POST one alert. Whether the receiver answered, and why it did not take the alert, if so."""
+    """POST one alert; return whether the receiver responded, and the reason if it did not accept the alert."""
     try:
         with (
             bounded_http.session() as session,
-            session.post(url, json=_body(claim), timeout=timeout_seconds, allow_redirects=False, stream=True) as answer,
+            session.post(
+                url, json=_body(claim), timeout=timeout_seconds, allow_redirects=False, stream=True
+            ) as response,
         ):
-            if HTTPStatus.OK <= answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
+            if HTTPStatus.OK <= response.status_code < HTTPStatus.MULTIPLE_CHOICES:
                 return True, None
-            return True, _refusal(answer)
+            return True, _error_of(response)
     except requests.Timeout:
-        return False, NO_ANSWER.format(timeout_seconds)
+        return False, NO_RESPONSE.format(timeout_seconds)
     except (requests.RequestException, OSError) as exc:
         return False, _cause(exc)
 
@@ -142,17 +145,17 @@ def _body(claim: AlertClaim) -> dict[str, Any]:
     }
 
 
-def _refusal(answer: requests.Response) -> str:
+def _error_of(response: requests.Response) -> str:
     try:
-        body = answer.raw.read(ERROR_BODY_MAX_BYTES, decode_content=True)
+        body = response.raw.read(ERROR_BODY_MAX_BYTES, decode_content=True)
     except (urllib3.exceptions.HTTPError, OSError):
         body = b""
     shown = " ".join(body.decode("utf-8", "replace").replace("\x00", "").split())
-    return f"HTTP {answer.status_code}: {shown}" if shown else f"HTTP {answer.status_code}"
+    return f"HTTP {response.status_code}: {shown}" if shown else f"HTTP {response.status_code}"
 
 
 def _cause(exc: BaseException) -> str:
-    """What went wrong, without the URL, which may hold the receiver's secret."""
+    """Describe an error without the URL, which may contain the receiver's secret."""
     root = exc
     while root.__context__ is not None:
         root = root.__context__

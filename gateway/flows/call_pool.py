@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -56,8 +57,8 @@ class CallPool:
         return Room(free, min(free, max(1, _share_of(free, 0))), of_merchants)
 
     def start(self, merchant_id: UUID, call: Callable[[], T]) -> "Future[T]":
-        """Run `call` in a thread."""
-        future = self._executor.submit(call)
+        """Run `call` in a thread, in the context of the caller (trace, ids of the log)."""
+        future = self._executor.submit(copy_context().run, call)
         with self._changed:
             self._calls[future] = merchant_id
             self._by_merchant[merchant_id] += 1

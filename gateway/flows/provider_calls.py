@@ -190,7 +190,7 @@ def _record_ended(
 
 def _abandon(calls: Sequence["Future[Outcome]"]) -> Outcome:
     _pool().abandon(calls)
-    return Unknown("provider_timeout", f"No answer within {_limit_seconds():g} s.")
+    return Unknown("provider_timeout", f"No response within {_limit_seconds():g} s.")
 
 
 def call_provider(claim: AttemptClaim[Any]) -> Outcome:

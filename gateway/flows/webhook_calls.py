@@ -20,14 +20,14 @@ from gateway.security.public_http import ResponseTooLong
 
 CALL_SECONDS = 15.0
 """Maximum time from the DNS lookup to the status of the response."""
-ANSWER_SECONDS = 1.0
-ANSWER_MAX_BYTES = 16_384
+RESPONSE_SECONDS = 1.0
+RESPONSE_MAX_BYTES = 16_384
 """Limits within which the body of a response is read so that the connection can be reused. The body is discarded."""
 ERROR_MAX_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class FinishedCall:
     """A finished call. `is_excessive`: the receiver exceeded the limit of received bytes before it sent a status."""
 
     result: DeliveryResult
@@ -41,7 +41,7 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> Attempt:
+async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> FinishedCall:
     """POST one event. The status decides; the body is read only so far that the connection can be reused."""
     status = None
     is_excessive = False
@@ -49,7 +49,7 @@ async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> Attempt:
         status = await _post(session, claim)
         error = None if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES else f"HTTP {status}"
     except TimeoutError:
-        error = f"no answer within {CALL_SECONDS:g} s"
+        error = f"no response within {CALL_SECONDS:g} s"
     except UnreadableSecret as exc:
         logger.error("the secret of endpoint {} cannot be read: {}", claim.endpoint_id, reason_of(exc))
         error = exc.title()
@@ -57,9 +57,9 @@ async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> Attempt:
         error = describe(exc)
         is_excessive = isinstance(_root_of(exc), ResponseTooLong)
     except Exception as exc:  # noqa: BLE001  # this delivery failed; the others continue
-        logger.exception("delivery {} raised", claim.id)
+        logger.exception("delivery {} failed", claim.id)
         error = type(exc).__name__
-    return Attempt(DeliveryResult(claim, status, error), is_excessive)
+    return FinishedCall(DeliveryResult(claim, status, error), is_excessive)
 
 
 async def _post(session: aiohttp.ClientSession, claim: DeliveryClaim) -> int:
@@ -74,11 +74,11 @@ async def _post(session: aiohttp.ClientSession, claim: DeliveryClaim) -> int:
         ),
     }
     url = URL(claim.url, encoded=True)
-    async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as answer:
+    async with session.post(url, data=claim.body, headers=headers, allow_redirects=False) as response:
         with suppress(TimeoutError, aiohttp.ClientError, ResponseTooLong, IncompleteReadError):
-            async with timeout(ANSWER_SECONDS):
-                await answer.content.readexactly(ANSWER_MAX_BYTES)  # shorter bodies raise IncompleteReadError
-    return answer.status
+            async with timeout(RESPONSE_SECONDS):
+                await response.content.readexactly(RESPONSE_MAX_BYTES)  # shorter bodies raise IncompleteReadError
+    return response.status
 
 
 def describe(exc: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A merchant's and an operator's view of the running gateway: HTTP and nothing else."""
+"""A client of the running gateway for merchants and operators: it uses only HTTP."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ FINAL = frozenset({"completed", "failed", "dead_lettered", "canceled"})
 
 
 class Client:
-    """Calls the API with one access token."""
+    """Calls the API with an access token."""
 
     def __init__(self, api_url: str, token: str) -> None:
         self.api_url = api_url
@@ -17,35 +17,35 @@ class Client:
         self.session.headers["Authorization"] = f"Bearer {token}"
 
     def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
-        """One request, with a timeout."""
+        """Send a request, with a timeout."""
         return self.session.request(method, f"{self.api_url}{path}", timeout=TIMEOUT_SECONDS, **kwargs)
 
     def get(self, path: str, **params: object) -> dict[str, Any]:
-        """The JSON of a GET that must succeed."""
-        answer = self.call("GET", path, params=params)
-        assert answer.status_code == 200, answer.text
-        body: dict[str, Any] = answer.json()
+        """Return the JSON of a GET that must succeed."""
+        response = self.call("GET", path, params=params)
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
         return body
 
     def pay(self, token: str = "tok_approve", amount: int = 12_550, **fields: object) -> dict[str, Any]:
-        """An accepted payment."""
-        answer = self.call(
+        """Create a payment, which must be accepted."""
+        response = self.call(
             "POST", "/v1/transactions", json={"amount": amount, "currency": "USD", "payment_method": token, **fields}
         )
-        assert answer.status_code == 201, answer.text
-        body: dict[str, Any] = answer.json()
+        assert response.status_code == 201, response.text
+        body: dict[str, Any] = response.json()
         return body
 
     def transaction(self, id: str) -> dict[str, Any]:
-        """A transaction as it is now."""
+        """Return a transaction as it is now."""
         return self.get(f"/v1/transactions/{id}")
 
     def all_transactions(self) -> list[dict[str, Any]]:
-        """Every transaction of this merchant."""
+        """Return every transaction of this merchant."""
         return self.listed("/v1/transactions")
 
     def listed(self, path: str) -> list[dict[str, Any]]:
-        """All that a list holds, page by page."""
+        """Return all objects of a list, page by page."""
         found: list[dict[str, Any]] = []
         params: dict[str, Any] = {"limit": 100}
         for _ in range(1_000):
@@ -58,17 +58,17 @@ class Client:
 
 
 def register(api_url: str, email: str) -> Client:
-    """A new merchant's owner, logged in."""
+    """Register a merchant; return its owner's client."""
     body = {"email": email, "password": "a long test password", "business_name": "End to end"}
-    answer = requests.post(f"{api_url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
-    assert answer.status_code == 201, answer.text
-    return Client(api_url, answer.json()["access_token"])
+    response = requests.post(f"{api_url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
+    assert response.status_code == 201, response.text
+    return Client(api_url, response.json()["access_token"])
 
 
 def log_in(api_url: str, email: str, password: str) -> Client:
-    """A user who exists."""
-    answer = requests.post(
+    """Return the client of an existing user."""
+    response = requests.post(
         f"{api_url}/auth/login", json={"email": email, "password": password}, timeout=TIMEOUT_SECONDS
     )
-    assert answer.status_code == 200, answer.text
-    return Client(api_url, answer.json()["access_token"])
+    assert response.status_code == 200, response.text
+    return Client(api_url, response.json()["access_token"])

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that drive the running stack through its public faces."""
+"""Fixtures of the tests that use the running stack through its public interfaces."""
 
 import json
 import os
@@ -17,39 +17,39 @@ from tests.end_to_end.client import Client, log_in, register
 
 @pytest.fixture
 def merchant(stack: dict[str, Any]) -> Client:
-    """A merchant of the test's own."""
+    """Return a new merchant."""
     return register(stack["api_url"], f"{uuid4().hex}@example.com")
 
 
 @pytest.fixture(scope="session")
 def operator(stack: dict[str, Any]) -> Client:
-    """The stack's operator."""
+    """Return the stack's operator."""
     return log_in(stack["api_url"], stack["operator"]["email"], stack["operator"]["password"])
 
 
 @pytest.fixture
 def truth(stack: dict[str, Any]) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-    """The stack's database: the truth that its answers are judged by."""
+    """Connect to the stack's database, with which the API's responses are compared."""
     url = stack["database_url"].replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
         yield connection
 
 
 class Processes:
-    """The stack's processes, to be stopped and brought back. The supervisor starts again what ended."""
+    """Stops and restarts the stack's processes. The supervisor restarts processes that ended."""
 
     def __init__(self, stack_file: Path) -> None:
         self._home = stack_file.parent
         self._stack_file = stack_file
 
     def leader(self, role: str) -> int:
-        """The leading process of a role, as stack.json has it now."""
+        """Return the main process of a role, as stack.json has it now."""
         leader: int = json.loads(self._stack_file.read_text())["processes"][role][0]
         return leader
 
     @contextmanager
     def down(self, role: str, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
-        """The role is ended by `number` and stays down within the block."""
+        """End a role with the signal `number`, and keep it down within the block."""
         hold = self._home / "hold" / role
         hold.parent.mkdir(exist_ok=True)
         hold.touch()
@@ -62,5 +62,5 @@ class Processes:
 
 @pytest.fixture
 def processes() -> Processes:
-    """The stack's processes."""
+    """Return the stack's processes."""
     return Processes(Path(os.environ["GATEWAY_STACK"]))

@@ -17,7 +17,7 @@ from tests.helpers.waiting import eventually
 Truth = psycopg.Connection[dict[str, Any]]
 
 BACKLOG = 2_000
-MOST_OF_IT = 800
+MOST_OF_BACKLOG = 800
 POSTERS = 8
 SLOW = 150
 MIX = ("tok_slow", "tok_error_always", "tok_slow", "tok_timeout_not_charged", "tok_decline_fraud")
@@ -46,13 +46,13 @@ def test_a_merchant_is_served_while_most_of_anothers_backlog_waits(
     merchant: Client, truth: Truth, processes: Processes, tokens: tuple[str, ...]
 ) -> None:
     other = register(merchant.api_url, f"{os.urandom(8).hex()}@example.com")
-    with processes.down("worker-settle", signal.SIGTERM):  # so that the backlog is there before the other's payments
+    with processes.down("worker-settle", signal.SIGTERM):  # the backlog comes before the other merchant's payments
         backlog = post(merchant, tokens, BACKLOG)
     eventually(lambda: unfinished(truth, backlog) < BACKLOG - 50, within=60, what="the beginning of the backlog")
     for _ in range(5):
         id = other.pay()["id"]
         eventually(lambda id=id: other.transaction(id)["status"] == "completed", within=30)  # type: ignore[misc]
-    assert unfinished(truth, backlog) >= MOST_OF_IT
+    assert unfinished(truth, backlog) >= MOST_OF_BACKLOG
     eventually(lambda: unfinished(truth, backlog) == 0, within=120, what="the end of the backlog")
 
 
@@ -90,18 +90,16 @@ def test_slow_calls_whose_process_is_killed_are_settled_once(
     ids = slow_calls_in_progress(merchant, truth, processes)
     for pid in children(processes.leader("worker-settle")):
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: unfinished(truth, ids) == 0, within=90, what="the end of all")
+    eventually(lambda: unfinished(truth, ids) == 0, within=90, what="the end of all payments")
     assert settlements(truth, ids) == SLOW
     assert attempts(truth, ids, "code = 'worker_lost'") > 0, "the processes died with calls in progress"
 
 
-def test_a_worker_that_is_told_to_stop_finishes_its_slow_calls(
-    merchant: Client, truth: Truth, processes: Processes
-) -> None:
+def test_a_stopped_worker_finishes_its_slow_calls(merchant: Client, truth: Truth, processes: Processes) -> None:
     ids = slow_calls_in_progress(merchant, truth, processes)
     with processes.down("worker-settle", signal.SIGTERM):
         eventually(lambda: not attempts(truth, ids, "outcome IS NULL"), within=30, what="the end of the calls")
         assert attempts(truth, ids, "outcome = 'approved'") >= SLOW // 3
-    eventually(lambda: unfinished(truth, ids) == 0, within=60, what="the end of the others")
+    eventually(lambda: unfinished(truth, ids) == 0, within=60, what="the end of the other payments")
     assert settlements(truth, ids) == SLOW
     assert attempts(truth, ids, "code = 'worker_lost'") == 0

@@ -1,4 +1,4 @@
-"""Sends the running API what /openapi.json allows and what it forbids, and holds each answer against the document.
+"""Send the running API what /openapi.json allows and what it forbids, and compare each response with the document.
 
 FUZZ_EXAMPLES=200 in the environment tries each call so often at random, instead of a few times and always the same.
 """
@@ -13,11 +13,11 @@ from tests.end_to_end.client import Client
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 LIMIT_SECONDS = 1800
 LOGOUT = "logout"
-"""Revokes the token that the other calls are made with."""
+"""The operation that revokes the token of the other calls."""
 
 
 def operations(client: Client, *, of_operators: bool) -> set[str]:
-    """The operations of the document that operators may call, or all the others."""
+    """Return the operations of the document that operators may call, or all the others."""
     paths = client.get("/openapi.json")["paths"]
     described = [operation for operations in paths.values() for operation in operations.values()]
     return {
@@ -28,10 +28,10 @@ def operations(client: Client, *, of_operators: bool) -> set[str]:
 
 
 def fuzz(client: Client, chosen: set[str], folder: Path) -> None:
-    """Have schemathesis try these operations.
+    """Run schemathesis on these operations.
 
     Raises:
-        AssertionError: an answer was not what the document says; the message tells which, and how to repeat it.
+        AssertionError: a response does not conform to the document; the message contains it and the way to repeat it.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     command += [
@@ -49,15 +49,15 @@ def fuzz(client: Client, chosen: set[str], folder: Path) -> None:
     assert f"Selected: {len(chosen)}/" in done.stdout, done.stdout
 
 
-def test_the_api_keeps_to_its_document_whatever_a_merchant_sends(merchant: Client, tmp_path: Path) -> None:
+def test_the_api_conforms_to_its_document_whatever_a_merchant_sends(merchant: Client, tmp_path: Path) -> None:
     fuzz(merchant, operations(merchant, of_operators=False) - {LOGOUT}, tmp_path)
 
 
-def test_the_api_keeps_to_its_document_whatever_an_operator_sends(operator: Client, tmp_path: Path) -> None:
+def test_the_api_conforms_to_its_document_whatever_an_operator_sends(operator: Client, tmp_path: Path) -> None:
     fuzz(operator, operations(operator, of_operators=True), tmp_path)
 
 
-def test_the_api_keeps_to_its_document_while_a_token_is_being_revoked(merchant: Client, tmp_path: Path) -> None:
+def test_the_api_conforms_to_its_document_while_a_token_is_revoked(merchant: Client, tmp_path: Path) -> None:
     fuzz(merchant, {LOGOUT}, tmp_path)
 
     assert merchant.call("GET", "/v1/transactions").status_code == 401

@@ -1,4 +1,4 @@
-"""A payment's way as its merchant sees it: canceled in time, told as a timeline, added up to a balance."""
+"""The lifecycle of payments as merchants see it: cancellation, timeline, balance."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def test_a_payment_that_is_canceled_in_time_is_never_charged(
         id = merchant.pay()["id"]
         if role == "worker-route":
             eventually(lambda: not in_outbox(id), what="the message's publication")
-        answer = merchant.call("POST", f"/v1/transactions/{id}/cancel")
-        assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+        response = merchant.call("POST", f"/v1/transactions/{id}/cancel")
+        assert (response.status_code, response.json()["status"]) == (200, "canceled")
     following = merchant.pay()["id"]
 
     eventually(lambda: finished(merchant, following), within=60)
@@ -39,14 +39,14 @@ def test_a_payment_that_is_canceled_in_time_is_never_charged(
         "transaction.created",
         "transaction.canceled",
     ]
-    told = [(event["type"], event["data"]["id"]) for event in merchant.get("/v1/events")["data"]]
-    assert ("transaction.canceled", id) in told
+    listed = [(event["type"], event["data"]["id"]) for event in merchant.get("/v1/events")["data"]]
+    assert ("transaction.canceled", id) in listed
     for table in ("charge_attempts", "dead_letters", "settlements"):
         assert truth.execute(f"SELECT FROM {table} WHERE transaction_id = %s", [id]).rowcount == 0
     assert merchant.call("POST", f"/v1/transactions/{following}/cancel").json()["code"] == "invalid_state"
 
 
-def test_a_payment_that_was_retried_tells_how_and_ends_up_in_the_balance(
+def test_a_retried_payment_has_a_timeline_and_is_part_of_the_balance(
     merchant: Client, truth: psycopg.Connection[dict[str, Any]]
 ) -> None:
     made = merchant.pay("tok_error_once")
@@ -70,5 +70,7 @@ def test_a_payment_that_was_retried_tells_how_and_ends_up_in_the_balance(
     ]
     assert merchant.get("/v1/balance")["data"] == balance
     changes = "SELECT FROM balance_changes WHERE merchant_id = %s"
-    eventually(lambda: truth.execute(changes, [made["merchant_id"]]).rowcount == 0, within=30, what="beat's fold")
+    eventually(
+        lambda: truth.execute(changes, [made["merchant_id"]]).rowcount == 0, within=30, what="the folding by beat"
+    )
     assert merchant.get("/v1/balance")["data"] == balance

@@ -1,4 +1,4 @@
-"""What operators see and do: Flower, metrics, logs, and stopping a role in the middle of its work."""
+"""Operations: Flower, metrics, logs, and stopping a role in the middle of its work."""
 
 import os
 import re
@@ -24,13 +24,13 @@ ROLES = ("route", "settle", "operations")
 
 def flower(stack: dict[str, Any], path: str) -> Any:
     auth = (stack["flower"]["user"], stack["flower"]["password"])
-    answer = requests.get(f"{stack['flower_url']}{path}", auth=auth, timeout=TIMEOUT_SECONDS)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = requests.get(f"{stack['flower_url']}{path}", auth=auth, timeout=TIMEOUT_SECONDS)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def metrics(stack: dict[str, Any]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample of /metrics by its name and labels."""
+    """Return every sample of /metrics by its name and labels."""
     text = requests.get(f"{stack['api_url']}/metrics", timeout=TIMEOUT_SECONDS).text
     families = text_string_to_metric_families(text)
     return {
@@ -44,7 +44,7 @@ def value(found: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str,
     return found.get((name, frozenset(labels.items())), 0.0)
 
 
-def test_flower_shows_every_worker_the_tasks_that_ran_and_the_queue_lengths(
+def test_flower_shows_every_worker_the_finished_tasks_and_the_queue_lengths(
     stack: dict[str, Any], merchant: Client
 ) -> None:
     payment = merchant.pay()["id"]
@@ -66,7 +66,7 @@ def test_flower_shows_every_worker_the_tasks_that_ran_and_the_queue_lengths(
     eventually(lengths, within=30, what="the queue lengths in Flower")
 
 
-def test_flower_is_closed_to_strangers(stack: dict[str, Any]) -> None:
+def test_flower_requires_its_password(stack: dict[str, Any]) -> None:
     for path in ("/", "/api/workers", "/api/tasks"):
         assert requests.get(f"{stack['flower_url']}{path}", timeout=TIMEOUT_SECONDS).status_code == 401
 
@@ -95,14 +95,14 @@ def test_metrics_count_each_payment_once_over_all_processes(stack: dict[str, Any
     assert ("outbox_depth", frozenset()) in metrics(stack)
 
 
-def test_a_request_id_is_found_in_the_log_lines_of_every_ring(stack: dict[str, Any], merchant: Client) -> None:
+def test_a_request_id_is_in_the_log_of_the_api_and_of_the_worker(stack: dict[str, Any], merchant: Client) -> None:
     assert stack["api_url"] == merchant.api_url
     request_id = f"trace-{uuid4().hex}"
-    answer = merchant.call(
+    response = merchant.call(
         "POST", "/v1/transactions", json={"amount": 1, "currency": "USD"}, headers={"X-Request-Id": request_id}
     )
-    assert answer.headers["X-Request-Id"] == request_id
-    id = answer.json()["id"]
+    assert response.headers["X-Request-Id"] == request_id
+    id = response.json()["id"]
     logs = Path(os.environ["GATEWAY_STACK"]).parent / "logs"
 
     def lines(role: str) -> list[str]:
@@ -115,18 +115,20 @@ def test_a_request_id_is_found_in_the_log_lines_of_every_ring(stack: dict[str, A
     assert re.search(r"task_id=\S+", settled)
 
 
-def test_a_worker_told_to_stop_finishes_the_task_in_hand(merchant: Client, truth: Truth, processes: Processes) -> None:
+def test_a_stopped_worker_finishes_its_current_task(merchant: Client, truth: Truth, processes: Processes) -> None:
     ids = [merchant.pay("tok_slow")["id"] for _ in range(4)]
     query = "SELECT count(*) AS running FROM charge_attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
-    eventually(lambda: (truth.execute(query, [ids]).fetchone() or {})["running"], what="a slow call under way")
+    eventually(lambda: (truth.execute(query, [ids]).fetchone() or {})["running"], what="a slow call in progress")
     with processes.down("worker-settle", signal.SIGTERM):
         pass
     for id in ids:
         eventually(lambda id=id: merchant.transaction(id)["status"] == "completed", within=60)  # type: ignore[misc]
-        assert merchant.transaction(id)["attempts"] == 1, "an attempt was cut off and made again"
+        assert merchant.transaction(id)["attempts"] == 1, "an attempt was interrupted and repeated"
 
 
-def test_a_message_that_expired_unread_is_enqueued_again(merchant: Client, truth: Truth, processes: Processes) -> None:
+def test_a_message_that_expires_before_it_is_consumed_is_enqueued_again(
+    merchant: Client, truth: Truth, processes: Processes
+) -> None:
     with processes.down("worker-route", signal.SIGTERM):
         id = merchant.pay()["id"]
         query = "SELECT requeues FROM transactions WHERE id = %s"

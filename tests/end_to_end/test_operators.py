@@ -1,4 +1,4 @@
-"""What operators order on the running stack: bulk replays, reconciliations, statements."""
+"""Jobs of operators on the running stack: bulk replays, reconciliations, statements."""
 
 import csv
 import io
@@ -17,14 +17,14 @@ PAYMENTS = 6
 
 
 def post(operator: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer = operator.call("POST", path, json=body)
-    assert answer.status_code == 202, answer.text
-    made: dict[str, Any] = answer.json()
+    response = operator.call("POST", path, json=body)
+    assert response.status_code == 202, response.text
+    made: dict[str, Any] = response.json()
     return made
 
 
 def ended(operator: Client, path: str) -> dict[str, Any]:
-    """The job or the run at `path` once it has ended."""
+    """Wait for the end of the job or the run at `path`; return it."""
 
     def read() -> dict[str, Any] | None:
         found = operator.get(path)
@@ -33,7 +33,7 @@ def ended(operator: Client, path: str) -> dict[str, Any]:
     return eventually(read, within=60, what=f"the end of {path}") or {}
 
 
-def test_a_bulk_replay_goes_on_after_its_worker_is_killed_and_settles_each_payment_once(
+def test_a_bulk_replay_continues_after_its_worker_was_killed_and_settles_each_payment_once(
     merchant: Client, operator: Client, truth: Truth, processes: Processes
 ) -> None:
     ids = [merchant.pay("tok_error_always")["id"] for _ in range(PAYMENTS)]
@@ -62,9 +62,7 @@ def test_a_bulk_replay_goes_on_after_its_worker_is_killed_and_settles_each_payme
         assert [entry["action"] for entry in entries] == ["dead_letter.replayed"]
 
 
-def test_a_statement_is_compared_and_the_charge_that_nobody_settled_is_in_the_report(
-    merchant: Client, operator: Client
-) -> None:
+def test_a_statement_is_compared_and_an_unsettled_charge_is_in_the_report(merchant: Client, operator: Client) -> None:
     paid = merchant.pay()["id"]
     eventually(lambda: merchant.transaction(paid)["status"] == "completed", within=60)
     declined = merchant.pay("tok_decline_fraud")["id"]
@@ -79,15 +77,15 @@ def test_a_statement_is_compared_and_the_charge_that_nobody_settled_is_in_the_re
     csv.writer(text).writerows(rows)
     period = {"from": now.isoformat(), "to": (now + timedelta(microseconds=1)).isoformat()}
 
-    answer = operator.call(
+    response = operator.call(
         "POST",
         "/v1/statements",
         params={"provider": "simulated", **period},
         data=text.getvalue(),
         headers={"Content-Type": "text/csv"},
     )
-    assert answer.status_code == 201, answer.text
-    run = ended(operator, f"/v1/reconciliations/{answer.json()['reconciliation_id']}")
+    assert response.status_code == 201, response.text
+    run = ended(operator, f"/v1/reconciliations/{response.json()['reconciliation_id']}")
 
     assert (run["status"], run["counts"]["statement_lines"]) == ("completed", 2)
     report = operator.call("GET", f"/v1/reconciliations/{run['id']}/report.csv")
@@ -102,7 +100,7 @@ def test_a_statement_is_compared_and_the_charge_that_nobody_settled_is_in_the_re
     assert resolved.json()["status"] == "resolved"
 
 
-def test_a_reconciliation_that_an_operator_asks_for_agrees(merchant: Client, operator: Client) -> None:
+def test_a_reconciliation_that_an_operator_requests_finds_nothing(merchant: Client, operator: Client) -> None:
     began = datetime.now(UTC)
     ids = [merchant.pay()["id"] for _ in range(3)]
     for id in ids:

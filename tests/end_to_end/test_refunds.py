@@ -1,4 +1,4 @@
-"""Refunds through the running gateway: paid, given back, told, and added up to the cent."""
+"""Refunds through the running gateway, from the payment to the ledger and the events."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -17,22 +17,22 @@ AMOUNT = 12_550
 
 
 def paid(merchant: Client, token: str = "tok_approve") -> str:
-    """A completed payment."""
+    """Return a completed payment."""
     id: str = merchant.pay(token, AMOUNT)["id"]
     eventually(lambda: merchant.transaction(id)["status"] == "completed", within=WITHIN_SECONDS)
     return id
 
 
-def ask(merchant: Client, transaction_id: str, **fields: object) -> str:
-    """An accepted refund."""
-    answer = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
-    assert answer.status_code == 201, answer.text
-    id: str = answer.json()["id"]
+def request_refund(merchant: Client, transaction_id: str, **fields: object) -> str:
+    """Request a refund, which must be accepted."""
+    response = merchant.call("POST", f"/v1/transactions/{transaction_id}/refunds", json=fields)
+    assert response.status_code == 201, response.text
+    id: str = response.json()["id"]
     return id
 
 
 def ended(merchant: Client, refund_id: str) -> dict[str, Any]:
-    """The refund, once it is no longer pending."""
+    """Wait until a refund is no longer pending; return it."""
 
     def found() -> dict[str, Any]:
         refund = merchant.get(f"/v1/refunds/{refund_id}")
@@ -53,12 +53,12 @@ def letter_of(operator: Client, refund_id: str) -> dict[str, Any]:
 
 def test_a_payment_is_refunded_in_parts_until_nothing_is_left(merchant: Client, truth: Truth) -> None:
     transaction_id = paid(merchant)
-    first = ended(merchant, ask(merchant, transaction_id, amount=550, reason="One seat was taken"))
+    first = ended(merchant, request_refund(merchant, transaction_id, amount=550, reason="One seat was taken"))
     assert (first["status"], first["amount"], first["attempts"]) == ("completed", 550, 1)
     transaction = merchant.transaction(transaction_id)
     assert (transaction["status"], transaction["amount_refunded"]) == ("partially_refunded", 550)
 
-    second = ended(merchant, ask(merchant, transaction_id))
+    second = ended(merchant, request_refund(merchant, transaction_id))
     assert (second["status"], second["amount"]) == ("completed", 12_000)
     transaction = merchant.transaction(transaction_id)
     assert (transaction["status"], transaction["amount_refunded"]) == ("refunded", AMOUNT)
@@ -84,11 +84,11 @@ def test_a_payment_is_refunded_in_parts_until_nothing_is_left(merchant: Client, 
         ("tok_refund_decline", "failed", 1),
     ],
 )
-def test_each_sandbox_token_ends_as_it_says(
+def test_refunds_of_each_sandbox_token_end_as_documented(
     merchant: Client, truth: Truth, token: str, status: str, attempts: int
 ) -> None:
     transaction_id = paid(merchant, token)
-    refund = ended(merchant, ask(merchant, transaction_id))
+    refund = ended(merchant, request_refund(merchant, transaction_id))
     assert (refund["status"], refund["attempts"]) == (status, attempts)
     transaction = merchant.transaction(transaction_id)
     back = AMOUNT if status == "completed" else 0
@@ -96,14 +96,14 @@ def test_each_sandbox_token_ends_as_it_says(
     assert sum(entries(truth, refund["id"]).values()) == 2 * back
     if status == "failed":
         assert refund["failure"]["code"] == "refund_refused"
-        assert ask(merchant, transaction_id, amount=AMOUNT), "what was reserved is free again"
+        assert request_refund(merchant, transaction_id, amount=AMOUNT), "the reserved amount is released"
 
 
-def test_a_refund_that_always_errs_is_dead_lettered_replayed_and_discarded(
+def test_a_refund_that_always_fails_is_dead_lettered_replayed_and_discarded(
     merchant: Client, operator: Client, truth: Truth
 ) -> None:
     transaction_id = paid(merchant, "tok_refund_error_always")
-    id = ask(merchant, transaction_id)
+    id = request_refund(merchant, transaction_id)
     refund = ended(merchant, id)
     assert (refund["status"], refund["attempts"]) == ("dead_lettered", 4)
     letter = letter_of(operator, id)
@@ -122,7 +122,7 @@ def test_a_refund_that_always_errs_is_dead_lettered_replayed_and_discarded(
     assert entries(truth, id) == {}
 
 
-def test_a_hundred_refunds_at_once_give_back_what_was_paid_and_no_more(merchant: Client, truth: Truth) -> None:
+def test_a_hundred_concurrent_refunds_refund_no_more_than_was_paid(merchant: Client, truth: Truth) -> None:
     transaction_id = paid(merchant)
 
     def attempt(number: int) -> int:
@@ -148,7 +148,7 @@ def test_refunds_wait_for_their_worker_and_payments_do_not(
 ) -> None:
     transaction_id = paid(merchant)
     with processes.down("worker-refunds", number):
-        ids = [ask(merchant, transaction_id, amount=100) for _ in range(20)]
+        ids = [request_refund(merchant, transaction_id, amount=100) for _ in range(20)]
         paid(merchant)
     assert {ended(merchant, id)["status"] for id in ids} == {"completed"}
     assert merchant.transaction(transaction_id)["amount_refunded"] == 2_000

@@ -1,4 +1,4 @@
-"""Each test token, from the POST to its final state, through real queues and workers (docs/testing.md)."""
+"""Payments with each test token, from the POST to their final status, through real queues and workers."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_a_declined_payment_fails_at_once(merchant: Client, truth: Truth, token:
     assert entries(truth, transaction["id"]) == {}
 
 
-def test_a_payment_that_always_errs_is_dead_lettered_replayed_and_discarded(
+def test_a_payment_that_always_fails_is_dead_lettered_replayed_and_discarded(
     merchant: Client, operator: Client, truth: Truth
 ) -> None:
     id = merchant.pay("tok_error_always")["id"]

@@ -1,4 +1,4 @@
-"""Webhooks as a merchant sees them: an endpoint, a payment, and what arrives."""
+"""Webhooks as merchants see them: endpoint, payment, received events."""
 
 import signal
 import threading
@@ -15,22 +15,22 @@ from tests.helpers.webhooks import Receiver, receiver
 
 
 def subscribe(merchant: Client, there: Receiver, *events: str) -> dict[str, Any]:
-    answer = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
-    assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
+    response = merchant.call("POST", "/v1/webhook-endpoints", json={"url": there.url, "events": list(events)})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
     return made
 
 
-def test_a_payment_is_told_to_the_merchant_who_verifies_it(merchant: Client) -> None:
+def test_the_events_of_a_payment_arrive_and_can_be_verified(merchant: Client) -> None:
     with receiver() as there:
         secret = subscribe(merchant, there, "*")["secret"]
         paid = merchant.pay()["id"]
         declined = merchant.pay("tok_decline_fraud")["id"]
         eventually(lambda: len(there.calls) == 3, what="three events")
-    told = {
+    received = {
         (call.json["type"], call.json["data"].get("transaction_id", call.json["data"]["id"])) for call in there.calls
     }
-    assert told == {
+    assert received == {
         ("transaction.completed", paid),
         ("settlement.completed", paid),
         ("transaction.failed", declined),
@@ -40,7 +40,7 @@ def test_a_payment_is_told_to_the_merchant_who_verifies_it(merchant: Client) -> 
     assert {event["id"] for event in merchant.get("/v1/events")["data"]} == set(there.ids())
 
 
-def test_a_delivery_that_failed_is_made_again_after_a_few_seconds(merchant: Client) -> None:
+def test_a_failed_delivery_is_retried_after_a_few_seconds(merchant: Client) -> None:
     with receiver(status=500) as there:
         endpoint = subscribe(merchant, there, "transaction.completed")
         merchant.pay()
@@ -61,7 +61,7 @@ def test_a_delivery_that_failed_is_made_again_after_a_few_seconds(merchant: Clie
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_events_of_payments_that_were_settled_without_the_webhook_worker_arrive_when_it_is_back(
+def test_events_of_payments_that_settled_while_the_webhook_worker_was_down_arrive_later(
     merchant: Client, processes: Processes, number: signal.Signals
 ) -> None:
     with receiver() as there:
@@ -82,7 +82,7 @@ def consumers(stack: dict[str, Any]) -> int:
         return count
 
 
-def test_a_worker_that_is_told_to_stop_finishes_the_call_in_hand(
+def test_a_stopped_worker_finishes_its_current_call(
     merchant: Client, processes: Processes, stack: dict[str, Any]
 ) -> None:
     stopping = threading.Event()

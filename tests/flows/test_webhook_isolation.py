@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.flows import webhook_calls, webhooks
-from gateway.flows.webhooks import Courier
+from gateway.flows.webhooks import DeliveryLoop
 from gateway.security.public_http import RECEIVED_MAX_BYTES
 from gateway.states import EventType
 from tests.helpers.endless_responses import ENDLESS_AFTER_STATUS, ENDLESS_BEFORE_STATUS
@@ -31,13 +31,13 @@ COMPLETED = EventType.TRANSACTION_COMPLETED
 PROMPT_SECONDS = 3.0
 PATIENCE_SECONDS = 4.0
 """What a receiver may take in these tests: what is prompt has not waited for one of them."""
-IN_HAND = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
+IN_PROGRESS = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
 
 
 @pytest.fixture
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook_calls, "CALL_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(webhook_calls, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(webhook_calls, "RESPONSE_SECONDS", 0.2)
 
 
 def trickle(connection: socket.socket) -> None:
@@ -67,7 +67,7 @@ def silent(connection: socket.socket) -> None:
 @pytest.mark.usefixtures("_patience")
 @pytest.mark.parametrize("misbehave", [trickle, endless, reset, garbage, silent])
 def test_a_receiver_that_misbehaves_delays_nobody_else(
-    courier: Courier, misbehave: Callable[[socket.socket], None]
+    courier: DeliveryLoop, misbehave: Callable[[socket.socket], None]
 ) -> None:
     bad_merchant, good_merchant = make_merchant(), make_merchant()
     with answering(misbehave) as bad_url, receiver() as good:
@@ -89,11 +89,11 @@ def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatc
     with loopback_allowed(), answering(trickle) as url:
         endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
         complete_payments(merchant_id)
-        courier = Courier()
+        courier = DeliveryLoop()
         courier.wake([endpoint_id])
         eventually(attempted(endpoint_id, 1), within=4, what="the end of the call")
         courier.close()
-    assert deliveries(endpoint_id)[0].last_error == "no answer within 1.5 s"
+    assert deliveries(endpoint_id)[0].last_error == "no response within 1.5 s"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatc
         b"HTTP/1.1 abc " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
-def test_whatever_a_receiver_says_is_recorded_in_few_words(courier: Courier, answer: bytes) -> None:
+def test_whatever_a_receiver_says_is_recorded_in_few_words(courier: DeliveryLoop, answer: bytes) -> None:
     merchant_id = make_merchant()
 
     with answering(lambda connection: connection.sendall(answer)) as url:
@@ -127,7 +127,7 @@ def test_what_went_wrong_is_told_in_words_that_can_be_stored(words: str) -> None
 
 
 @pytest.mark.usefixtures("_patience")
-def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: Courier) -> None:
+def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: DeliveryLoop) -> None:
     dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
     with socket.create_server(("127.0.0.1", 0), backlog=4_096) as dead, receiver() as good:
         url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
@@ -145,9 +145,9 @@ def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(co
 
 @pytest.mark.usefixtures("_patience")
 def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
-    courier: Courier, monkeypatch: pytest.MonkeyPatch
+    courier: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "FAILING_IN_HAND_MAX", 5)
+    monkeypatch.setattr(webhooks, "FAILING_CALLS_MAX", 5)
     failing_merchant, good_merchant = make_merchant(), make_merchant()
     with socket.create_server(("127.0.0.1", 0), backlog=64) as dead, receiver() as good:
         url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
@@ -156,10 +156,10 @@ def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
         complete_payments(failing_merchant, 2)
         complete_payments(good_merchant, 10)
         courier.wake(failing)
-        eventually(lambda: count("webhook_deliveries", IN_HAND) == 5, what="five calls")
+        eventually(lambda: count("webhook_deliveries", IN_PROGRESS) == 5, what="five calls")
         courier.wake([*failing, good_endpoint])
         eventually(lambda: len(good.calls) == 10, within=PROMPT_SECONDS, what="the good deliveries")
-        assert count("webhook_deliveries", f"{IN_HAND} AND merchant_id = '{failing_merchant}'") == 5
+        assert count("webhook_deliveries", f"{IN_PROGRESS} AND merchant_id = '{failing_merchant}'") == 5
 
 
 def counting(behave: Callable[[socket.socket], object], calls: list[float]) -> Callable[[socket.socket], None]:
@@ -178,7 +178,7 @@ def counting(behave: Callable[[socket.socket], object], calls: list[float]) -> C
     ids=[*ENDLESS_BEFORE_STATUS, *ENDLESS_AFTER_STATUS],
 )
 def test_many_receivers_that_answer_without_end_delay_nobody_else(
-    courier: Courier, behave: Callable[[socket.socket], object]
+    courier: DeliveryLoop, behave: Callable[[socket.socket], object]
 ) -> None:
     bad_merchants, good_merchant = [make_merchant() for _ in range(4)], make_merchant()
     with answering(behave) as bad_url, receiver() as good:
@@ -195,7 +195,7 @@ def test_many_receivers_that_answer_without_end_delay_nobody_else(
 
 
 def test_a_receiver_that_sends_more_than_an_answer_is_paused_and_asked_again_later(
-    courier: Courier, monkeypatch: pytest.MonkeyPatch
+    courier: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "PAUSE_SECONDS", 1.0)
     merchant_id = make_merchant()

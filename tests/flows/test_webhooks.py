@@ -17,7 +17,7 @@ from gateway.domain.webhooks import endpoints as webhook_endpoints
 from gateway.domain.webhooks.deliveries import DELAYS_SECONDS, JITTER
 from gateway.domain.webhooks.event_queries import StoredEvent
 from gateway.flows import webhook_calls, webhooks
-from gateway.flows.webhooks import WINDOW_MAX, Courier
+from gateway.flows.webhooks import WINDOW_MAX, DeliveryLoop
 from gateway.states import EndpointStatus, EventType
 from tests.helpers.factories import count, execute, make_merchant
 from tests.helpers.waiting import eventually
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("database")
 COMPLETED = EventType.TRANSACTION_COMPLETED
 
 
-def test_a_merchant_verifies_what_arrives_with_a_standard_webhooks_library(courier: Courier) -> None:
+def test_a_merchant_verifies_what_arrives_with_a_standard_webhooks_library(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver() as there:
         endpoint_id, secret = make_endpoint(merchant_id, there.url)
@@ -57,7 +57,7 @@ def test_a_merchant_verifies_what_arrives_with_a_standard_webhooks_library(couri
     assert by_type["settlement.completed"].json["data"]["transaction_id"] == str(payment)
 
 
-def test_after_a_rotation_both_secrets_verify_until_the_old_one_has_run_out(courier: Courier) -> None:
+def test_after_a_rotation_both_secrets_verify_until_the_old_one_has_run_out(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver() as there:
         endpoint_id, old = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -78,7 +78,7 @@ def test_after_a_rotation_both_secrets_verify_until_the_old_one_has_run_out(cour
         Webhook(old).verify(after.body, after.headers)
 
 
-def test_every_attempt_and_a_resend_have_the_same_id_and_the_same_bytes(courier: Courier) -> None:
+def test_every_attempt_and_a_resend_have_the_same_id_and_the_same_bytes(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver(status=500) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -103,7 +103,7 @@ def test_every_attempt_and_a_resend_have_the_same_id_and_the_same_bytes(courier:
 
 
 def test_a_release_that_changes_the_representation_leaves_the_bytes_of_retries_and_resends(
-    courier: Courier, monkeypatch: pytest.MonkeyPatch
+    courier: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def with_a_new_field(connection: Connection, events: Iterable[StoredEvent]) -> dict[UUID, dict[str, Any]]:
         return {id: {**shown, "new_field": 1} for id, shown in objects_of(connection, events).items()}
@@ -133,7 +133,7 @@ def test_a_release_that_changes_the_representation_leaves_the_bytes_of_retries_a
     assert other.json["data"]["new_field"] == 1
 
 
-def test_a_failing_delivery_is_tried_ten_times_on_schedule_and_is_exhausted_then(courier: Courier) -> None:
+def test_a_failing_delivery_is_tried_ten_times_on_schedule_and_is_exhausted_then(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver(status=503) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -152,7 +152,7 @@ def test_a_failing_delivery_is_tried_ten_times_on_schedule_and_is_exhausted_then
     assert deliveries(endpoint_id)[0].finished_at is not None
 
 
-def test_410_disables_the_endpoint_and_cancels_what_waits_for_it(courier: Courier) -> None:
+def test_410_disables_the_endpoint_and_cancels_what_waits_for_it(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver(status=410) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED, consecutive_failures=1)
@@ -167,7 +167,7 @@ def test_410_disables_the_endpoint_and_cancels_what_waits_for_it(courier: Courie
     assert (endpoint["status"], endpoint["disabled_reason"]) == ("disabled", webhook_endpoints.GONE)
 
 
-def test_a_redirect_is_not_followed(courier: Courier) -> None:
+def test_a_redirect_is_not_followed(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver() as elsewhere, receiver(status=307, location=elsewhere.url) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -178,7 +178,7 @@ def test_a_redirect_is_not_followed(courier: Courier) -> None:
     assert elsewhere.calls == []
 
 
-def test_a_failing_endpoint_is_tried_one_call_at_a_time_until_it_answers(courier: Courier) -> None:
+def test_a_failing_endpoint_is_tried_one_call_at_a_time_until_it_answers(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver(status=500) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED, consecutive_failures=3)
@@ -204,7 +204,7 @@ def test_a_failing_endpoint_is_tried_one_call_at_a_time_until_it_answers(courier
     assert 1 < most[0] <= WINDOW_MAX
 
 
-def test_what_a_process_that_died_had_in_hand_becomes_due_again(courier: Courier) -> None:
+def test_what_a_process_that_died_had_in_hand_becomes_due_again(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver() as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -228,7 +228,7 @@ def test_two_processes_send_each_event_once() -> None:
     with loopback_allowed(), receiver() as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url)
         complete_payments(merchant_id, 50)
-        couriers = [Courier(), Courier()]
+        couriers = [DeliveryLoop(), DeliveryLoop()]
         for courier in couriers:
             courier.wake([endpoint_id])
         eventually(lambda: statuses(endpoint_id) == ["succeeded"] * 100, what="all deliveries")
@@ -237,7 +237,7 @@ def test_two_processes_send_each_event_once() -> None:
     assert len(there.ids()) == len(set(there.ids())) == 100
 
 
-def test_a_process_that_ends_finishes_the_calls_in_hand(courier: Courier) -> None:
+def test_a_process_that_ends_finishes_the_calls_in_hand(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver(before_answer=lambda: time.sleep(0.5)) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
@@ -253,7 +253,7 @@ def test_an_endpoint_that_may_not_be_called_is_not_called() -> None:
     with receiver() as there:  # on this host, and nothing allows that
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)
         complete_payments(merchant_id)
-        courier = Courier()
+        courier = DeliveryLoop()
         courier.wake([endpoint_id])
         eventually(attempted(endpoint_id, 1), what="the attempt")
         courier.close()
@@ -261,7 +261,7 @@ def test_an_endpoint_that_may_not_be_called_is_not_called() -> None:
     assert "the address is not public" in deliveries(endpoint_id)[0].last_error
 
 
-def test_a_disabled_endpoint_gets_nothing_and_an_enabled_one_what_happens_from_then_on(courier: Courier) -> None:
+def test_a_disabled_endpoint_gets_nothing_and_an_enabled_one_what_happens_from_then_on(courier: DeliveryLoop) -> None:
     merchant_id = make_merchant()
     with receiver() as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, COMPLETED)

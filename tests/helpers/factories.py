@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
 import psycopg
@@ -70,6 +71,13 @@ def status_of(transaction_id: UUID) -> str:
     """Return the transaction's status in the database."""
     with begin() as connection:
         return connection.execute(select(Transaction.status).where(Transaction.id == transaction_id)).scalar_one()
+
+
+def database_time() -> datetime:
+    """Return the database's time, which is later than that of earlier commits; `utc_now` is only close to it."""
+    with begin() as connection:
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now
 
 
 def count(table: str, where: str = "true") -> int:

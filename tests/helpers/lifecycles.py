@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from gateway.db import autocommit, begin
 from gateway.domain.dead_letters import intake, resolution
@@ -18,7 +17,7 @@ from gateway.domain.shared.idempotency import IdempotencyKey
 from gateway.flows.refunds import refund
 from gateway.flows.settlement import settle
 from gateway.ids import new_id, utc_now
-from tests.helpers.factories import accept, accept_payment, execute, make_merchant, route_payments
+from tests.helpers.factories import accept, accept_payment, database_time, execute, make_merchant, route_payments
 from tests.helpers.refunds import paid, refunded, request_refund
 
 ACTOR = "operator@example.com"
@@ -29,18 +28,12 @@ def dead_lettered(merchant_id: UUID) -> tuple[UUID, UUID]:
     [id] = route_payments(merchant_id, "tok_error_always")
     for _ in range(ATTEMPT_LIMIT):
         settle([id], "task-1")
+    now = database_time()
     with begin() as connection:
-        now = _database_time(connection)
         message = DeadMessage(str(id), "settlement.requested", "rejected", "payments.settle", "[]", {}, now, (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)
     return id, next(UUID(letter["id"]) for letter in letters if letter["transaction_id"] == str(id))
-
-
-def _database_time(connection: Connection) -> datetime:
-    """Return the database's time, which is later than that of earlier commits; `utc_now` is only close to it."""
-    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
-    return now
 
 
 def replayed(merchant_id: UUID) -> UUID:
@@ -121,8 +114,8 @@ def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
     id = request_refund(transaction_id, 100)
     for _ in range(ATTEMPT_LIMIT):
         refund([id], "task-1")
+    now = database_time()
     with begin() as connection:
-        now = _database_time(connection)
         message = DeadMessage(str(id), "refund.requested", "rejected", "payments.refund", "[]", {}, now, (), (id,))
         intake.store(connection, [message])
         letters = resolution.list_newest(connection, DeadLetterFilter(status="open"), None, 100)

@@ -1,12 +1,9 @@
 """The outcome of each response of the sandbox acquirer."""
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
@@ -18,7 +15,7 @@ from gateway.providers.simulated import REFUND_TOKENS
 from gateway.sandbox.behaviour import PAYMENT_METHODS
 from tests.helpers.endless_responses import ENDLESS_BEFORE_STATUS
 from tests.helpers.http_servers import answering
-from tests.sandbox.process import AcquirerProcess, Configure
+from tests.sandbox.process import AcquirerProcess
 
 pytestmark = pytest.mark.unit
 
@@ -275,42 +272,3 @@ def test_a_response_about_another_charge_is_unknown(change: tuple[str, str]) -> 
 def test_a_rate_limit_means_not_processed() -> None:
     with responding(response("429 Too Many Requests")) as url:
         assert tuple(map(kind, outcomes_at(url))) == ("Unavailable http_429", "Unknown http_429")
-
-
-def test_proxies_of_the_environment_are_ignored(acquirer: AcquirerProcess, configure: Configure) -> None:
-    configure(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", NO_PROXY=None, no_proxy=None)
-    assert isinstance(outcomes_at(acquirer.url)[0], Approved)
-
-
-def test_threads_that_share_an_adapter_charge_one_key_once(acquirer: AcquirerProcess) -> None:
-    provider, charge = SandboxProvider(acquirer.url, 10 * TIMEOUT_SECONDS), new_charge()
-    with ThreadPoolExecutor(50) as pool:
-        outcomes = set(pool.map(lambda _: provider.charge(charge), range(200)))
-    assert [kind(outcome) for outcome in outcomes] == ["Approved"]
-    assert len(acquirer.charges(charge.idempotency_key)) == 1
-
-
-_CHARGE_IN_TWO_PROCESSES = """
-import os, sys
-from uuid import uuid4
-from gateway.outcomes import Approved, Charge
-from gateway.providers.sandbox import SandboxProvider
-
-provider = SandboxProvider(sys.argv[1], 10)
-
-def charge(times):
-    charges = [Charge(uuid4(), 1_000, "USD", "tok_approve", 1) for _ in range(times)]
-    return all(isinstance(provider.charge(charge), Approved) for charge in charges)
-
-charge(1)
-child = os.fork()
-succeeded = charge(50)
-if child == 0:
-    os._exit(0 if succeeded else 1)
-sys.exit(0 if succeeded and os.waitpid(child, 0)[1] == 0 else 1)
-"""
-
-
-def test_a_forked_process_does_not_use_the_connection_of_its_parent(acquirer: AcquirerProcess) -> None:
-    command = [sys.executable, "-c", _CHARGE_IN_TWO_PROCESSES, acquirer.url]
-    assert subprocess.run(command, timeout=60, check=False).returncode == 0

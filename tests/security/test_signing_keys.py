@@ -1,6 +1,7 @@
 """Signing keys: files, rotation and states."""
 
 import os
+import shutil
 import stat
 import time
 from collections import Counter
@@ -23,12 +24,18 @@ MAKE_READY = (
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a folder in which another process has created the keys."""
-    made = tmp_path / "deep" / "keys"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let another process create keys, once for all tests."""
+    made = tmp_path_factory.mktemp("keys") / "deep" / "keys"
     output(run(MAKE_READY, made))
     return made
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """Return a copy of the folder in which another process has created the keys."""
+    return Path(shutil.copytree(original, tmp_path / "deep" / "keys"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A broker with the gateway's topology, in a vhost of the tests' own."""
+"""A broker with the gateway's topology, in the virtual host of the tests."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,21 @@ import pytest
 from kombu import Connection, pools
 
 import celeryconfig
-from tasks import app, topology
+from tasks import app
+from tasks.topology import declare
 
 
 @pytest.fixture(scope="session")
-def _topology() -> Iterator[None]:
-    topology.declare()
+def topology() -> Iterator[None]:
+    """Declare the topology."""
+    declare()
     yield
     pools.reset()
 
 
 @pytest.fixture
-def broker(_topology: None) -> Iterator[Connection]:
-    """An open connection; all queues are empty before and after the test."""
+def broker(topology: None) -> Iterator[Connection]:  # noqa: ARG001
+    """Return an open connection; all queues are empty before and after the test."""
     queues = (*celeryconfig.WORK_QUEUES, *celeryconfig.DEAD_LETTER_QUEUES, celeryconfig.UNROUTED_QUEUE)
     with app.connection_for_write() as connection:
         for queue in queues:

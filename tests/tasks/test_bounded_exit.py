@@ -10,6 +10,8 @@ from celery.platforms import EX_FAILURE
 from tasks import bounded_exit
 from tasks.bounded_exit import BoundedExit
 
+pytestmark = pytest.mark.unit
+
 LATER_SECONDS = 0.1
 
 

@@ -1,4 +1,4 @@
-"""The pipeline on hosts with wrong clocks: delays and schedules do not depend on them."""
+"""Delays and schedules do not depend on the clocks of hosts."""
 
 import json
 import os
@@ -30,7 +30,7 @@ print(json.dumps([entry["schedule"].now().isoformat() for entry in entries]))
 
 
 @pytest.mark.parametrize("offset", ["+1d", "-1d"])
-def test_beat_goes_by_the_databases_clock(offset: str) -> None:
+def test_beat_uses_the_clock_of_the_database(offset: str) -> None:
     environment = os.environ | environment_with_clock(offset) | {"RECONCILIATION_TIME_ZONE": "Asia/Tokyo"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -84,7 +84,7 @@ def test_a_delayed_message_carries_no_time_of_its_senders_clock(broker: Connecti
     assert message.headers["eta"] is None
 
 
-def test_nothing_that_the_relay_publishes_carries_a_time(broker: Connection) -> None:
+def test_the_messages_of_the_relay_contain_no_time(broker: Connection) -> None:
     with begin() as connection:
         for topic in Topic:
             outbox.enqueue(connection, topic, [new_id()])

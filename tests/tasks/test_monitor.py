@@ -1,14 +1,13 @@
-"""The monitor reads whatever a dead-letter queue holds."""
+"""The monitor reads messages of any content from the dead-letter queues."""
 
 import json
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ids import new_id
 from tasks import monitor
 from tests.helpers.factories import accept_payment, count, execute, make_merchant
 from tests.helpers.refunds import paid, request_refund
@@ -39,7 +38,7 @@ def test_queue_reason_time_and_ids_are_read() -> None:
     assert parsed.died_at.isoformat() == "2026-01-02T03:04:05+00:00"
 
 
-def test_an_id_named_twice_counts_once() -> None:
+def test_a_repeated_id_counts_once() -> None:
     assert monitor.parse(message(body(str(ID), str(ID)), {"x-death": [dead()]})).transaction_ids == (ID,)
 
 
@@ -62,7 +61,7 @@ def test_only_payment_queues_name_transactions() -> None:
         body(1, 2),
         b"[" * 100_000,
         b'{"a": NaN}',
-        body(*[str(new_id()) for _ in range(monitor.IDS_MAX + 1)]),
+        body(*[str(uuid4()) for _ in range(monitor.IDS_MAX + 1)]),
         "text",
         None,
         5,
@@ -70,7 +69,7 @@ def test_only_payment_queues_name_transactions() -> None:
     ],
     ids=range(16),
 )
-def test_any_body_is_survived_and_names_no_transaction(raw: object) -> None:
+def test_a_malformed_body_names_no_transaction(raw: object) -> None:
     parsed = monitor.parse(message(raw, {"x-death": [dead()]}))
     assert parsed.transaction_ids == ()
     assert "\x00" not in parsed.payload
@@ -96,7 +95,7 @@ def test_any_body_is_survived_and_names_no_transaction(raw: object) -> None:
     ids=range(12),
 )
 @pytest.mark.usefixtures("database")
-def test_any_headers_are_survived_and_stored(headers: object) -> None:
+def test_malformed_headers_are_stored(headers: object) -> None:
     monitor.store_dead([monitor.parse(message(b"\xff", headers))])
     assert count("dead_letters") == 1
     assert count("alerts") == 1
@@ -119,7 +118,7 @@ def test_an_expired_refund_message_is_enqueued_again() -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_scheduled_job_that_expired_is_no_dead_letter() -> None:
+def test_an_expired_scheduled_job_is_no_dead_letter() -> None:
     headers = {"id": "beat-1", "task": "operations.sweep", "x-death": [dead("operations", "expired")]}
     monitor.store_dead([monitor.parse(message(b"[[], {}, {}]", headers, "dlq.operations"))])
     assert (count("dead_letters"), count("alerts")) == (0, 0)
@@ -135,7 +134,7 @@ def test_an_expired_payment_message_is_enqueued_again() -> None:
     assert count("dead_letters") == 0
 
 
-def test_a_dead_letter_of_a_bulk_queue_goes_by_the_name_of_the_queue_that_it_relieves() -> None:
+def test_a_dead_letter_of_a_bulk_queue_has_the_name_of_the_main_queue() -> None:
     headers = {"id": "task-1", "task": "payments.settle", "x-death": [dead("settlement.requested.bulk")]}
     parsed = monitor.parse(message(body(str(ID)), headers))
     assert (parsed.queue, parsed.transaction_ids) == ("settlement.requested", (ID,))

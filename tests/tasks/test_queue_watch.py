@@ -106,7 +106,7 @@ def enqueue_one_of_each() -> None:
             outbox.enqueue(connection, topic, [new_id()])
 
 
-def test_before_any_relay_looked_nothing_is_claimed() -> None:
+def test_the_state_is_unknown_before_the_first_check() -> None:
     assert broker_state()[0] is BrokerState.UNKNOWN
 
 
@@ -122,7 +122,7 @@ def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are
     watch: QueueWatch, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
 ) -> None:
     with full(management, stack):
-        avoided.avoid(FULL, 60)  # the relay did, when the queue refused its message
+        avoided.avoid(FULL, 60)  # as the relay does when the queue refuses its message
         found = {observation.name: observation.reason for observation in watch.check()}
         assert "MessageNacked" in str(found[FULL])
         assert f"waiting for {FULL} to confirm" in str(found[FULL])
@@ -136,7 +136,7 @@ def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are
     assert broker_state() == (BrokerState.UP, None)
 
 
-def test_a_queue_that_refuses_messages_holds_up_no_other_and_nothing_is_published_twice(
+def test_a_queue_that_refuses_messages_delays_no_other_and_nothing_is_published_twice(
     broker: Connection, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
 ) -> None:
     avoided.avoid(FULL, 60)
@@ -153,7 +153,7 @@ def test_a_queue_that_refuses_messages_holds_up_no_other_and_nothing_is_publishe
     assert len(received(broker, "transaction.created")) == 1
 
 
-def test_the_relay_itself_leaves_a_queue_alone_that_has_refused_its_messages(
+def test_the_relay_avoids_a_queue_that_has_refused_its_messages(
     broker: Connection, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
 ) -> None:
     with begin() as connection:
@@ -169,7 +169,7 @@ def test_the_relay_itself_leaves_a_queue_alone_that_has_refused_its_messages(
     assert "MessageNacked" in reason_of(caught.value)
 
 
-def test_a_queue_that_does_not_exist_is_found(broker: Connection, watch: QueueWatch) -> None:
+def test_a_missing_queue_is_reported(broker: Connection, watch: QueueWatch) -> None:
     channel: Any = broker.default_channel
     channel.queue_delete("webhook.delivery")
     try:
@@ -180,7 +180,7 @@ def test_a_queue_that_does_not_exist_is_found(broker: Connection, watch: QueueWa
         topology.declare()
 
 
-def test_a_broker_that_cannot_be_reached_is_down_and_no_queue_is_blamed(avoided: AvoidedQueues) -> None:
+def test_an_unreachable_broker_is_down_and_no_queue_is_avoided(avoided: AvoidedQueues) -> None:
     def nowhere(_: int) -> Connection:
         return Connection("amqp://127.0.0.1:9//", transport_options={})
 
@@ -190,7 +190,7 @@ def test_a_broker_that_cannot_be_reached_is_down_and_no_queue_is_blamed(avoided:
     assert avoided.names() == set()
 
 
-def test_one_alert_tells_of_a_queue_that_takes_nothing_for_a_while_and_is_delivered_past_it(
+def test_a_queue_that_takes_no_messages_raises_one_alert_which_is_delivered_without_it(
     watch: QueueWatch,
     avoided: AvoidedQueues,
     management: requests.Session,
@@ -199,7 +199,7 @@ def test_one_alert_tells_of_a_queue_that_takes_nothing_for_a_while_and_is_delive
     with full(management, stack, "operations"), receiving(lambda _: None) as url, alerts_sent_to(url):
         avoided.avoid("operations", 60)
         watch.check()
-        assert count("alerts") == 0, "a leader may just be elected"
+        assert count("alerts") == 0, "the cluster may be electing a leader"
         execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute' WHERE reason IS NOT NULL")
         watch.check()
         watch.check()
@@ -211,7 +211,7 @@ def test_one_alert_tells_of_a_queue_that_takes_nothing_for_a_while_and_is_delive
         assert count("alerts", "status = 'delivered'") == 1
 
 
-def test_one_alert_tells_of_a_broker_of_which_no_queue_takes_anything(avoided: AvoidedQueues) -> None:
+def test_a_broker_without_working_queues_raises_one_alert(avoided: AvoidedQueues) -> None:
     nowhere = QueueWatch(lambda _: Connection("amqp://127.0.0.1:9//"), avoided)
     nowhere.check()
     execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute'")
@@ -220,7 +220,7 @@ def test_one_alert_tells_of_a_broker_of_which_no_queue_takes_anything(avoided: A
     assert count("alerts") == count("alerts", "details->>'subject' = 'all queues'") == 1
 
 
-def test_a_queue_whose_messages_nobody_takes_is_alerted_although_it_has_a_consumer(
+def test_a_queue_whose_messages_are_not_consumed_raises_an_alert_although_it_has_a_consumer(
     broker: Connection, watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Consumer(broker.default_channel, [app.amqp.queues[FULL]], on_message=lambda _: None, auto_declare=False):
@@ -232,7 +232,7 @@ def test_a_queue_whose_messages_nobody_takes_is_alerted_although_it_has_a_consum
         queue_watch.take_probe(name)
     execute("UPDATE queue_states SET waiting_since = now() - interval '2 minutes' WHERE name = :name", name=FULL)
     watch.check()
-    assert not states()[FULL].gives_messages
+    assert not states()[FULL].delivers_messages
     assert broker_state()[0] is BrokerState.DEGRADED
     assert count("alerts") == count("alerts", "details->>'kind' = 'queue_gives_nothing'") == 1
     assert count("alerts", f"message LIKE 'nothing was taken from {FULL} for%; it has 1 consumers'") == 1
@@ -241,31 +241,31 @@ def test_a_queue_whose_messages_nobody_takes_is_alerted_although_it_has_a_consum
     assert broker_state() == (BrokerState.UP, None)
 
 
-def test_work_shows_that_a_queue_gives_messages_as_a_probe_does(
+def test_ordinary_tasks_show_that_a_queue_is_consumed_as_probes_do(
     watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)
     watch.check()
     execute("UPDATE queue_states SET waiting_since = waiting_since - interval '2 minutes'")
     app.tasks["payments.announce"].apply(args=([str(new_id())],))
-    assert states()["settlement.completed"].gives_messages
-    assert not states()["webhook.delivery"].gives_messages
+    assert states()["settlement.completed"].delivers_messages
+    assert not states()["webhook.delivery"].delivers_messages
 
 
-def test_a_probe_notes_no_queue_that_does_not_exist() -> None:
+def test_a_probe_records_no_unknown_queue() -> None:
     for name in ("no.such.queue", 7, None):
         queue_watch.take_probe(name)
     assert count("queue_states") == 0
 
 
 @pytest.mark.parametrize("queue", [FULL, "operations", "refund.requested"])
-def test_a_probe_that_nobody_took_is_no_dead_letter(queue: str) -> None:
+def test_an_expired_probe_is_no_dead_letter(queue: str) -> None:
     message = DeadMessage("key", queue, "expired", "queues.take_probe", f'[["{queue}"], {{}}, {{}}]', {}, utc_now())
     monitor.store_dead([message])
     assert (count("dead_letters"), count("alerts")) == (0, 0)
 
 
-def test_the_alert_of_a_lagging_outbox_says_why() -> None:
+def test_the_alert_of_a_lagging_outbox_contains_the_reason() -> None:
     enqueue_one_of_each()
     execute("UPDATE outbox SET created_at = now() - interval '2 minutes'")
     flow.record([queue_states.Observation(FULL, "MessageNacked: Message was nacked by broker.")])

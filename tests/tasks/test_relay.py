@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 
 def received(broker: Connection, name: str) -> list[Any]:
-    """The bodies of all messages on a queue."""
+    """Return the bodies of all messages on a queue."""
     queue = app.amqp.queues[name](broker.default_channel)
     bodies = []
     while (message := queue.get()) is not None:
@@ -43,7 +43,7 @@ def received(broker: Connection, name: str) -> list[Any]:
 
 @contextmanager
 def relaying() -> Iterator[None]:
-    """A relay runs within the block, and ends soon after it is told to."""
+    """Run a relay within the block; it must stop soon after."""
     stop = threading.Event()
     thread = threading.Thread(target=relay.run, args=(stop,))
     thread.start()
@@ -52,7 +52,7 @@ def relaying() -> Iterator[None]:
     finally:
         stop.set()
         thread.join(10)
-    assert not thread.is_alive(), "the relay does not end"
+    assert not thread.is_alive(), "the relay does not stop"
 
 
 def relay_once(broker: Connection) -> int:
@@ -94,14 +94,14 @@ def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
     assert received(broker, "transaction.created") == []
 
 
-def test_what_the_broker_does_not_take_stays_in_the_outbox(broker: Connection) -> None:
+def test_rows_that_the_broker_does_not_take_stay_in_the_outbox(broker: Connection) -> None:
     merchant_id = make_merchant()
     channel: Any = broker.default_channel
     with app.amqp.Producer(broker, auto_declare=False) as producer:
         accept_payment(merchant_id)
-        assert relay.relay_once(producer) == 1  # a connection's first message declares the queue with its binding
+        assert relay.relay_once(producer) == 1  # the first message of a connection declares the queue with its binding
         accept_payment(merchant_id)
-        for key in ("transaction.created", "#.transaction.created"):  # the second one is of the delayed delivery
+        for key in ("transaction.created", "#.transaction.created"):  # the second one is for delayed messages
             channel.queue_unbind("transaction.created", exchange=celeryconfig.PAYMENTS.name, routing_key=key)
         channel.queue_unbind(celeryconfig.UNROUTED_QUEUE.name, exchange=celeryconfig.UNROUTED.name, routing_key="")
         try:
@@ -123,7 +123,7 @@ def test_every_topic_is_published_on_the_relays_own_connection(
             used.append(options["routing_key"])
             return publish(*args, **options)
 
-        monkeypatch.setattr(producer, "publish", noted)  # others would lack the relay's timeouts
+        monkeypatch.setattr(producer, "publish", noted)  # other connections lack the relay's timeouts
         with begin() as connection:
             for topic in Topic:
                 outbox.enqueue(connection, topic, [new_id()])
@@ -131,7 +131,7 @@ def test_every_topic_is_published_on_the_relays_own_connection(
     assert len(used) == len(Topic)
 
 
-def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection) -> None:
+def test_the_relay_stops_and_has_published_everything(broker: Connection) -> None:
     merchant_id = make_merchant()
     with relaying():
         ids = {str(accept_payment(merchant_id)) for _ in range(20)}
@@ -139,45 +139,45 @@ def test_the_relay_stops_when_told_and_has_relayed_everything(broker: Connection
     assert {id for args, *_ in received(broker, "transaction.created") for id in args[0]} == ids
 
 
-def takings(sent: list[Statement]) -> list[Statement]:
+def batches(sent: list[Statement]) -> list[Statement]:
     return [statement for statement in sent if "DELETE FROM outbox" in statement.sql]
 
 
-def test_a_relay_whose_rows_another_one_holds_looks_for_them_at_the_pace_of_an_idle_one(broker: Connection) -> None:
+def test_a_relay_whose_rows_are_locked_by_another_polls_like_an_idle_one(broker: Connection) -> None:
     accept_payment(make_merchant())
     rounds = 3
     with begin() as connection, statements() as sent:
         assert len(outbox.take(connection, 1).rows) == 1
         began = time.monotonic()
         with relaying():
-            eventually(lambda: len(takings(sent)) >= 1 + rounds, what="looks into the outbox")
+            eventually(lambda: len(batches(sent)) >= 1 + rounds, what="polls of the outbox")
             elapsed = time.monotonic() - began
     assert elapsed >= (rounds - 1) * settings().outbox_poll_seconds
     assert received(broker, "transaction.created") == []
 
 
-def test_what_a_relay_that_died_had_taken_is_found_by_another_though_nobody_notifies_it(broker: Connection) -> None:
+def test_rows_that_a_dead_relay_had_taken_are_found_by_another_without_a_notification(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     with begin() as connection, statements() as sent:
         assert len(outbox.take(connection, 1).rows) == 1
         with relaying():
-            eventually(lambda: len(takings(sent)) >= 3, what="looks that find nothing to take")
-            connection.rollback()  # what PostgreSQL does for a relay that died
+            eventually(lambda: len(batches(sent)) >= 3, what="polls that find nothing")
+            connection.rollback()  # as PostgreSQL does when a relay dies
             eventually(lambda: count("outbox") == 0, what="an empty outbox")
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
-def test_whoever_listens_hears_at_once_of_what_is_enqueued() -> None:
+def test_listeners_are_notified_at_once_of_new_rows() -> None:
     with db.listening(outbox.CHANNEL) as wait_for_notification:
         id = accept_payment(make_merchant())
         began = time.monotonic()
         wait_for_notification(30)
-        assert time.monotonic() - began < 15, "nothing was heard"
+        assert time.monotonic() - began < 15, "there was no notification"
         with begin() as connection:
             assert [row.subject_id for row in outbox.take(connection, 10).rows] == [id]
 
 
-def test_a_settlement_that_no_webhook_tells_of_wakes_no_relay() -> None:
+def test_a_settlement_without_webhooks_notifies_no_relay() -> None:
     with db.engine().connect() as connection:
         connection.exec_driver_sql(f"LISTEN {outbox.CHANNEL}")
         completed(make_merchant())
@@ -189,7 +189,7 @@ def test_a_settlement_that_no_webhook_tells_of_wakes_no_relay() -> None:
     assert heard == ["", "the end"], "the acceptance, and nothing else"
 
 
-def test_a_relay_that_lost_the_connection_that_it_listens_by_listens_again(broker: Connection) -> None:
+def test_a_relay_that_lost_its_listening_connection_listens_again(broker: Connection) -> None:
     merchant_id = make_merchant()
     listeners = "query = 'LISTEN outbox' AND datname = current_database()"
     with relaying():
@@ -201,7 +201,7 @@ def test_a_relay_that_lost_the_connection_that_it_listens_by_listens_again(broke
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
-def test_while_the_workers_are_busy_payments_gather_and_travel_together(
+def test_payments_collect_while_the_workers_are_busy_and_travel_in_one_list(
     broker: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "HOLD_SECONDS", 10.0)
@@ -213,13 +213,13 @@ def test_while_the_workers_are_busy_payments_gather_and_travel_together(
     with relaying():
         accept_payment(merchant_id)
         eventually(lambda: count("outbox") == 0, what="the first payment on its way, alone")
-        gathered = [str(accept_payment(merchant_id)) for _ in range(20)]
+        collected = [str(accept_payment(merchant_id)) for _ in range(20)]
         queue.purge()  # the workers have caught up
         eventually(lambda: count("outbox") == 0, within=5, what="the others on their way")
-    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [gathered]
+    assert [args[0] for args, *_ in received(broker, "transaction.created")] == [collected]
 
 
-def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers_it() -> None:
+def test_the_relay_itself_raises_and_delivers_the_alert_that_the_broker_is_away() -> None:
     id = accept_payment(make_merchant())
     execute("UPDATE outbox SET created_at = now() - interval '2 minutes' WHERE subject_id = :id", id=id)
     received: list[Received] = []
@@ -234,7 +234,7 @@ def test_while_the_broker_is_away_the_relay_itself_raises_the_alert_and_delivers
     assert "wait in the outbox" in received[0]["alert"]["message"]
 
 
-def test_endpoints_with_deliveries_travel_to_the_webhook_worker(broker: Connection) -> None:
+def test_endpoints_with_due_deliveries_are_published_to_the_webhook_worker(broker: Connection) -> None:
     ids = [new_id(), new_id()]
     with begin() as connection:
         outbox.enqueue(connection, Topic.WEBHOOK_DUE, ids)

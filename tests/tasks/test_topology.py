@@ -1,4 +1,4 @@
-"""The broker's topology: what is declared, and that dead letters and unroutable messages end where they should."""
+"""The broker's topology: declarations, dead letters, unroutable and delayed messages, message TTL."""
 
 import os
 from typing import Any
@@ -36,7 +36,7 @@ def test_a_rejected_message_of_each_work_queue_is_dead_lettered(broker: Connecti
     dead.ack()
 
 
-def test_a_message_that_no_queue_takes_is_kept(broker: Connection) -> None:
+def test_an_unroutable_message_is_kept(broker: Connection) -> None:
     Producer(broker).publish("{}", exchange=celeryconfig.PAYMENTS.name, routing_key="no.such.queue")
     unrouted = celeryconfig.UNROUTED_QUEUE(broker.default_channel)
     message = eventually(unrouted.get, what="the unrouted message")
@@ -53,7 +53,7 @@ def test_a_delayed_message_reaches_its_queue(broker: Connection, name: str) -> N
     message.ack()
 
 
-def test_the_message_ttl_is_a_policy_that_can_be_changed_and_turned_off(
+def test_the_message_ttl_is_a_policy_that_can_be_changed_and_removed(
     stack: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management = urlsplit(stack["management_url"])
@@ -63,9 +63,9 @@ def test_the_message_ttl_is_a_policy_that_can_be_changed_and_turned_off(
     url = f"{stack['management_url']}/api/policies/{vhost}/{topology.POLICY}"
 
     def policy() -> dict[str, Any] | None:
-        answer = requests.get(url, auth=(user, password), timeout=10)
-        found: dict[str, Any] = answer.json()
-        return found if answer.ok else None
+        response = requests.get(url, auth=(user, password), timeout=10)
+        found: dict[str, Any] = response.json()
+        return found if response.ok else None
 
     try:
         for seconds in (60, 300):

@@ -1,4 +1,4 @@
-"""From a settled payment to a merchant's receiver, by real messages."""
+"""Webhooks from a settled payment to a merchant's receiver, through real queues."""
 
 from collections.abc import Iterator
 
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.usefixtures("database")
 
 @pytest.fixture
 def _process() -> Iterator[None]:
-    """A process of `worker-webhooks`, as far as its deliveries are concerned."""
+    """Make deliveries in this process, as in a `worker-webhooks` process."""
     with loopback_allowed():
         yield
         flow.close()
 
 
 @pytest.mark.usefixtures("_process")
-def test_the_relay_tells_a_worker_of_the_endpoint_and_the_worker_delivers(broker: Connection) -> None:
+def test_the_relay_publishes_the_endpoint_and_the_worker_delivers(broker: Connection) -> None:
     merchant_id = make_merchant()
     with receiver() as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, EventType.TRANSACTION_COMPLETED)
@@ -41,14 +41,14 @@ def test_the_relay_tells_a_worker_of_the_endpoint_and_the_worker_delivers(broker
         with app.amqp.Producer(broker, auto_declare=False) as producer:
             relay.relay_once(producer)
         [[args, *_]] = received(broker, "webhook.delivery")
-        assert args == [[str(endpoint_id)]], "one message, however many deliveries"
+        assert args == [[str(endpoint_id)]], "one message for all deliveries"
         deliver(*args)
         eventually(lambda: len(there.calls) == 3, what="the deliveries")
         eventually(lambda: count("webhook_deliveries", "status = 'succeeded'") == 3, what="their recording")
 
 
 @pytest.mark.usefixtures("_process")
-def test_the_task_waits_for_no_receiver() -> None:
+def test_the_task_does_not_wait_for_the_receiver() -> None:
     merchant_id = make_merchant()
     with receiver(before_answer=lambda: eventually(finished.copy, what="the end of the task")) as there:
         endpoint_id, _ = make_endpoint(merchant_id, there.url, EventType.TRANSACTION_COMPLETED)
@@ -59,13 +59,13 @@ def test_the_task_waits_for_no_receiver() -> None:
         eventually(lambda: deliveries(endpoint_id)[0].status == "succeeded", what="the delivery")
 
 
-def test_a_malformed_message_is_refused() -> None:
+def test_a_malformed_message_is_rejected() -> None:
     for ids in (None, [], ["x"], "x", [7]):
         with pytest.raises(MalformedMessage):
             deliver(ids)
 
 
-def test_the_relay_enqueues_what_is_due_by_now_and_cancels_what_nobody_wants(broker: Connection) -> None:
+def test_the_relay_enqueues_due_deliveries_and_cancels_those_of_disabled_endpoints(broker: Connection) -> None:
     merchant_id = make_merchant()
     wanted, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)
     disabled, _ = make_endpoint(merchant_id, "https://example.com/", EventType.TRANSACTION_COMPLETED)

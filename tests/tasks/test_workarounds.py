@@ -72,14 +72,17 @@ def reset_while_half_read(hub: Hub, pipe: tuple[int, int]) -> list[bytes]:
     return received
 
 
+@pytest.mark.unit
 def test_a_result_that_is_half_read_when_the_connection_breaks_is_read_to_its_end(pipe: tuple[int, int]) -> None:
     assert reset_while_half_read(ReadingHub(), pipe) == [b"a result"]
 
 
+@pytest.mark.unit
 def test_kombu_still_loses_a_result_that_is_half_read(pipe: tuple[int, int]) -> None:
     assert reset_while_half_read(Hub(), pipe) == []
 
 
+@pytest.mark.unit
 def test_a_reset_does_not_wait_forever_for_a_process_that_died(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +97,7 @@ def test_a_reset_does_not_wait_forever_for_a_process_that_died(
     hub.close()
 
 
+@pytest.mark.unit
 def test_a_worker_with_an_event_loop_uses_the_one_that_reads_results_to_their_end() -> None:
     worker: Any = app.Worker(pool="prefork", concurrency=1, hostname=f"{uuid4()}@test")
     try:
@@ -133,12 +137,14 @@ def consumer(kind: ConsumerClass) -> Any:
 MALFORMED = ({"task": "payments.announce", "id": "1", "timelimit": 7}, b"[[], {}, {}]")
 
 
+@pytest.mark.unit
 def test_a_malformed_message_is_rejected_and_the_worker_goes_on() -> None:
     message = Delivered(*MALFORMED)
     consumer(Consumer).create_task_handler()(message)
     assert message.fate == "rejected"
 
 
+@pytest.mark.unit
 def test_celery_still_ends_because_of_a_malformed_message() -> None:
     message = Delivered(*MALFORMED)
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError, IndexError)):
@@ -147,6 +153,7 @@ def test_celery_still_ends_because_of_a_malformed_message() -> None:
 
 
 @pytest.mark.parametrize(("kind", "fate"), [(Consumer, "rejected"), (CeleryConsumer, "acknowledged")])
+@pytest.mark.unit
 def test_a_message_that_cannot_be_decoded_is_rejected_but_celery_still_acknowledges_it(
     kind: ConsumerClass, fate: str
 ) -> None:
@@ -174,12 +181,14 @@ def connecting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], d
     return seen
 
 
+@pytest.mark.unit
 def test_workers_retry_a_connection_after_3_s_at_most(connecting: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
     consumer(Consumer).ensure_connected(app.connection_for_read())
     [((_errback, max_retries, start, step, longest), _)] = connecting
     assert (max_retries, start, step, longest) == (None, 1, 1, 3)
 
 
+@pytest.mark.unit
 def test_celery_still_leaves_the_intervals_of_retries_to_kombu(
     connecting: list[tuple[tuple[Any, ...], dict[str, Any]]],
 ) -> None:
@@ -224,6 +233,7 @@ def send_events(kind: ConsumerClass) -> tuple[Any, Callable[[int], bool]]:
     return made, sent
 
 
+@pytest.mark.unit
 def test_the_events_of_a_short_time_are_sent_together_even_after_a_lost_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workarounds, "EVENTS_PAUSE_SECONDS", 0.05)
     made, sent = send_events(Consumer)
@@ -248,3 +258,12 @@ def test_the_events_of_a_short_time_are_sent_together_even_after_a_lost_timer(mo
         return bool(made.event_dispatcher.flushes > flushes)
 
     eventually(sent_after_loss, what="the events after the lost timer")
+
+
+@pytest.mark.unit
+def test_celery_still_sends_each_event_at_once() -> None:
+    made = consumer(CeleryConsumer)
+    soon: list[object] = []
+    made.hub = SimpleNamespace(call_soon=soon.append)
+    made.on_send_event_buffered()
+    assert len(soon) == 1

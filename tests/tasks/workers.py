@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from celery.contrib.testing.worker import start_worker
 
-from tasks import app
+from tasks import app as gateway_app
 
 STOP_SECONDS = 60
 START_SECONDS = 60.0
@@ -21,18 +21,23 @@ START_SECONDS = 60.0
 @contextmanager
 def worker_thread(*queues: str) -> Iterator[None]:
     """Run a worker of `queues` in a thread within the block."""
-    untyped: Any = app  # the stubs know only workers of apps with Celery's own task class
+    untyped: Any = gateway_app  # the stubs know only workers of apps with Celery's own task class
     with start_worker(untyped, pool="solo", queues=list(queues), perform_ping_check=False, shutdown_timeout=30):
         yield
 
 
 @contextmanager
 def worker_process(
-    log: Path, queue: str, *options: str, name: str | None = None, environment: Mapping[str, str] | None = None
+    log: Path,
+    queues: str,
+    *options: str,
+    name: str | None = None,
+    app: str = "tasks",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker of `queue` in a process within the block; it writes to `log`."""
+    """Run a worker of `queues` in a process within the block; it writes to `log`."""
     node = f"{name or uuid4()}@%h"
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-Q", queue, "-n", node, *options]
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", node, *options]
     with log.open("wb") as output:
         worker = subprocess.Popen(
             command, env=os.environ | dict(environment or {}), stdout=output, stderr=subprocess.STDOUT

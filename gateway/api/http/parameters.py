@@ -58,8 +58,6 @@ TimestampParameter = Annotated[
     datetime,
     AwareDatetime,
     BeforeValidator(_rfc3339),
-    Field(strict=False, description="RFC 3339 time with an offset", examples=["2026-01-31T12:00:00Z"]),
+    Field(strict=False, examples=["2026-01-31T12:00:00Z"]),
 ]
-IdParameter = Annotated[
-    UUID, BeforeValidator(_canonical_id), WithJsonSchema({"type": "string", "format": "uuid", "description": "UUIDv7"})
-]
+IdParameter = Annotated[UUID, BeforeValidator(_canonical_id), WithJsonSchema({"type": "string", "format": "uuid"})]

@@ -35,9 +35,8 @@ Timestamp = Annotated[
     str,
     Field(
         pattern=TIMESTAMP_PATTERN,
-        description="RFC 3339 time in UTC",
         examples=["2026-01-31T12:00:00.000000Z"],
         json_schema_extra={"format": "date-time"},
     ),
 ]
-Id = Annotated[str, Field(description="UUIDv7", json_schema_extra={"format": "uuid"})]
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]

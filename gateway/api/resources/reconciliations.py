@@ -52,7 +52,7 @@ class ReconciliationRequest(RequestModel):
 
 
 class ReconciliationCounts(ResponseModel):
-    """The numbers of compared rows and of discrepancies; all of them are 0 until the reconciliation has completed."""
+    """The numbers of compared rows and of discrepancies; empty until the reconciliation has completed."""
 
     transactions: int = 0
     settlements: int = 0

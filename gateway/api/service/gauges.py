@@ -114,8 +114,8 @@ def _of_queues() -> Iterator[GaugeMetricFamily]:
         logger.warning("The state of the queues cannot be read: {}", type(exc).__name__)
         return
     if found:
-        publishable = [(state.name, int(state.takes_messages)) for state in found]
-        consumed = [(state.name, int(state.gives_messages)) for state in found]
+        publishable = [(state.name, int(state.accepts_messages)) for state in found]
+        consumed = [(state.name, int(state.delivers_messages)) for state in found]
         yield _gauge(
             "queue_takes_messages", "Whether messages can be published to the queue", *publishable, label="queue"
         )

@@ -39,10 +39,10 @@ _TABLE = DeadLetterJob.__table__
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A request for a job. The status in `wanted` is not used: only open dead letters are resolved."""
+    """A request for a job. The status in `filters` is not used: only open dead letters are resolved."""
 
     action: Action
-    wanted: DeadLetterFilter
+    filters: DeadLetterFilter
     note: str | None
     dry_run: bool
     max_per_second: int
@@ -55,7 +55,7 @@ def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> 
         TooManyJobs: `JOBS_RUNNING_MAX` are running.
     """
     job_id = new_id()
-    matching = select(func.count()).select_from(DeadLetter).where(*_open(job.wanted), DeadLetter.id <= job_id)
+    matching = select(func.count()).select_from(DeadLetter).where(*_open(job.filters), DeadLetter.id <= job_id)
     count = connection.scalar(matching) or 0
     ends = job.dry_run or count == 0
     if not ends:
@@ -65,7 +65,7 @@ def create(connection: Connection, job: NewJob, actor: str, request_id: str) -> 
         .values(
             id=job_id,
             action=job.action,
-            filter=_as_json(job.wanted),
+            filter=_as_json(job.filters),
             note=job.note,
             dry_run=job.dry_run,
             max_per_second=job.max_per_second,
@@ -180,8 +180,8 @@ def enqueue_stale(connection: Connection, seconds: int, limit: int) -> int:
     return len(ids)
 
 
-def _open(wanted: DeadLetterFilter) -> list[Any]:
-    return [DeadLetter.status == DeadLetterStatus.OPEN, *wanted.conditions()]
+def _open(filters: DeadLetterFilter) -> list[Any]:
+    return [DeadLetter.status == DeadLetterStatus.OPEN, *filters.conditions()]
 
 
 def _step_size(job: Row[*tuple[Any, ...]]) -> int:
@@ -196,10 +196,10 @@ def _next(connection: Connection, job: Row[*tuple[Any, ...]]) -> list[UUID]:
     return list(connection.scalars(query.order_by(DeadLetter.id).limit(_step_size(job))))
 
 
-def _as_json(wanted: DeadLetterFilter) -> dict[str, Any]:
+def _as_json(filters: DeadLetterFilter) -> dict[str, Any]:
     return {
         name: rfc3339(value) if isinstance(value, datetime) else str(value)
-        for name, value in asdict(wanted).items()
+        for name, value in asdict(filters).items()
         if value is not None
     }
 

@@ -65,16 +65,16 @@ def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
     }
 
 
-def list_newest(connection: Connection, wanted: DeadLetterFilter, before: UUID | None, limit: int) -> Listed:
+def list_newest(connection: Connection, filters: DeadLetterFilter, before: UUID | None, limit: int) -> Listed:
     """Return at most `limit` dead letters older than `before`, newest first."""
-    indexed = conditions((DeadLetter.merchant_id, eq, wanted.merchant_id), (DeadLetter.status, eq, wanted.status))[:1]
+    indexed = conditions((DeadLetter.merchant_id, eq, filters.merchant_id), (DeadLetter.status, eq, filters.status))[:1]
     return search(
         connection,
         columns=_TABLE.columns.values(),
         id=DeadLetter.id,
         represent=_represent,
-        within=[*conditions((DeadLetter.id, lt, before)), *indexed],
-        wanted=wanted.conditions() if wanted != DeadLetterFilter() else [],
+        indexed=[*conditions((DeadLetter.id, lt, before)), *indexed],
+        tested=filters.conditions() if filters != DeadLetterFilter() else [],
         limit=limit,
     )
 

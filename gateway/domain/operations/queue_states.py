@@ -55,18 +55,18 @@ class State:
     reason: str | None
     consumers: int | None
     failing_seconds: float | None
-    """How long the queue has taken no messages; None if it takes them."""
+    """How long the queue has accepted no messages; None if it accepts them."""
     waiting_seconds: float | None
     """How long a message has waited in the queue without being consumed; None if none waits."""
     age_seconds: float
 
     @property
-    def takes_messages(self) -> bool:
+    def accepts_messages(self) -> bool:
         """Whether messages can be published to it."""
         return self.failing_seconds is None
 
     @property
-    def gives_messages(self) -> bool:
+    def delivers_messages(self) -> bool:
         """Whether its messages are consumed."""
         return self.waiting_seconds is None or self.waiting_seconds <= stalled_after_seconds()
 
@@ -74,7 +74,7 @@ class State:
         """Return the problem of the queue, if it has one."""
         if self.failing_seconds is not None:
             return f"{self.name} has taken no messages for {self.failing_seconds:.0f} s: {self.reason}"
-        if not self.gives_messages:
+        if not self.delivers_messages:
             consumers = "an unknown number of" if self.consumers is None else self.consumers
             return f"nothing was taken from {self.name} for {self.waiting_seconds:.0f} s; it has {consumers} consumers"
         return None
@@ -99,7 +99,7 @@ _OBSERVE = text("""
 
 
 def observe(connection: Connection, observations: Sequence[Observation]) -> None:
-    """Store observations. In a queue that took a message, `waiting_since` is now unless an earlier message waits."""
+    """Store observations. If a queue accepted a message, `waiting_since` is now unless an earlier message waits."""
     values = {
         "names": [found.name for found in observations],
         "reasons": [found.reason for found in observations],
@@ -140,13 +140,13 @@ def summary(found: Sequence[State]) -> tuple[BrokerState, str | None]:
         return BrokerState.UNKNOWN, "No relay has looked at the queues lately."
     if not problems:
         return BrokerState.UP, None
-    down = all(not state.takes_messages for state in found)
+    down = all(not state.accepts_messages for state in found)
     return BrokerState.DOWN if down else BrokerState.DEGRADED, "; ".join(problems)
 
 
 def publishing_problem(connection: Connection) -> str | None:
     """Return why messages cannot be published, if the relay knows a reason."""
-    failing = [state.problem() for state in states(connection) if not state.takes_messages]
+    failing = [state.problem() for state in states(connection) if not state.accepts_messages]
     return "; ".join(problem for problem in failing if problem) or None
 
 
@@ -154,7 +154,7 @@ def raise_alerts(connection: Connection) -> bool:
     """Raise the alerts that are due, per queue and kind of problem, or one for all queues; return whether one was."""
     found = states(connection)
     failing = [state for state in found if (state.failing_seconds or 0) >= FAILING_ALERT_SECONDS]
-    stalled = [state for state in found if state.takes_messages and not state.gives_messages]
+    stalled = [state for state in found if state.accepts_messages and not state.delivers_messages]
     raised = [
         _raise(connection, "queue_takes_nothing", _TAKES_NOTHING, group, everything=len(failing) == len(found))
         for group in _groups(failing, len(found))

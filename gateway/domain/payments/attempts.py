@@ -94,7 +94,7 @@ _FITTING = """, fitting AS MATERIALIZED (
                 SELECT o.id, row_number() OVER (ORDER BY o.turn, o.id) AS nth
                 FROM (
                     SELECT id, merchant_id, row_number() OVER (PARTITION BY merchant_id ORDER BY id) AS turn
-                    FROM wanted WHERE {open}
+                    FROM candidate WHERE {open}
                 ) o
                 LEFT JOIN unnest(CAST(:merchant_ids AS uuid[]), CAST(:rooms AS int[])) AS r (merchant_id, room)
                     ON r.merchant_id = o.merchant_id
@@ -103,8 +103,8 @@ _FITTING = """, fitting AS MATERIALIZED (
             WHERE nth <= :room
         ), touched AS (
             UPDATE {table} s SET requeued_at = now()
-            FROM (SELECT id FROM wanted WHERE {open} AND id NOT IN (SELECT id FROM fitting)) w
-            WHERE s.id = w.id
+            FROM (SELECT id FROM candidate WHERE {open} AND id NOT IN (SELECT id FROM fitting)) c
+            WHERE s.id = c.id
               AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :note_seconds)
         )"""
 """CTEs that select what fits into the room, in turns among the merchants, and mark the rest as not stuck, because it is
@@ -131,7 +131,7 @@ def claim_statements(kind: Kind, *, source: str, columns: str) -> ClaimStatement
 def _claim_statement(kind: Kind, *, source: str, columns: str, open: str, fitting: str, fits: str) -> TextClause:
     attempts, key = kind.attempts, kind.key
     return text(f"""
-        WITH {LISTED}, wanted AS MATERIALIZED (
+        WITH {LISTED}, candidate AS MATERIALIZED (
             SELECT s.id, s.merchant_id, s.status, s.provider, s.attempt_limit, s.request_id, {columns},
                    coalesce(a.number, 0) AS number, a.outcome,
                    a.number IS NOT NULL AND a.outcome IS NULL AS unfinished,
@@ -144,7 +144,7 @@ def _claim_statement(kind: Kind, *, source: str, columns: str, open: str, fittin
         ){fitting}, claimed AS (
             INSERT INTO {attempts} ({key}, number, provider, task_id, started_at, lease_until)
             SELECT id, number + 1, provider, :task_id, now(), now() + make_interval(secs => :lease_seconds)
-            FROM wanted
+            FROM candidate
             WHERE {open} AND {fits}
             ON CONFLICT DO NOTHING
             RETURNING {key}
@@ -152,11 +152,11 @@ def _claim_statement(kind: Kind, *, source: str, columns: str, open: str, fittin
             UPDATE {attempts} a
             SET outcome = 'unknown', finished_at = now(), code = 'worker_lost',
                 message = 'The worker died during the call.'
-            FROM wanted w
-            WHERE :alone AND w.unfinished AND w.id IN (SELECT {key} FROM claimed)
-              AND a.{key} = w.id AND a.number = w.number AND a.outcome IS NULL
+            FROM candidate c
+            WHERE :alone AND c.unfinished AND c.id IN (SELECT {key} FROM claimed)
+              AND a.{key} = c.id AND a.number = c.number AND a.outcome IS NULL
         )
-        SELECT w.*, w.id IN (SELECT {key} FROM claimed) AS claimed, {fits} AS fits FROM wanted w
+        SELECT c.*, c.id IN (SELECT {key} FROM claimed) AS claimed, {fits} AS fits FROM candidate c
     """)  # noqa: S608  # constants
 
 
@@ -185,9 +185,9 @@ def claim(
             "room": room.free,
             "note_seconds": room.note_seconds,
         }
-    wanted = {row.id: row for row in connection.execute(statement, values)}
-    result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in wanted])
-    for row in wanted.values():
+    candidates = {row.id: row for row in connection.execute(statement, values)}
+    result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in candidates])
+    for row in candidates.values():
         if row.claimed:
             result.claims.append(of_row(row, row.unfinished or row.outcome in _MAY_HAVE_HAPPENED))
         elif row.status == "completed":

@@ -67,17 +67,17 @@ class RefundFilter:
 
 
 def list_newest(
-    connection: Connection, merchant_id: UUID, wanted: RefundFilter, before: UUID | None, limit: int
+    connection: Connection, merchant_id: UUID, filters: RefundFilter, before: UUID | None, limit: int
 ) -> Listed:
     """Return at most `limit` refunds of this merchant that are older than `before`, newest first."""
-    within = [
+    indexed = [
         _F.merchant_id == merchant_id,
-        *conditions((_F.id, lt, before), (_F.transaction_id, eq, wanted.transaction_id)),
-        *created_within(_F.id, wanted.created_from, wanted.created_to),
+        *conditions((_F.id, lt, before), (_F.transaction_id, eq, filters.transaction_id)),
+        *created_within(_F.id, filters.created_from, filters.created_to),
     ]
     rest = conditions(
-        (_F.status, eq, wanted.status),
-        (_F.created_at, ge, wanted.created_from),
-        (_F.created_at, lt, wanted.created_to),
+        (_F.status, eq, filters.status),
+        (_F.created_at, ge, filters.created_from),
+        (_F.created_at, lt, filters.created_to),
     )
-    return search(connection, columns=COLUMNS, id=_F.id, represent=of_row, within=within, wanted=rest, limit=limit)
+    return search(connection, columns=COLUMNS, id=_F.id, represent=of_row, indexed=indexed, tested=rest, limit=limit)

@@ -108,9 +108,9 @@ class TransactionFilter:
 
 
 def list_newest(
-    connection: Connection, merchant_id: UUID, wanted: TransactionFilter, before: UUID | None, limit: int
+    connection: Connection, merchant_id: UUID, filters: TransactionFilter, before: UUID | None, limit: int
 ) -> Listed:
     """Return at most `limit` transactions of this merchant that are older than `before`, newest first."""
-    indexed, rest = wanted.criteria()
-    within = [_T.merchant_id == merchant_id, *conditions((_T.id, lt, before)), *indexed]
-    return search(connection, columns=COLUMNS, id=_T.id, represent=of_row, within=within, wanted=rest, limit=limit)
+    indexed, rest = filters.criteria()
+    indexed = [_T.merchant_id == merchant_id, *conditions((_T.id, lt, before)), *indexed]
+    return search(connection, columns=COLUMNS, id=_T.id, represent=of_row, indexed=indexed, tested=rest, limit=limit)

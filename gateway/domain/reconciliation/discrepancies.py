@@ -37,14 +37,14 @@ class DiscrepancyFilter:
 
 
 def list_newest(
-    connection: Connection, wanted: DiscrepancyFilter, before: UUID | None, limit: int
+    connection: Connection, filters: DiscrepancyFilter, before: UUID | None, limit: int
 ) -> Sequence[dict[str, Any]]:
     """Return at most `limit` discrepancies older than `before`, newest first."""
-    query = select(_TABLE).where(*wanted.conditions())
+    query = select(_TABLE).where(*filters.conditions())
     key = _D.id
-    if wanted.run_id is not None:
+    if filters.run_id is not None:
         key = _F.discrepancy_id
-        query = query.join(_F, _F.discrepancy_id == _D.id).where(_F.run_id == wanted.run_id)
+        query = query.join(_F, _F.discrepancy_id == _D.id).where(_F.run_id == filters.run_id)
     return [_represent(row) for row in connection.execute(newest(query, key, before, limit))]
 
 

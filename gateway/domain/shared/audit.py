@@ -44,18 +44,20 @@ class AuditFilter:
     created_to: datetime | None = None
 
 
-def list_newest(connection: Connection, wanted: AuditFilter, before: UUID | None, limit: int) -> Listed:
+def list_newest(connection: Connection, filters: AuditFilter, before: UUID | None, limit: int) -> Listed:
     """Return at most `limit` entries older than `before`, newest first."""
-    within = conditions((_E.subject, eq, wanted.subject), (_E.id, lt, before))
-    within += created_within(_E.id, wanted.created_from, wanted.created_to)
+    indexed = conditions((_E.subject, eq, filters.subject), (_E.id, lt, before))
+    indexed += created_within(_E.id, filters.created_from, filters.created_to)
     rest = conditions(
-        (_E.actor, eq, wanted.actor),
-        (_E.action, eq, wanted.action),
-        (_E.created_at, ge, wanted.created_from),
-        (_E.created_at, lt, wanted.created_to),
+        (_E.actor, eq, filters.actor),
+        (_E.action, eq, filters.action),
+        (_E.created_at, ge, filters.created_from),
+        (_E.created_at, lt, filters.created_to),
     )
     columns = (_E.id, _E.actor, _E.action, _E.subject, _E.detail, _E.created_at)
-    return search(connection, columns=columns, id=_E.id, represent=_represent, within=within, wanted=rest, limit=limit)
+    return search(
+        connection, columns=columns, id=_E.id, represent=_represent, indexed=indexed, tested=rest, limit=limit
+    )
 
 
 def _represent(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:

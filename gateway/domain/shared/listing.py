@@ -61,37 +61,37 @@ def search(
     columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
     id: InstrumentedAttribute[UUID],
     represent: Callable[[Row[*tuple[Any, ...]]], dict[str, Any]],
-    within: Sequence[ColumnElement[bool]],
-    wanted: Sequence[ColumnElement[bool]],
+    indexed: Sequence[ColumnElement[bool]],
+    tested: Sequence[ColumnElement[bool]],
     limit: int,
 ) -> Listed:
-    """Return at most `limit` rows that satisfy `within` and `wanted`, those with the largest `id` first.
+    """Return at most `limit` rows that satisfy `indexed` and `tested`, those with the largest `id` first.
 
     Args:
         connection: used for one statement.
         columns: the columns that `represent` needs, including `id`.
         id: the key of the order.
         represent: returns the representation of a row.
-        within: conditions that one index satisfies in the order of `id`, without reading other rows.
-        wanted: all other conditions; at most `SEARCH_ROWS_MAX` rows are tested for them.
+        indexed: conditions that one index satisfies in the order of `id`, without reading other rows.
+        tested: all other conditions; at most `SEARCH_ROWS_MAX` rows are tested for them.
         limit: the maximum number of rows.
     """
-    if not wanted:
-        plain = select(*columns).where(*within).order_by(id.desc()).limit(limit)
+    if not tested:
+        plain = select(*columns).where(*indexed).order_by(id.desc()).limit(limit)
         return Listed(represent(row) for row in connection.execute(plain))
     scanned = (
         select(
             *columns,
-            func.coalesce(and_(*wanted), False).label("is_wanted"),
+            func.coalesce(and_(*tested), False).label("is_match"),
             func.row_number().over(order_by=id.desc()).label("position"),
         )
-        .where(*within)
+        .where(*indexed)
         .order_by(id.desc())
         .limit(SEARCH_ROWS_MAX)
         .subquery("scanned")
     )
-    query = select(scanned).where(or_(scanned.c.is_wanted, scanned.c.position == SEARCH_ROWS_MAX))
+    query = select(scanned).where(or_(scanned.c.is_match, scanned.c.position == SEARCH_ROWS_MAX))
     rows = connection.execute(query.order_by(scanned.c[id.key].desc()).limit(limit)).all()
     stopped = bool(rows) and rows[-1].position == SEARCH_ROWS_MAX
     reached = rows[-1]._mapping[id.key] if stopped else None
-    return Listed((represent(row) for row in rows if row.is_wanted), reached)
+    return Listed((represent(row) for row in rows if row.is_match), reached)

@@ -69,18 +69,18 @@ class DeliveryResult:
 
 # Each endpoint has its own subquery with FOR UPDATE, which stops at the limit and skips locked rows.
 _CLAIM = text("""
-    WITH wanted AS (
+    WITH requested AS (
         SELECT * FROM unnest(CAST(:endpoint_ids AS uuid[]), CAST(:most AS int[]), CAST(:most_failing AS int[]))
-               AS w (endpoint_id, most, most_failing)
+               AS r (endpoint_id, most, most_failing)
     ), due AS MATERIALIZED (
         SELECT d.id
-        FROM wanted w
-        JOIN webhook_endpoints p ON p.id = w.endpoint_id AND p.status = 'enabled' AND p.deleted_at IS NULL
+        FROM requested r
+        JOIN webhook_endpoints p ON p.id = r.endpoint_id AND p.status = 'enabled' AND p.deleted_at IS NULL
         CROSS JOIN LATERAL (
             SELECT id FROM webhook_deliveries
             WHERE endpoint_id = p.id AND status = 'pending' AND next_attempt_at <= now()
             ORDER BY next_attempt_at
-            LIMIT CASE WHEN p.consecutive_failures > 0 THEN w.most_failing ELSE w.most END
+            LIMIT CASE WHEN p.consecutive_failures > 0 THEN r.most_failing ELSE r.most END
             FOR UPDATE SKIP LOCKED
         ) d
     ), claimed AS (
@@ -99,16 +99,15 @@ _CLAIM = text("""
 """)
 
 
-def claim(connection: Connection, wanted: Mapping[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
+def claim(connection: Connection, limits: Mapping[UUID, tuple[int, int]]) -> list[DeliveryClaim]:
     """Claim due deliveries of each endpoint: at most the first number, or the second one if the endpoint is failing.
 
     One statement claims, one reads each kind of object, and one stores new bodies, whatever the number of deliveries.
     """
-    limits = list(wanted.values())
     values = {
-        "endpoint_ids": list(wanted),
-        "most": [most for most, _ in limits],
-        "most_failing": [most for _, most in limits],
+        "endpoint_ids": list(limits),
+        "most": [most for most, _ in limits.values()],
+        "most_failing": [most for _, most in limits.values()],
         "lease_seconds": LEASE_SECONDS,
     }
     rows = connection.execute(_CLAIM, values).all()

@@ -66,20 +66,20 @@ def list_newest(
         columns=_COLUMNS,
         id=_D.id,
         represent=_of_row,
-        within=[_D.endpoint_id == endpoint_id, *conditions((_D.id, lt, before))],
-        wanted=conditions((_D.status, eq, status)),
+        indexed=[_D.endpoint_id == endpoint_id, *conditions((_D.id, lt, before))],
+        tested=conditions((_D.status, eq, status)),
         limit=limit,
     )
 
 
 # A claimed delivery has a lease of at most `lease_seconds`. One that is due later is a retry, which may be sent now.
 _RESEND = text("""
-    WITH wanted AS (
+    WITH target AS (
         SELECT p.id, p.merchant_id FROM webhook_endpoints p
         WHERE p.merchant_id = :merchant_id AND p.status = 'enabled' AND p.deleted_at IS NULL
           AND CASE WHEN CAST(:endpoint_id AS uuid) IS NULL THEN :event_type = ANY(p.events) ELSE p.id = :endpoint_id END
     ), pending AS MATERIALIZED (
-        SELECT d.* FROM webhook_deliveries d JOIN wanted w ON w.id = d.endpoint_id
+        SELECT d.* FROM webhook_deliveries d JOIN target t ON t.id = d.endpoint_id
         WHERE d.transaction_id = :transaction_id AND d.event_id = :event_id AND d.status = 'pending'
         FOR UPDATE OF d
     ), rescheduled AS (
@@ -89,8 +89,8 @@ _RESEND = text("""
     ), made AS (
         INSERT INTO webhook_deliveries (id, merchant_id, endpoint_id, event_id, event_type, transaction_id,
                                         next_attempt_at, created_at)
-        SELECT uuid_v7(), w.merchant_id, w.id, :event_id, :event_type, :transaction_id, now(), now()
-        FROM wanted w WHERE NOT EXISTS (SELECT FROM pending p WHERE p.endpoint_id = w.id)
+        SELECT uuid_v7(), t.merchant_id, t.id, :event_id, :event_type, :transaction_id, now(), now()
+        FROM target t WHERE NOT EXISTS (SELECT FROM pending p WHERE p.endpoint_id = t.id)
         RETURNING *
     )
     SELECT *, true AS is_due FROM rescheduled

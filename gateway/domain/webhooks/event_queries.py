@@ -104,7 +104,7 @@ class EventFilter:
 
 
 def list_newest(
-    connection: Connection, merchant_id: UUID, wanted: EventFilter, before: UUID | None, limit: int
+    connection: Connection, merchant_id: UUID, filters: EventFilter, before: UUID | None, limit: int
 ) -> Listed:
     """Return at most `limit` events of this merchant that are older than `before`, newest first."""
     listed = search(
@@ -112,15 +112,15 @@ def list_newest(
         columns=COLUMNS,
         id=_E.id,
         represent=lambda row: {name: row._mapping[name] for name in StoredEvent.__slots__},
-        within=[
+        indexed=[
             _E.merchant_id == merchant_id,
             *conditions((_E.id, lt, before)),
-            *created_within(_E.id, wanted.created_from, wanted.created_to),
+            *created_within(_E.id, filters.created_from, filters.created_to),
         ],
-        wanted=conditions(
-            (_E.type, eq, wanted.type),
-            (_E.created_at, ge, wanted.created_from),
-            (_E.created_at, lt, wanted.created_to),
+        tested=conditions(
+            (_E.type, eq, filters.type),
+            (_E.created_at, ge, filters.created_from),
+            (_E.created_at, lt, filters.created_to),
         ),
         limit=limit,
     )

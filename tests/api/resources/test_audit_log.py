@@ -4,9 +4,9 @@ from gateway.api.http.schemas import page_of
 from gateway.api.resources.audit_log import AuditEntry
 from gateway.db import begin
 from gateway.domain.shared import audit
-from gateway.ids import new_id, rfc3339, utc_now
+from gateway.ids import new_id, rfc3339
 from tests.api.conftest import Caller
-from tests.helpers.factories import execute
+from tests.helpers.factories import database_time, execute
 
 
 def entries(operator: Caller, query: str = "") -> list[str]:
@@ -25,7 +25,7 @@ def test_each_filter_finds_the_matching_entries(operator: Caller) -> None:
     execute("DELETE FROM audit_log")  # the entry of the operator's creation
     subject = str(new_id())
     write("a", "user:1", "dead_letter.replayed", subject)
-    between = utc_now()
+    between = database_time()
     write("b", "cli:ops", "dead_letter.replayed", str(new_id()))
     write("c", "user:1", "dead_letter.discarded", subject)
 

@@ -33,7 +33,7 @@ ALERTED_SECONDS = 120
 
 
 class Broker:
-    """The stack's RabbitMQ."""
+    """Makes the stack's RabbitMQ fail."""
 
     def __init__(self, stack: dict[str, Any], processes: Processes) -> None:
         self._stack = stack
@@ -86,9 +86,9 @@ def broker(stack: dict[str, Any], processes: Processes) -> Broker:
 
 
 def ready(merchant: Client) -> dict[str, Any]:
-    answer = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
-    assert answer.status_code == 200, "the API needs no broker"
-    found: dict[str, Any] = answer.json()
+    response = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
+    assert response.status_code == 200, "the API needs no broker"
+    found: dict[str, Any] = response.json()
     return found
 
 
@@ -109,24 +109,24 @@ def relay_lines() -> list[str]:
     return [json.loads(line)["message"] for line in log.read_text().splitlines() if line.startswith("{")]
 
 
-def assert_every_reason_is_told() -> None:
-    told = [line for line in relay_lines() if "does not take messages" in line]
-    assert all(line.partition(" s: ")[2].strip() for line in told), told
+def assert_every_reason_is_logged() -> None:
+    logged = [line for line in relay_lines() if "does not take messages" in line]
+    assert all(line.partition(" s: ")[2].strip() for line in logged), logged
 
 
 @pytest.mark.parametrize("fault", ["without_disk", "frozen"])
 def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
     merchant: Client, truth: Truth, broker: Broker, fault: str
 ) -> None:
-    doing = "connecting" if fault == "frozen" else "at most 2 s"
+    operation = "connecting" if fault == "frozen" else "at most 2 s"
     eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
     with getattr(broker, fault)():
         ids = [merchant.pay()["id"] for _ in range(5)]
-        eventually(reports_a_problem(merchant, doing), within=NOTICED_SECONDS, what="the report")
+        eventually(reports_a_problem(merchant, operation), within=NOTICED_SECONDS, what="the report")
         assert fault == "frozen" or broker.manages()
     assert_all_settled_once(merchant, truth, ids, within=90)
     eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
-    assert_every_reason_is_told()
+    assert_every_reason_is_logged()
 
 
 def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_settle_when_it_is_back(
@@ -150,4 +150,4 @@ def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_set
         assert alerts() == 1
     assert_all_settled_once(merchant, truth, ids, within=90)
     eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
-    assert_every_reason_is_told()
+    assert_every_reason_is_logged()

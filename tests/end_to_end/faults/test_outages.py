@@ -1,4 +1,4 @@
-"""Payments go on through the loss of a server or a worker: nothing is lost, nothing is settled twice."""
+"""The loss of a server or a worker: no payment is lost, none is settled twice."""
 
 import signal
 import threading
@@ -29,7 +29,7 @@ UNBALANCED = """
 
 
 def pay_many(merchant: Client, number: int, threads: int = 8) -> list[str]:
-    """The ids of `number` accepted payments."""
+    """Create `number` payments; return their ids."""
     with ThreadPoolExecutor(threads) as pool:
         return [payment["id"] for payment in pool.map(lambda _: merchant.pay(), range(number))]
 
@@ -42,11 +42,11 @@ def assert_all_settled_once(merchant: Client, truth: Truth, ids: list[str], with
     statuses = {payment["id"]: payment["status"] for payment in merchant.all_transactions()}
     assert Counter(statuses[id] for id in ids) == {"completed": len(ids)}
     assert truth.execute(UNBALANCED).fetchall() == []
-    assert statuses.keys() == set(ids), "a payment exists that was never answered with 201"
+    assert statuses.keys() == set(ids), "there is a payment without a 201 response"
 
 
 def requeued(truth: Truth, ids: list[str]) -> int:
-    """How many of the payments were enqueued again because their message was gone."""
+    """Return the number of payments that were enqueued again because their message was lost."""
     query = "SELECT count(*) AS number FROM transactions WHERE id = ANY(%s::uuid[]) AND requeues > 0"
     number: int = (truth.execute(query, [ids]).fetchone() or {})["number"]
     return number
@@ -54,7 +54,7 @@ def requeued(truth: Truth, ids: list[str]) -> int:
 
 @contextmanager
 def paying(merchant: Client) -> Iterator[list[str]]:
-    """Payments are made one after the other while the block runs; the list grows by each that got its 201."""
+    """Create payments one after the other within the block; yield the growing list of those with a 201 response."""
     accepted: list[str] = []
     stop = threading.Event()
     problems: list[BaseException] = []
@@ -63,7 +63,7 @@ def paying(merchant: Client) -> Iterator[list[str]]:
         try:
             while not stop.is_set():
                 accepted.append(merchant.pay()["id"])
-        except BaseException as exc:  # noqa: BLE001  # reported by the test itself
+        except BaseException as exc:  # noqa: BLE001  # the test reports it
             problems.append(exc)
 
     thread = threading.Thread(target=pay)
@@ -95,7 +95,7 @@ def test_payments_are_accepted_while_the_broker_is_away_and_settle_when_it_is_ba
 
 
 @pytest.mark.parametrize("role", ["worker-settle", "worker-route", "relay"])
-def test_a_killed_process_loses_nothing_and_doubles_nothing(
+def test_a_killed_process_neither_loses_nor_duplicates_a_payment(
     merchant: Client, truth: Truth, processes: Processes, role: str
 ) -> None:
     with paying(merchant) as accepted:
@@ -104,24 +104,24 @@ def test_a_killed_process_loses_nothing_and_doubles_nothing(
             before = len(accepted)
             eventually(lambda: len(accepted) > before + 20, what="payments while the process is down")
     assert_all_settled_once(merchant, truth, accepted, within=90)
-    assert requeued(truth, accepted) == 0, "a message was lost: the sweep brought its payment back"
+    assert requeued(truth, accepted) == 0, "a message was lost, and the sweep enqueued its payment again"
 
 
-def test_a_payment_whose_worker_is_killed_in_the_middle_of_it_is_delivered_again(
+def test_the_message_of_a_payment_whose_worker_is_killed_is_delivered_again(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
     ids = [merchant.pay("tok_slow")["id"] for _ in range(4)]
-    under_way = (
+    in_progress = (
         "SELECT count(*) AS number FROM charge_attempts WHERE transaction_id = ANY(%s::uuid[]) AND outcome IS NULL"
     )
-    eventually(lambda: (truth.execute(under_way, [ids]).fetchone() or {})["number"], what="a slow call under way")
+    eventually(lambda: (truth.execute(in_progress, [ids]).fetchone() or {})["number"], what="a slow call in progress")
     with processes.down("worker-settle"):
         pass
     assert_all_settled_once(merchant, truth, ids, within=90)
     assert requeued(truth, ids) == 0, "its message was acknowledged before its task had ended"
 
 
-def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
+def test_the_sweep_enqueues_a_payment_whose_message_the_broker_lost(
     merchant: Client, truth: Truth, processes: Processes, stack: dict[str, Any]
 ) -> None:
     management = (stack["management"]["user"], stack["management"]["password"])
@@ -134,14 +134,16 @@ def test_a_payment_whose_message_the_broker_lost_is_brought_back_by_the_sweep(
     assert requeued(truth, [id]) == 1
 
 
-def test_with_the_database_away_the_api_says_so_and_goes_on_afterwards(merchant: Client, processes: Processes) -> None:
+def test_the_api_answers_503_while_the_database_is_down_and_continues_afterwards(
+    merchant: Client, processes: Processes
+) -> None:
     before = pay_many(merchant, 20)
     with processes.down("postgresql", signal.SIGINT):
         eventually(lambda: post_one(merchant).status_code == 503, what="503")
-        answer = post_one(merchant)
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert answer.json()["code"] == "database_unavailable"
+        response = post_one(merchant)
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert int(response.headers["Retry-After"]) >= 1
+        assert response.json()["code"] == "database_unavailable"
         ready = requests.get(f"{merchant.api_url}/health/ready", timeout=10)
         assert ready.status_code == 503
         assert requests.get(f"{merchant.api_url}/health/live", timeout=10).status_code == 200
@@ -151,24 +153,24 @@ def test_with_the_database_away_the_api_says_so_and_goes_on_afterwards(merchant:
         found = {payment["id"]: payment["status"] for payment in merchant.all_transactions()}
         return all(found.get(id) in FINAL for id in before + after)
 
-    eventually(all_final, within=90, what="the settlement of what was accepted")
+    eventually(all_final, within=90, what="the settlement of the accepted payments")
 
 
 def pay_as_soon_as_possible(merchant: Client) -> str:
-    """The id of a payment that is sent again for as long as the answer is 503, as that asks for.
+    """Send a payment until the response is not 503, as its Retry-After requires; return its id.
 
     Each API process notices by itself that the database is back, within a second of its last failure.
     """
 
-    answers: list[requests.Response] = []
+    responses: list[requests.Response] = []
 
-    def answered() -> bool:
-        answers.append(post_one(merchant))
-        return answers[-1].status_code != 503
+    def accepted() -> bool:
+        responses.append(post_one(merchant))
+        return responses[-1].status_code != 503
 
-    eventually(answered, within=60, what="an answer other than 503")
-    assert answers[-1].status_code == 201, answers[-1].text
-    id: str = answers[-1].json()["id"]
+    eventually(accepted, within=60, what="a response other than 503")
+    assert responses[-1].status_code == 201, responses[-1].text
+    id: str = responses[-1].json()["id"]
     return id
 
 

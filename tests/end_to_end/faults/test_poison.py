@@ -1,4 +1,4 @@
-"""Messages that no publisher of ours would send: recorded, alerted, acknowledged; no worker dies of them or loops."""
+"""Poison messages are recorded, alerted and acknowledged; no worker dies of them or processes them forever."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ TASK_OF = {
 
 @dataclass(frozen=True)
 class Poison:
-    """A message; `{marker}` in its body becomes the text that it is found by."""
+    """A message; its body contains the marker by which it is found."""
 
     body: Callable[[str], bytes]
     headers: Callable[[str, str], dict[str, Any]] = field(
@@ -65,7 +65,7 @@ POISONS = {
 
 @pytest.fixture
 def send(stack: dict[str, Any]) -> Callable[[str, Poison, str], None]:
-    """Publish a poison to a queue, under a marker."""
+    """Return a function that publishes a poison message with a marker to a queue."""
 
     def publish(queue: str, poison: Poison, marker: str) -> None:
         exchange = DEAD_LETTERS if queue.startswith("dlq.") else PAYMENTS
@@ -87,7 +87,7 @@ def assert_payments_settle(merchant: Client) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "dlq."])
-def test_every_poison_on_every_queue_is_recorded_and_payments_go_on(
+def test_every_poison_message_on_every_queue_is_recorded_and_payments_continue(
     merchant: Client, truth: Truth, send: Callable[[str, Poison, str], None], prefix: str
 ) -> None:
     sent: dict[str, str] = {}
@@ -130,7 +130,7 @@ def test_an_id_named_twice_settles_once(merchant: Client, send: Callable[[str, P
 def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_its_neighbours_settle(
     merchant: Client, operator: Client, processes: Processes
 ) -> None:
-    with processes.down("relay", signal.SIGTERM):  # so that all of them travel in one message
+    with processes.down("relay", signal.SIGTERM):  # all of them are in one message
         killer = merchant.pay("tok_test_kill_worker")["id"]
         neighbours = [merchant.pay()["id"] for _ in range(49)]
 
@@ -147,14 +147,14 @@ def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_its_neig
         assert len(merchant.get("/v1/settlements", transaction_id=id)["data"]) == 1
 
 
-def test_a_provider_call_that_never_returns_is_given_up_and_its_neighbour_settles(merchant: Client) -> None:
+def test_a_provider_call_that_never_returns_is_abandoned_and_its_neighbour_settles(merchant: Client) -> None:
     hanging, neighbour = merchant.pay("tok_test_hang")["id"], merchant.pay()["id"]
     eventually(lambda: merchant.transaction(neighbour)["status"] == "completed", within=30, what="the neighbour")
     eventually(lambda: merchant.transaction(hanging)["status"] == "dead_lettered", within=90, what="the hanging one")
     assert merchant.transaction(hanging)["attempts"] == 4
 
 
-def test_a_dead_letter_that_arrives_while_the_database_is_away_is_stored_when_it_is_back(
+def test_a_dead_letter_that_arrives_while_the_database_is_down_is_stored_later(
     merchant: Client, stack: dict[str, Any], send: Callable[[str, Poison, str], None], processes: Processes
 ) -> None:
     marker = uuid4().hex
