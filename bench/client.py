@@ -20,7 +20,7 @@ NUMBER_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What to send. `payments` or `seconds` limits it; with a `rate` (per second) clients do not wait for responses."""
+    """The load. `payments` or `seconds` limits it; with a `rate` (per second) clients do not wait for responses."""
 
     port: int
     token: str
@@ -34,7 +34,7 @@ class LoadPlan:
 
 @dataclass(slots=True)
 class Responses:
-    """What the clients received. Times are seconds since the epoch; `milliseconds` has an entry for each response."""
+    """The received responses. Times are seconds since the epoch; `milliseconds` has an entry for each response."""
 
     began: float = 0.0
     ended: float = 0.0

@@ -68,12 +68,12 @@ class Demo:
 
     @property
     def finished(self) -> bool:
-        """Whether every payment is final, or the time limit is over."""
+        """Return whether every payment is final, or the time limit is over."""
         return all(payment.final for payment in self._payments) or self.age > _LIMIT_SECONDS
 
     @property
     def age(self) -> float:
-        """Seconds since the first payment was sent."""
+        """Return the seconds since the first payment was sent."""
         return time.monotonic() - self._started
 
     def step(self) -> None:

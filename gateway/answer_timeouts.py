@@ -17,9 +17,9 @@ from typing import Any
 import psycopg
 
 CHECK_SECONDS = 0.1
-"""How often the thread looks, and thus how late it may be."""
+"""The interval at which the thread checks the deadlines."""
 IDLE_CHECKS_MAX = 50
-"""The thread sleeps after so many checks in a row without an awaited answer, until the next one is awaited."""
+"""After this number of checks without an awaited answer, the thread sleeps until the next one is awaited."""
 
 
 class LateAnswer(psycopg.OperationalError):

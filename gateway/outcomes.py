@@ -23,12 +23,12 @@ class Charge:
 
     @property
     def id(self) -> UUID:
-        """The id by which attempts are counted."""
+        """Return the id by which attempts are counted."""
         return self.transaction_id
 
     @property
     def idempotency_key(self) -> str:
-        """The key is derived from the transaction, so that a repetition cannot charge twice."""
+        """Return the id of the transaction, so that a repetition cannot charge twice."""
         return str(self.transaction_id)
 
 
@@ -48,7 +48,7 @@ class Refund:
 
     @property
     def idempotency_key(self) -> str:
-        """The key is derived from the refund, so that a repetition cannot refund twice."""
+        """Return the id of the refund, so that a repetition cannot refund twice."""
         return str(self.id)
 
 
@@ -64,7 +64,7 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The provider declined the instruction for good."""
+    """The provider declined the instruction. This is final."""
 
     code: str
     message: str

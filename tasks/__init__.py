@@ -27,7 +27,7 @@ def _log_through_loguru(**_: Any) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave out the successes of probes, which come every few seconds."""
+    """Return whether to log a record: the successes of probes, every few seconds, are omitted."""
     probe = isinstance(record.args, dict) and record.args.get("name") == PROBE_TASK
     return not probe or record.levelno > logging.INFO
 

@@ -9,7 +9,7 @@ from gateway.telemetry import log_context
 from tasks import app
 from tasks.base import GatewayTask, parse_ids
 
-_GROUPS = -(-settings().message_max_ids // alerts.CALLS_AT_ONCE)
+_GROUPS = -(-settings().message_max_ids // alerts.CONCURRENT_CALLS_MAX)
 _SOFT_LIMIT_SECONDS = _GROUPS * settings().alert_timeout_seconds + 3 * settings().database_timeout_seconds
 TIME_LIMIT_MARGIN_SECONDS = 20
 

@@ -24,12 +24,12 @@ from gateway.errors import MalformedMessage, RetriesExhausted, TransientError
 from gateway.flows import DATABASE_UNAVAILABLE, wait_for_database
 
 BROKER_UNAVAILABLE = (OperationalError, AMQPError, OSError)
-"""What publishing raises when the broker is away, refuses a message or cannot route it."""
+"""The errors of publishing: the broker is unavailable, refuses the message, or cannot route it."""
 
 TRANSIENT = (TransientError, *DATABASE_UNAVAILABLE, *BROKER_UNAVAILABLE)
-"""The errors that fail a list as a whole for a passing reason.
+"""The temporary errors that fail a list as a whole.
 
-They include a broker that does not take the next message: the payment is not at fault and keeps its attempts.
+They include a broker that does not accept the next message: the payment is not the cause, and keeps its attempts.
 """
 
 DELAYS = Exchange(level_name(MAX_LEVEL), type="topic")
@@ -147,18 +147,18 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
 
     @property
     def queue_name(self) -> str:
-        """The queue of this task's messages."""
+        """Return the queue of this task's messages."""
         queue: str = self.app.amqp.router.route({}, self.name)["queue"].name
         return queue
 
     @property
     def is_bulk_message(self) -> bool:
-        """Whether the current message came from a bulk queue. The delay queues prepend to its routing key."""
+        """Return whether the current message came from a bulk queue. The delay queues prepend to its routing key."""
         return str((self.request.delivery_info or {}).get("routing_key")).endswith(BULK_SUFFIX)
 
     @property
     def republish_queue(self) -> str:
-        """The queue for republished ids, which must not delay first attempts: the bulk queue, if there is one."""
+        """Return the queue for republished ids, which must not delay first attempts: a bulk queue if there is one."""
         bulk = f"{self.queue_name.removesuffix(BULK_SUFFIX)}{BULK_SUFFIX}"
         return bulk if bulk in BULK_QUEUE_NAMES else self.queue_name
 
@@ -171,7 +171,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
         republish(self.template(), ids, retries=retries, countdown=countdown)
 
     def split(self, ids: Sequence[UUID], reason: str) -> None:
-        """Publish each of `ids` in a separate message, so that the one that harms the others is found."""
+        """Publish each of `ids` in a separate message, so that one that fails the others is isolated."""
         logger.warning("a list of {} is split: {}", len(ids), reason)
         for id in ids:
             self.republish([id], retries=self.request.retries)

@@ -8,7 +8,7 @@ from celery import bootsteps
 from celery.platforms import EX_FAILURE
 
 EXIT_SECONDS = 90.0
-"""The time for the current tasks of a failed worker; operators are advised to grant a stopped worker as much."""
+"""The time for the current tasks of a failed worker; docs/deployment.md recommends the same for a stopped worker."""
 
 
 class BoundedExit(bootsteps.StartStopStep):

@@ -1,4 +1,4 @@
-"""Tasks on lists of ids: the failure of one id changes nothing for the others of its list (docs/pipeline.md)."""
+"""Tasks on lists of ids: the failure of one id does not affect the others of its list (docs/pipeline.md)."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from tasks.base import BROKER_UNAVAILABLE, TRANSIENT, GatewayTask, parse_ids, re
 
 RECOVERY_MARGIN_SECONDS = 1
 PUBLISH_SECONDS = 30.0
-"""How long publishing after a late outcome is retried, also while a process shuts down."""
+"""Maximum time for which publishing after a late outcome is retried, also while a process shuts down."""
 PUBLISH_PAUSE_SECONDS = 1.0
 
 

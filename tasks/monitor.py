@@ -39,13 +39,13 @@ REFUND_QUEUE = "refund.requested"
 
 
 def parse(message: Message) -> DeadMessage:
-    """Return what can be read of a dead message, which may contain anything."""
+    """Parse a dead message as far as possible; it may contain any bytes."""
     raw_headers: object = message.headers
     headers: dict[str, Any] = raw_headers if isinstance(raw_headers, dict) else {}
     raw: object = message.body
     body = raw if isinstance(raw, bytes) else str(raw or "").encode(errors="replace")
     text = body.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    queue, reason, died_at = _death(headers, message)
+    queue, reason, died_at = _last_death(headers, message)
     task = headers.get("task")
     task_id = headers.get("id")
     key = task_id if isinstance(task_id, str) and 0 < len(task_id) <= 255 else None
@@ -62,7 +62,7 @@ def parse(message: Message) -> DeadMessage:
     )
 
 
-def _death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
+def _last_death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
     """Return queue, reason and time of the newest death, except deaths in a delay queue.
 
     A bulk queue is reported under the name of its main queue: both share the dead-letter queue.
@@ -107,7 +107,7 @@ class DeadLetterConsumer(bootsteps.ConsumerStep):
         self._parent = parent
 
     def include_if(self, parent: Any) -> bool:
-        """Only the worker of the `operations` queue is the monitor."""
+        """Return whether this is a worker of the `operations` queue."""
         return "operations" in parent.app.amqp.queues.consume_from
 
     def get_consumers(self, channel: Any) -> list[Consumer]:

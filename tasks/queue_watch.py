@@ -1,4 +1,4 @@
-"""Check the work queues end to end: whether each takes a message, and whether that message is consumed.
+"""Check the work queues end to end: whether each accepts a message, and whether that message is consumed.
 
 The relay runs the watch in a separate thread with a separate connection, so that it continues while the relay waits for
 a broker that does not answer. A probe is an ordinary task: its message is published with a confirm, and the worker of
@@ -27,7 +27,7 @@ CHECK_SECONDS = 10.0
 """The pause between two checks of the queues."""
 PROBE_TIMEOUT_SECONDS = 2
 AVOID_SECONDS = 15.0
-"""How long the relay avoids a queue that has refused its messages: longer than the interval of the checks."""
+"""Time for which the relay avoids a queue that has refused its messages: longer than the interval of the checks."""
 AVOID_FAILING_SECONDS = 60.0
 """The same for a queue that failed a check; the next check updates it much sooner."""
 
@@ -51,7 +51,7 @@ def _note_taken(task: Any = None, **_: Any) -> None:
 
 
 class AvoidedQueues:
-    """The queues that currently take no messages, which the relay skips."""
+    """The queues that currently accept no messages, which the relay skips."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -97,11 +97,11 @@ class QueueWatch:
         for name in celeryconfig.WORK_QUEUE_NAMES:
             unreachable = unreachable or self._reason_unreachable()  # only once: each try may take seconds
             found.append(Observation(name, unreachable) if unreachable else self._check_queue(name))
-        some_work = any(observation.reason is None for observation in found)
+        some_accept = any(observation.reason is None for observation in found)
         for observation in found:
             if observation.reason is None:
                 self._avoided.use(observation.name)
-            elif some_work:  # otherwise the cause is not a single queue
+            elif some_accept:  # otherwise the cause is not a single queue
                 self._avoided.avoid(observation.name, AVOID_FAILING_SECONDS)
         queue_states.record(found)
         return found

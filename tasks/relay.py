@@ -42,7 +42,7 @@ SOCKET_TIMEOUT_SECONDS = 5
 RETRY_PAUSE_SECONDS = 1.0
 OUTAGE_ALERT_SECONDS = 10.0
 WEBHOOKS_DUE_SECONDS = 5.0
-FED_QUEUES = ("transaction.created", "settlement.requested")
+PAYMENT_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
 """With more messages than this waiting for a worker, all its processes are busy."""
 LENGTH_CHECK_SECONDS = 0.25
@@ -54,14 +54,14 @@ PAUSE_MAX_SECONDS = 0.2
 """The pause in which the rows of the next batch collect grows with the last batch. After a lone payment there is none;
 above 200 payments a second, where lists save much, it reaches its maximum."""
 
-BULK_WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
+BULK_SIGNATURE_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: partial(transactions.accepted, bulk=True),
     Topic.SETTLEMENT_REQUESTED: partial(transactions.to_settle, bulk=True),
     Topic.REFUND_REQUESTED: refunds.to_refund_in_bulk,
 }
 """The same work by the bulk queues, where the backlog of one merchant does not delay other merchants."""
 
-WORK_OF: dict[str, Callable[[list[str]], Signature]] = {
+SIGNATURE_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: transactions.accepted,
     Topic.SETTLEMENT_REQUESTED: transactions.to_settle,
     Topic.REFUND_REQUESTED: refunds.refund.s,
@@ -93,7 +93,7 @@ def _lanes(rows: Iterable[OutboxRow], size: int) -> dict[Lane, list[str]]:
     taken: Counter[tuple[str, UUID]] = Counter()
     for row in rows:
         lane: Lane = (row.topic, False, None)
-        if row.merchant_id is not None and row.topic in BULK_WORK_OF:
+        if row.merchant_id is not None and row.topic in BULK_SIGNATURE_OF:
             taken[row.topic, row.merchant_id] += 1
             if taken[row.topic, row.merchant_id] > size:
                 lane = (row.topic, True, row.merchant_id)
@@ -113,9 +113,9 @@ def _publish(producer: Producer, avoided: AvoidedQueues, rows: Sequence[OutboxRo
     lanes = _lanes(rows, size)
     for topic, is_bulk, merchant_id in sorted(lanes, key=lambda lane: lane[1]):
         queue = queue_of(topic)
-        work = WORK_OF[topic]
+        work = SIGNATURE_OF[topic]
         if is_bulk and queue + BULK_SUFFIX not in avoided_names:
-            queue, work = queue + BULK_SUFFIX, BULK_WORK_OF[topic]
+            queue, work = queue + BULK_SUFFIX, BULK_SIGNATURE_OF[topic]
         waiting = iter(lanes[topic, is_bulk, merchant_id])
         while subjects := list(islice(waiting, size)):
             try:
@@ -137,8 +137,8 @@ def relay_once(
 ) -> int:
     """Publish the waiting rows in one batch after `await_notification`; return the number of rows. `turns` is updated.
 
-    Rows for an avoided queue stay in the outbox, so a queue that takes no messages neither delays the others nor causes
-    repeated publishing of the rows before its own.
+    Rows for an avoided queue stay in the outbox, so a queue that accepts no messages neither delays the others nor
+    causes repeated publishing of the rows before its own.
 
     Raises:
         BROKER_UNAVAILABLE, DATABASE_UNAVAILABLE: all rows are still in the outbox, although some may be published.
@@ -161,7 +161,7 @@ def _pause_after(published: int) -> float:
 
 def _workers_are_busy(producer: Producer, avoided: AvoidedQueues) -> bool:
     channel: Any = producer.channel
-    return any(_length(channel, name) > READY_MAX for name in FED_QUEUES if name not in avoided.names())
+    return any(_length(channel, name) > READY_MAX for name in PAYMENT_QUEUES if name not in avoided.names())
 
 
 def _length(channel: Any, name: str) -> int:
@@ -215,7 +215,7 @@ def alert_of_outage() -> None:
 
 
 def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
-    """Relay until `stop` is set, through outages of broker and database."""
+    """Relay until `stop` is set, even after outages of broker and database."""
     avoided = AvoidedQueues() if avoided is None else avoided
     outage = Periodic(OUTAGE_ALERT_SECONDS, alert_of_outage)
     webhooks_due = Periodic(WEBHOOKS_DUE_SECONDS, webhook_delivery.enqueue_due)
@@ -238,7 +238,9 @@ def run(stop: threading.Event, avoided: AvoidedQueues | None = None) -> None:
                     stop.wait(_pause_after(published))
                     hold.run_if_due()
         except BROKER_UNAVAILABLE as exc:
-            logger.warning("the broker does not take messages, retry in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc))
+            logger.warning(
+                "the broker does not accept messages, retry in {} s: {}", RETRY_PAUSE_SECONDS, reason_of(exc)
+            )
             with suppress(*DATABASE_UNAVAILABLE):
                 outage.run_if_due()
             stop.wait(RETRY_PAUSE_SECONDS)

@@ -62,12 +62,12 @@ class Consumer(CeleryConsumer):
     event_dispatcher: Any
     """The stubs do not know these three."""
     _events_due = 0.0
-    """When the buffered events are sent (`time.monotonic`)."""
+    """The time at which the buffered events are sent (`time.monotonic`)."""
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[valid-type,misc]  # the stubs do not know that it is a class
         """Celery's steps except the one that declares the delay queues: `tasks.topology` does so at deployment.
 
-        The step tries every broker URL, several times: while a node of a cluster is away, it delays the worker by 17 s
+        The step tries every broker URL, several times: while a node of a cluster is down, it delays the worker by 17 s
         before the first message. It cannot be turned off (celery/celery#9599).
         """
 

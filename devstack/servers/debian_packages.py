@@ -31,7 +31,7 @@ class Package:
     """A regular expression of package names; it does not match libraries of every base system."""
     size: str
     remedy: str
-    """What the user can do if the package can be neither found nor downloaded."""
+    """Advice for the user if the package can be neither found nor downloaded."""
     finish: Callable[[Path], None] = _nothing
 
 

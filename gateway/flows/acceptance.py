@@ -44,4 +44,4 @@ def _store(acceptances: Sequence[Acceptance]) -> list[bool]:
         return transactions.store(connection, acceptances)
 
 
-_group_commit = GroupCommit(_store, most=GROUP_MAX, separating=(IdempotencyInProgress, IntegrityError, DataError))
+_group_commit = GroupCommit(_store, max_items=GROUP_MAX, separating=(IdempotencyInProgress, IntegrityError, DataError))

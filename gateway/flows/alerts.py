@@ -25,13 +25,13 @@ from gateway.ids import rfc3339
 from gateway.providers import bounded_http
 from gateway.telemetry import ALERTS
 
-CALLS_AT_ONCE = 10
+CONCURRENT_CALLS_MAX = 10
 OVERDUE_SECONDS = 60
 OVERDUE_MAX = 50
 ERROR_BODY_MAX_BYTES = 300
 """The part of an error response that is read and stored. The body of another response is not read."""
 NO_RESPONSE = "no response within {} s"
-NOT_TRIED = "not tried: the receiver responded to none of the alerts before"
+NOT_ATTEMPTED = "not attempted: the receiver did not respond to any of the previous alerts"
 
 
 class AlertNotDelivered(TransientError):
@@ -43,7 +43,7 @@ class AlertNotDelivered(TransientError):
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="alert")
+    return ThreadPoolExecutor(CONCURRENT_CALLS_MAX, thread_name_prefix="alert")
 
 
 def deliver(ids: Sequence[UUID]) -> list[UUID]:
@@ -95,16 +95,16 @@ def _log(results: Sequence[AlertResult]) -> None:
 
 
 def _post_all(url: str, claims: Sequence[AlertClaim]) -> Iterator[tuple[AlertClaim, str | None]]:
-    """POST `claims` in groups. When the receiver responds to none of a group, the other groups are not tried.
+    """POST `claims` in groups. When the receiver responds to none of a group, the other groups are not sent.
 
     A dead receiver therefore delays the queue's other work by one timeout, regardless of the number of alerts.
     """
     limit = settings().alert_timeout_seconds
     responds = True
-    for start in range(0, len(claims), CALLS_AT_ONCE):
-        group = claims[start : start + CALLS_AT_ONCE]
+    for start in range(0, len(claims), CONCURRENT_CALLS_MAX):
+        group = claims[start : start + CONCURRENT_CALLS_MAX]
         if not responds:
-            yield from ((claim, NOT_TRIED) for claim in group)
+            yield from ((claim, NOT_ATTEMPTED) for claim in group)
             continue
         calls: dict[Future[tuple[bool, str | None]], AlertClaim] = {
             _threads().submit(copy_context().run, _post, url, claim, limit): claim for claim in group

@@ -29,7 +29,7 @@ def check() -> list[Misstated]:
     """Return the balances that differ from the ledger, and raise a critical alert that names them.
 
     Raises:
-        sqlalchemy.exc.OperationalError: it took longer than `CHECK_SECONDS`, or the database went away.
+        sqlalchemy.exc.OperationalError: it took longer than `CHECK_SECONDS`, or the database became unavailable.
     """
     with db.begin() as connection, db.answer_timeout(CHECK_SECONDS):
         connection.execute(text(f"SET LOCAL statement_timeout = '{CHECK_SECONDS}s'"))

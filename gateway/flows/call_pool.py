@@ -40,12 +40,12 @@ class CallPool:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more than half of the threads are taken."""
+        """Return whether more than half of the threads are taken."""
         return self.in_progress > self._size // 2
 
     @property
     def in_progress(self) -> int:
-        """The number of calls that have not ended."""
+        """Return the number of calls that have not ended."""
         with self._changed:
             return len(self._calls)
 

@@ -1,8 +1,8 @@
-"""Group commit: store what several threads bring at the same time in one database transaction.
+"""Group commit: store the items of several threads in one database transaction.
 
-The first thread becomes the leader and stores its item at once. Threads that come meanwhile follow: they wait, and the
-first of them becomes the next leader and stores the items of all. So no item waits for others to come, and the more
-come at once, the less each of them costs.
+The first thread becomes the leader and stores its item immediately. Threads that arrive meanwhile become followers:
+they wait, and the first of them becomes the next leader and stores the items of all. So no item waits for others to
+arrive, and the cost per item falls with the number of concurrent items.
 """
 
 import threading
@@ -32,20 +32,20 @@ class _Member(Generic[ItemT, ResultT]):
 class GroupCommit(Generic[ItemT, ResultT]):
     """Store the items of several threads together.
 
-    `store` takes 1 to `most` items and returns a result for each, in order. If it raises one of `separating`, which
-    mean that nothing was stored because of one of the items, each thread stores its own item alone. Any other error is
-    raised in all threads of the group.
+    `store` takes 1 to `max_items` items and returns a result for each, in order. If it raises one of `separating`,
+    nothing was stored because of one of the items, and each thread stores its own item alone. Any other error is raised
+    in all threads of the group.
     """
 
     def __init__(
         self,
         store: Callable[[Sequence[ItemT]], Sequence[ResultT]],
         *,
-        most: int,
+        max_items: int,
         separating: tuple[type[Exception], ...],
     ) -> None:
         self._store = store
-        self._most = most
+        self._max_items = max_items
         self._separating = separating
         self._lock = threading.Lock()
         self._has_leader = False
@@ -77,8 +77,8 @@ class GroupCommit(Generic[ItemT, ResultT]):
 
     def _lead(self, leader: _Member[ItemT, ResultT]) -> None:
         with self._lock:
-            group = [leader, *self._followers[: self._most - 1]]
-            del self._followers[: self._most - 1]
+            group = [leader, *self._followers[: self._max_items - 1]]
+            del self._followers[: self._max_items - 1]
         try:
             results = self._store([member.item for member in group])
             for member, result in zip(group, results, strict=True):

@@ -24,7 +24,7 @@ _lock = Lock()
 def record(observations: Sequence[Observation]) -> None:
     """Store the observations of the relay, and raise the alerts that are due.
 
-    While the queue of the alerts does not work, deliver the alerts in this process.
+    If the queue of the alerts has a problem, deliver the alerts in this process.
     """
     with db.begin() as connection:
         queue_states.observe(connection, observations)

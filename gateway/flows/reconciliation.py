@@ -29,7 +29,7 @@ def reconcile(period_from: datetime | None = None, period_to: datetime | None = 
 
     By default, and every night, the period is everything until now. Beat does not catch up after an outage, so a run
     must also cover what a missed run left. A payment whose commit was later than its completion time would be in
-    neither of two adjacent periods. And rows that agreed yesterday may disagree today.
+    neither of two adjacent periods. Besides, rows that agreed yesterday may disagree today.
 
     Raises:
         ReconciliationRunning: another one is running.
@@ -89,8 +89,10 @@ def _close(run_id: UUID, exc: Exception) -> None:
     try:
         with db.begin() as connection:
             reconciliation_runs.fail(connection, run_id, reason)
-    except db.UNAVAILABLE as away:
-        logger.warning("reconciliation {} stays running until the next one closes it: {}", run_id, reason_of(away))
+    except db.UNAVAILABLE as unavailable:
+        logger.warning(
+            "reconciliation {} stays running until the next one closes it: {}", run_id, reason_of(unavailable)
+        )
 
 
 def _log(run: Run) -> None:

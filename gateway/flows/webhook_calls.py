@@ -42,7 +42,7 @@ def session() -> aiohttp.ClientSession:
 
 
 async def call(session: aiohttp.ClientSession, claim: DeliveryClaim) -> FinishedCall:
-    """POST one event. The status decides; the body is read only so far that the connection can be reused."""
+    """POST one event. The status is the result; the body is read only so that the connection can be reused."""
     status = None
     is_excessive = False
     try:

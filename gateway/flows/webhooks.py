@@ -164,10 +164,10 @@ class DeliveryLoop:
                 continue
             if_failing = 1 if endpoint.in_progress == 0 and free_failing > 0 else 0
             room = free if endpoint.in_progress == 0 else free - RESERVED
-            most = if_failing if endpoint.failing else min(endpoint.window - endpoint.in_progress, room)
-            if most > 0:
-                allowed[id] = (most, if_failing)
-                free -= most
+            allowed_now = if_failing if endpoint.failing else min(endpoint.window - endpoint.in_progress, room)
+            if allowed_now > 0:
+                allowed[id] = (allowed_now, if_failing)
+                free -= allowed_now
                 free_failing -= 0 if endpoint.failing is False else if_failing
         return allowed
 

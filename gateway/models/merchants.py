@@ -12,7 +12,7 @@ from gateway.models.base import Base, CreatedAt, Id, one_of
 
 
 class Merchant(Base):
-    """A business that takes payments. `weight` is its share of the relay relative to other merchants with a backlog."""
+    """A business that accepts payments. `weight` is its relative share of the relay if several have a backlog."""
 
     __tablename__ = "merchants"
     __table_args__ = (

@@ -32,7 +32,7 @@ class Alert(Base):
 
 
 class AuditEntry(Base):
-    """Who did what to which object, and when. Rows are never changed or deleted."""
+    """One action on one object, with its actor and its time. Rows are never changed or deleted."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index(None, "subject", "id"),)

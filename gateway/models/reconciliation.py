@@ -26,7 +26,7 @@ DISCREPANCY_KINDS = (
     "statement_currency_mismatch",
 )
 RESOLUTIONS = ("corrected", "accepted", "false_alarm", "other")
-"""How an operator resolved a discrepancy; `other` is explained by the note."""
+"""The ways in which an operator can resolve a discrepancy; the note explains `other`."""
 
 
 class ReconciliationRun(Base):
@@ -57,7 +57,7 @@ class ReconciliationRun(Base):
 
 
 class ReconciliationFinding(Base):
-    """Which run found which discrepancy. A discrepancy that persists is found by several runs."""
+    """One discrepancy that one run found. A discrepancy that persists is found by several runs."""
 
     __tablename__ = "reconciliation_findings"
     __table_args__ = (Index(None, "discrepancy_id"),)

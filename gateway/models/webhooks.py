@@ -36,7 +36,7 @@ class Event(Base):
 class WebhookBody(Base):
     """The bytes that every delivery of an event sends, stored before the first attempt.
 
-    It is a table of its own because events are kept for ever, and bodies only as long as their deliveries.
+    It is a separate table because events are kept forever, and bodies only as long as their deliveries.
     """
 
     __tablename__ = "webhook_bodies"

@@ -10,7 +10,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """The stable name that transactions and settlements store."""
+        """Return the stable name that transactions and settlements store."""
         ...
 
     def supports(self, currency: str) -> bool:

@@ -1,8 +1,8 @@
-"""The sandbox acquirer: a small HTTP server that plays the acquirer in tests.
+"""The sandbox acquirer: a small HTTP server that simulates an acquirer in tests.
 
 It is a separate process (`python -m gateway.sandbox --port N --file PATH`) with a separate file that the gateway never
 reads. Tests compare the gateway with its charges, so it charges at most once per idempotency key and survives SIGKILL.
-It can be told to fail in every way in which a real acquirer fails.
+It can be configured to fail in every way in which a real acquirer fails.
 
 Amounts are integers in the currency's minor unit. Bodies are JSON objects of at most 16 KiB without unknown fields.
 Errors are `{"error": {"code", "message"}}` with a 4xx or 5xx status.

@@ -115,7 +115,7 @@ class Acquirer:
             case "refunds":
                 return _json_lines(self._store.all_refunds(_sequence(request)))
             case "statement":
-                start, end = _moment(request, "from", ""), _moment(request, "to", _END_OF_TIME)
+                start, end = _time_parameter(request, "from", ""), _time_parameter(request, "to", _END_OF_TIME)
                 return Stream(_csv(self._store.statement(start, end)), "text/csv; charset=utf-8")
             case "health":
                 return json_reply(200, {"status": "ok"})
@@ -257,18 +257,18 @@ def _sequence(request: Request) -> int:
     return int(after)
 
 
-def _moment(request: Request, name: str, default: str) -> str:
+def _time_parameter(request: Request, name: str, default: str) -> str:
     """Return the RFC 3339 time of a query parameter in the form that the store compares."""
     text = request.query.get(name)
     if text is None:
         return default
     refusal = Rejected(400, "invalid_request", f"{name}: must be an RFC 3339 time with a zone")
     try:
-        moment = datetime.fromisoformat(text)
-        in_utc = rfc3339(moment.astimezone(UTC))
+        parsed = datetime.fromisoformat(text)
+        in_utc = rfc3339(parsed.astimezone(UTC))
     except (ValueError, OverflowError):
         raise refusal from None
-    if moment.tzinfo is None:
+    if parsed.tzinfo is None:
         raise refusal
     return in_utc
 

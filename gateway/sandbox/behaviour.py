@@ -16,7 +16,7 @@ Payment methods (docs/testing.md lists the first eleven):
     tok_hang                        not charged, no response
     tok_hang_charged                charged, no response to the first call
 Any other payment method is declined (invalid_payment_method). These are approved, and fail when refunded:
-    tok_refund_decline              422, the refund is refused for good
+    tok_refund_decline              422, the refund is refused permanently
     tok_refund_error_once, _always  503 before processing, on the first call or on all calls with the same key
     tok_refund_timeout_done         refunded, then the connection is dropped; a repetition gets a response
     tok_refund_timeout_not_done     the first call is dropped before refunding, later ones get a response

@@ -77,9 +77,9 @@ class Refund:
     created_at: str
 
 
-def rfc3339(moment: datetime) -> str:
+def rfc3339(at: datetime) -> str:
     """Return a UTC time as text. All have the same length, so comparing texts compares times."""
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _now() -> str:

@@ -18,7 +18,7 @@ from gateway.config import settings
 from gateway.db import begin, engine
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import ATTEMPTS_MAX
-from gateway.flows.alerts import CALLS_AT_ONCE, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
+from gateway.flows.alerts import CONCURRENT_CALLS_MAX, ERROR_BODY_MAX_BYTES, deliver, deliver_overdue
 from gateway.ids import new_id, rfc3339
 from gateway.providers.bounded_http import RESPONSE_MAX_BYTES
 from tests.helpers.alert_receivers import alerts_sent_to, receiving
@@ -117,7 +117,7 @@ def test_a_failing_receiver_is_called_a_limited_number_of_times_and_the_failure_
 
 
 def test_only_failed_alerts_are_retried() -> None:
-    ids = [raised(f"alert {number}") for number in range(CALLS_AT_ONCE + 5)]
+    ids = [raised(f"alert {number}") for number in range(CONCURRENT_CALLS_MAX + 5)]
     bad = ids[3]
 
     receiver = Flask(__name__)
@@ -148,12 +148,12 @@ def test_a_call_of_a_slow_receiver_ends_at_its_timeout(pause: float | None) -> N
 
 def test_a_dead_receiver_delays_the_queue_by_one_timeout_regardless_of_the_number_of_alerts() -> None:
     over = threading.Event()
-    ids = [raised() for _ in range(3 * CALLS_AT_ONCE)]
+    ids = [raised() for _ in range(3 * CONCURRENT_CALLS_MAX)]
     with answering(lambda _: over.wait()) as url, alerts_sent_to(url, timeout_seconds=1), at_most(3):
         assert deliver(ids) == ids
     over.set()
-    assert count("alerts", "last_error = 'no response within 1 s'") == CALLS_AT_ONCE
-    assert count("alerts", "last_error LIKE 'not tried%'") == 2 * CALLS_AT_ONCE
+    assert count("alerts", "last_error = 'no response within 1 s'") == CONCURRENT_CALLS_MAX
+    assert count("alerts", "last_error LIKE 'not attempted%'") == 2 * CONCURRENT_CALLS_MAX
 
 
 def test_the_error_of_a_refused_connection_does_not_contain_the_secret_in_the_url() -> None:

@@ -59,8 +59,8 @@ def has_followers(group_commit: GroupCommit[int, int], number: int) -> Callable[
     return lambda: group_commit.followers == number
 
 
-def group_commit_of(store: Store, most: int = 50) -> GroupCommit[int, int]:
-    return GroupCommit(store, most=most, separating=(Refused,))
+def group_commit_of(store: Store, max_items: int = 50) -> GroupCommit[int, int]:
+    return GroupCommit(store, max_items=max_items, separating=(Refused,))
 
 
 def test_a_single_item_is_stored_alone_immediately() -> None:
@@ -78,7 +78,7 @@ def test_items_that_arrive_during_a_commit_are_stored_together_and_each_gets_its
 
 def test_a_group_has_a_maximum_size() -> None:
     store = Store()
-    with together(store, group_commit_of(store, most=3), range(8)) as futures:
+    with together(store, group_commit_of(store, max_items=3), range(8)) as futures:
         assert [future.result(TIMEOUT_SECONDS) for future in futures] == [2 * item for item in range(8)]
     assert store.groups == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
@@ -119,7 +119,7 @@ def test_with_many_threads_each_item_is_stored_once() -> None:
         done.extend(items)
         return [-item for item in items]
 
-    group_commit = GroupCommit(store, most=7, separating=())
+    group_commit = GroupCommit(store, max_items=7, separating=())
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(group_commit.commit, range(5_000))) == [-item for item in range(5_000)]
     assert sorted(done) == list(range(5_000))

@@ -187,7 +187,7 @@ def test_the_page_for_operators_lists_exactly_the_metrics_that_exist() -> None:
 
 def kinds_of_alerts() -> Iterator[str]:
     """Yield the kinds of the alerts that the code raises."""
-    yield from ("queue_takes_nothing", "queue_gives_nothing", "clock_off", "clock_far_off")  # passed as arguments
+    yield from ("queue_accepts_nothing", "queue_delivers_nothing", "clock_off", "clock_far_off")  # passed as arguments
     for module in modules("gateway/domain", "gateway/flows"):
         for node in nodes(module):
             if isinstance(node, ast.Dict):

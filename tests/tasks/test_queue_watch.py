@@ -203,9 +203,9 @@ def test_a_queue_that_takes_no_messages_raises_one_alert_which_is_delivered_with
         execute("UPDATE queue_states SET failing_since = failing_since - interval '1 minute' WHERE reason IS NOT NULL")
         watch.check()
         watch.check()
-        kind = "queue_takes_nothing"
+        kind = "queue_accepts_nothing"
         assert count("alerts") == count("alerts", f"details->>'kind' = '{kind}' AND severity = 'critical'") == 1
-        assert count("alerts", "message LIKE '%operations has taken no messages%MessageNacked%'") == 1
+        assert count("alerts", "message LIKE '%operations has accepted no messages%MessageNacked%'") == 1
         execute("UPDATE alerts SET created_at = now() - interval '10 seconds'")
         watch.check()
         assert count("alerts", "status = 'delivered'") == 1
@@ -234,8 +234,8 @@ def test_a_queue_whose_messages_are_not_consumed_raises_an_alert_although_it_has
     watch.check()
     assert not states()[FULL].delivers_messages
     assert broker_state()[0] is BrokerState.DEGRADED
-    assert count("alerts") == count("alerts", "details->>'kind' = 'queue_gives_nothing'") == 1
-    assert count("alerts", f"message LIKE 'nothing was taken from {FULL} for%; it has 1 consumers'") == 1
+    assert count("alerts") == count("alerts", "details->>'kind' = 'queue_delivers_nothing'") == 1
+    assert count("alerts", f"message LIKE 'no message of {FULL} was consumed for%; it has 1 consumers'") == 1
     queue_watch.take_probe(FULL)
     watch.check()
     assert broker_state() == (BrokerState.UP, None)

@@ -244,4 +244,4 @@ def test_endpoints_with_due_deliveries_are_published_to_the_webhook_worker(broke
 
 
 def test_every_topic_has_a_task() -> None:
-    assert set(relay.WORK_OF) == set(Topic)
+    assert set(relay.SIGNATURE_OF) == set(Topic)

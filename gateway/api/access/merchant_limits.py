@@ -40,26 +40,26 @@ class UnfinishedCount:
         self._counted_at = -math.inf
         self._pause = 0.0
 
-    def accept(self, most: int) -> float:
+    def accept(self, maximum: int) -> float:
         """Accept one more payment; return the seconds to wait if it would exceed the limit, or else 0."""
         with self._lock:
             age = time.monotonic() - self._counted_at
             if age >= RECOUNT_SECONDS or (not self._may_accept and age >= self._pause):
-                self._count(most)
+                self._count(maximum)
                 age = 0.0
             if self._may_accept:
                 self._may_accept -= 1
                 return 0.0
             return max(PAUSE_MIN_SECONDS, self._pause - age)
 
-    def _count(self, most: int) -> None:
+    def _count(self, maximum: int) -> None:
         try:
             with db.autocommit() as connection:
-                found = backlog.unfinished_of(connection, self._merchant_id, most)
+                found = backlog.unfinished_of(connection, self._merchant_id, maximum)
         except db.UNAVAILABLE:
             found = 0
         self._counted_at = time.monotonic()
-        self._may_accept = math.ceil(max(0, most - found) / SHARES)
+        self._may_accept = math.ceil(max(0, maximum - found) / SHARES)
         self._pause = max(PAUSE_MIN_SECONDS, found / COUNTED_PER_SECOND)
 
 
@@ -72,11 +72,11 @@ def admit_payment(merchant_id: UUID) -> None:
     Raises:
         RateLimited: MERCHANT_UNFINISHED_MAX of its payments have no outcome yet.
     """
-    most = settings().merchant_unfinished_max
-    wait_seconds = _unfinished(merchant_id).accept(most) if most else 0.0
+    maximum = settings().merchant_unfinished_max
+    wait_seconds = _unfinished(merchant_id).accept(maximum) if maximum else 0.0
     if wait_seconds > 0:
         raise RateLimited(
-            f"This merchant has {most} payments without an outcome, which is the maximum.",
+            f"This merchant has {maximum} payments without an outcome, which is the maximum.",
             headers={"Retry-After": str(math.ceil(wait_seconds))},
         )
 

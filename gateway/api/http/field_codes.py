@@ -3,7 +3,7 @@
 from gateway.errors import CardNumberRejected, UnknownField, UnknownPaymentMethod
 
 NOT_VALID = "not_valid"
-"""An error that has no code of its own."""
+"""The code of every error without a more specific one."""
 
 REMEDIES = {
     "required": "Add the field.",

@@ -33,7 +33,7 @@ def _decimal(text: Any) -> Any:
 
 Decimal = Annotated[int, Field(ge=0, le=10**DECIMAL_MAX_DIGITS - 1), BeforeValidator(_decimal)]
 """A non-negative integer written in decimal digits."""
-Limit = Annotated[
+PageLimit = Annotated[
     int, Field(ge=1, le=LIMIT_MAX, description="Maximum number of objects per page"), BeforeValidator(_decimal)
 ]
 
@@ -41,7 +41,7 @@ Limit = Annotated[
 class ListQuery(QueryModel):
     """The parameters of every list endpoint."""
 
-    limit: Limit = LIMIT_DEFAULT
+    limit: PageLimit = LIMIT_DEFAULT
     cursor: Annotated[
         str | None,
         Field(

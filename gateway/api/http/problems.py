@@ -29,7 +29,7 @@ from gateway.reasons import reason_of
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
-"""When a client should repeat a request that was answered with status 503."""
+"""The time after which a client should repeat a request that got status 503."""
 BEARER_CHALLENGE = 'Bearer realm="payment-gateway"'
 INVALID_TOKEN_CHALLENGE = 'Bearer error="invalid_token"'  # noqa: S105  # not a secret
 

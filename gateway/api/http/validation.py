@@ -27,7 +27,7 @@ PARAMETERS_MAX = 50
 """Maximum number of parameters in one query string or form: more than any endpoint has."""
 
 Place = tuple[str | int, ...]
-Model = TypeVar("Model", bound=BaseModel)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class RequestModel(BaseModel):
@@ -82,7 +82,7 @@ def pointer_to(place: Iterable[str | int]) -> str:
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in place)
 
 
-def parse_json(model: type[Model], body: bytes) -> Model:
+def parse_json(model: type[ModelT], body: bytes) -> ModelT:
     """Return the validated body of a request.
 
     Raises:
@@ -106,7 +106,7 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         reject([_field_error(error) for error in errors])
 
 
-def parse_parameters(model: type[Model], parameters: Iterable[tuple[str, str]]) -> Model:
+def parse_parameters(model: type[ModelT], parameters: Iterable[tuple[str, str]]) -> ModelT:
     """Return the validated parameters of a query string.
 
     Raises:

@@ -1,6 +1,6 @@
 """Default descriptions and examples of fields and parameters in /openapi.json, by name.
 
-A field with a description or an example of its own keeps it. A text in these tables must be true of every other field
+A field's own description or example takes precedence. A text in these tables must be true of every other field
 with its name.
 """
 

@@ -28,7 +28,7 @@ routes = Routes("Dead letters")
 
 
 class DeadLetterJobFilter(RequestModel):
-    """Which open dead letters to resolve: those that match all filters. Times include `…_from` and exclude `…_to`."""
+    """Filters of open dead letters, all of which must match. Times include `…_from` and exclude `…_to`."""
 
     status: Annotated[
         Literal["open"] | None, Field(description="May be omitted: only open ones can be resolved", examples=["open"])
@@ -51,7 +51,7 @@ class DeadLetterJobFilter(RequestModel):
 
 
 class DeadLetterJobRequest(RequestModel):
-    """What to do with many dead letters, and how fast."""
+    """An action for many dead letters, and its maximum rate."""
 
     action: Action
     filter: Annotated[DeadLetterJobFilter, Field(description="`{}` matches every open dead letter")]

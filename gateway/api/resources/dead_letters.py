@@ -66,7 +66,7 @@ class DeadLetterQuery(ListQuery):
 
 
 class DiscardRequest(RequestModel):
-    """Why a dead letter is discarded."""
+    """The reason for discarding a dead letter."""
 
     note: Annotated[str | None, Field(max_length=NOTE_MAX_LENGTH, examples=["The customer paid in the shop."])] = None
 

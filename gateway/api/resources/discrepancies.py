@@ -72,7 +72,7 @@ class DiscrepancyQuery(ListQuery):
 
 
 class DiscrepancyResolution(RequestModel):
-    """How a discrepancy was resolved.
+    """The resolution of a discrepancy.
 
     `corrected`: the records agree now, or will. `accepted`: the disagreement is known and remains. `false_alarm`: the
     records were correct. `other`: see the note.

@@ -44,7 +44,7 @@ class EventQuery(ListQuery):
 
 
 class ResendRequest(RequestModel):
-    """Where to send an event again."""
+    """The webhook endpoint to which an event is sent again."""
 
     endpoint_id: Annotated[
         IdParameter | None,

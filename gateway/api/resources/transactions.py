@@ -97,7 +97,7 @@ class TransactionRequest(RequestModel):
 
 
 class PaymentFailure(ResponseModel):
-    """Why a transaction or a refund failed."""
+    """The reason why a transaction or a refund failed."""
 
     code: Annotated[str, Field(description="The reason, for programs")]
     message: Annotated[str, Field(description="The reason, for people")]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.api.server.uploads import UploadGate
 
 LIVENESS = frozenset({"/health/live"})
-"""Paths with a thread of their own: a process whose other threads are all busy is alive."""
+"""Paths with a dedicated thread: a process is alive even if all its other threads are busy."""
 
 
 class Server:

@@ -23,32 +23,32 @@ LOG_PAUSE_SECONDS = 10.0
 _FILES = "/proc/self/fd"
 
 
-def watch(port: int, most_per_address: int) -> None:
+def watch(port: int, max_per_address: int) -> None:
     """Start to limit the connections to this port, in a thread that lasts as long as the process."""
     if sys.platform != "linux":
         logger.info("without a proxy, connections are limited only in total on this system")
         return
-    Thread(target=_watch, args=(port, most_per_address), name="connections", daemon=True).start()
-    logger.info("no proxy in front: each address may have {} connections to this process", most_per_address)
+    Thread(target=_watch, args=(port, max_per_address), name="connections", daemon=True).start()
+    logger.info("no proxy in front: each address may have {} connections to this process", max_per_address)
 
 
-def _watch(port: int, most_per_address: int) -> None:
+def _watch(port: int, max_per_address: int) -> None:
     next_log = 0.0
     while True:
         time.sleep(CHECK_SECONDS)
-        ended = end_excess(port, most_per_address)
+        ended = end_excess(port, max_per_address)
         if ended and time.monotonic() >= next_log:
             next_log = time.monotonic() + LOG_PAUSE_SECONDS
-            logger.info("ended {} connections of an address that had more than {}", ended, most_per_address)
+            logger.info("ended {} connections of an address that had more than {}", ended, max_per_address)
 
 
-def end_excess(port: int, most_per_address: int) -> int:
-    """Shut down the oldest connections of each address that has more than `most_per_address`; return how many.
+def end_excess(port: int, max_per_address: int) -> int:
+    """Shut down the oldest connections of each address that has more than `max_per_address`; return how many.
 
     An IPv6 address counts as its /64 network.
     """
     descriptors = os.listdir(_FILES)
-    if len(descriptors) <= most_per_address:  # the usual case costs one look into a small folder
+    if len(descriptors) <= max_per_address:  # the usual case costs one look into a small folder
         return 0
     by_address: defaultdict[str, list[int]] = defaultdict(list)
     for descriptor in sorted(map(int, descriptors)):  # the lowest number is roughly the oldest connection
@@ -57,7 +57,7 @@ def end_excess(port: int, most_per_address: int) -> int:
             by_address[address].append(descriptor)
     ended = 0
     for address, found in by_address.items():
-        for descriptor in found[: max(0, len(found) - most_per_address)]:
+        for descriptor in found[: max(0, len(found) - max_per_address)]:
             ended += _shut_down(descriptor, port, address)
     return ended
 

@@ -37,8 +37,8 @@ class Deadline:
 class Deadlines:
     """The deadlines of all waits of one kind in this process. All methods run in the event loop's thread."""
 
-    def __init__(self, *, seconds: float, most: int, most_per_address: int) -> None:
-        self._seconds, self._most, self._most_per_address = seconds, most, most_per_address
+    def __init__(self, *, seconds: float, maximum: int, max_per_address: int) -> None:
+        self._seconds, self._maximum, self._max_per_address = seconds, maximum, max_per_address
         self._all: dict[Deadline, None] = {}  # a dictionary keeps the order: oldest first
         self._by_address: defaultdict[str, dict[Deadline, None]] = defaultdict(dict)
 
@@ -51,9 +51,9 @@ class Deadlines:
         assert task is not None
         deadline = Deadline(address, task)
         same_address = self._by_address[address]
-        if len(same_address) >= self._most_per_address:
+        if len(same_address) >= self._max_per_address:
             self._evict(next(iter(same_address)), "This address has too many unfinished requests.")
-        elif len(self._all) >= self._most:
+        elif len(self._all) >= self._maximum:
             self._evict(next(iter(self._all)), "There are too many unfinished requests.")
         self._all[deadline] = self._by_address[address][deadline] = None
         self.renew(deadline)

@@ -12,7 +12,7 @@ CONNECTIONS_SHARE_OF_ADDRESS = 4
 RECEIVING_MAX = 1024
 """Maximum number of bodies received at the same time, 64 MiB in total. Beyond it, the oldest one is ended."""
 RECEIVING_PER_ADDRESS_MAX = 64
-"""The same limit for one address, which never locks itself out, since its oldest body is ended."""
+"""The same limit for one address. An address cannot lock itself out, since its oldest body is ended."""
 PARTS_FREE = 256
 PART_MIN_BYTES = 64
 """Minimum average size of a part in a body of more than `PARTS_FREE` parts: a part costs as much as a request."""

@@ -27,13 +27,13 @@ class BodyReceiver:
         self._trusted_proxies = trusted_proxies
         self._small = Deadlines(
             seconds=seconds,
-            most=limits.RECEIVING_MAX,
-            most_per_address=limits.RECEIVING_PER_ADDRESS_MAX,
+            maximum=limits.RECEIVING_MAX,
+            max_per_address=limits.RECEIVING_PER_ADDRESS_MAX,
         )
         self._uploads = Deadlines(
             seconds=limits.UPLOAD_SECONDS,
-            most=limits.UPLOADS_MAX,
-            most_per_address=limits.UPLOADS_PER_ADDRESS_MAX,
+            maximum=limits.UPLOADS_MAX,
+            max_per_address=limits.UPLOADS_PER_ADDRESS_MAX,
         )
 
     def client_of(self, environ: Environ) -> str:

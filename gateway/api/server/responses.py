@@ -58,8 +58,8 @@ class ResponseSender:
         self._threads = threads
         self._deadlines = Deadlines(
             seconds=limits.PIECE_SECONDS,
-            most=limits.SENDING_MAX,
-            most_per_address=limits.SENDING_PER_ADDRESS_MAX,
+            maximum=limits.SENDING_MAX,
+            max_per_address=limits.SENDING_PER_ADDRESS_MAX,
         )
 
     async def send(self, response: WsgiResponse, receive: Receive, send: Send, client: Callable[[], str]) -> None:

@@ -46,7 +46,11 @@ def end_unread_responses(port: int) -> None:
 
 
 def socket_of(descriptor: int) -> socket.socket:
-    """Return another socket object of an open descriptor; OSError when it is no socket."""
+    """Return a new socket object for an open descriptor.
+
+    Raises:
+        OSError: the descriptor is not a socket.
+    """
     duplicate = os.dup(descriptor)
     try:
         return socket.socket(fileno=duplicate)

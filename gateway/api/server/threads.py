@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gateway.api.server import limits
 from gateway.errors import Overloaded
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
 class _Job:
@@ -67,13 +67,13 @@ class ThreadPool:
     def __init__(self, count: int, name: str) -> None:
         self._queue: SimpleQueue[_Job] = SimpleQueue()
         self._finished: deque[_Job] = deque()
-        self._loop_knows = False
+        self._wakeup_scheduled = False
         self._waiting: deque[_Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
         for number in range(count):
             Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
-    async def run(self, function: Callable[[], Result]) -> Result:
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
         """Run `function` in one of the threads, and return its result.
 
         Raises:
@@ -91,7 +91,7 @@ class ThreadPool:
         if self._timer is None:
             self._timer = loop.call_at(job.deadline, self._expire, loop)
         self._queue.put(job)
-        result: Result = await job.future
+        result: ResultT = await job.future
         return result
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -111,14 +111,14 @@ class ThreadPool:
             if job.take():
                 job.run()
                 self._finished.append(job)
-                if not self._loop_knows:  # jobs that end at the same time wake the event loop once
-                    self._loop_knows = True
+                if not self._wakeup_scheduled:  # jobs that end at the same time wake the event loop once
+                    self._wakeup_scheduled = True
                     with suppress(RuntimeError):  # the loop is closed because the process ends
                         self._loop.call_soon_threadsafe(self._settle)
             del job  # releases the request body before the next job arrives
 
     def _settle(self) -> None:
-        self._loop_knows = False
+        self._wakeup_scheduled = False
         finished = self._finished
         while finished:
             finished.popleft().settle()

@@ -116,10 +116,10 @@ def _of_queues() -> Iterator[GaugeMetricFamily]:
     if found:
         publishable = [(state.name, int(state.accepts_messages)) for state in found]
         consumed = [(state.name, int(state.delivers_messages)) for state in found]
+        yield _gauge("queue_accepts_messages", "Whether the queue accepts messages", *publishable, label="queue")
         yield _gauge(
-            "queue_takes_messages", "Whether messages can be published to the queue", *publishable, label="queue"
+            "queue_delivers_messages", "Whether the messages of the queue are consumed", *consumed, label="queue"
         )
-        yield _gauge("queue_gives_messages", "Whether the messages of the queue are consumed", *consumed, label="queue")
 
 
 def _of_clock() -> Iterator[GaugeMetricFamily]:

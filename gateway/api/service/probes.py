@@ -6,22 +6,22 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
-Value = TypeVar("Value")
+ValueT = TypeVar("ValueT")
 
 
 class ProbeTimeout(Exception):
     """The result did not arrive in time."""
 
 
-class Probe(Generic[Value]):
+class Probe(Generic[ValueT]):
     """A query that runs at most once at a time: callers during a run wait for the result of this run."""
 
-    def __init__(self, query: Callable[[], Value]) -> None:
+    def __init__(self, query: Callable[[], ValueT]) -> None:
         self._query = query
         self._lock = Lock()
-        self._run: Future[Value] | None = None
+        self._run: Future[ValueT] | None = None
 
-    def result(self, timeout_seconds: float) -> Value:
+    def result(self, timeout_seconds: float) -> ValueT:
         """Return the result of the query.
 
         Raises:
@@ -37,13 +37,13 @@ class Probe(Generic[Value]):
         except FutureTimeout:
             raise ProbeTimeout(f"no result within {timeout_seconds:g} s") from None
 
-    def _start(self) -> Future[Value]:
-        future: Future[Value] = Future()
+    def _start(self) -> Future[ValueT]:
+        future: Future[ValueT] = Future()
         # a daemon thread: a thread of an executor would keep the process from ending while the query hangs
         Thread(target=self._execute, args=(future,), name="probe", daemon=True).start()
         return future
 
-    def _execute(self, future: Future[Value]) -> None:
+    def _execute(self, future: Future[ValueT]) -> None:
         try:
             future.set_result(self._query())
         except BaseException as exc:  # noqa: BLE001  # the callers raise it

@@ -27,7 +27,7 @@ REQUEUE_LIMIT = 10
 """Work that was requeued this many times is dead if it is rejected once more without an attempt."""
 ALERTS_MAX = 30
 ALERT_SECONDS = 60
-"""At most `ALERTS_MAX` alerts about dead letters are raised in this time, and one more that says so."""
+"""At most `ALERTS_MAX` alerts about dead letters are raised in this time, and one about the suppressed ones."""
 IN_DOUBT = "in_doubt"
 """The reason if the outcome of the last attempt is unknown: the provider may have charged or refunded.
 
@@ -58,7 +58,7 @@ class Stored:
     """Queue and reason of each new dead letter."""
     requeued: list[UUID] = field(default_factory=list)
     ignored: list[UUID] = field(default_factory=list)
-    """They have a final status, or a worker is processing them."""
+    """Ids with a final status, or that a worker is processing."""
 
 
 def _states_statement(kind: Kind, ids: str) -> TextClause:
@@ -88,7 +88,7 @@ _STATES = {
     REFUNDS: _states_statement(REFUNDS, "s.transaction_id, s.id AS refund_id"),
     TRANSACTIONS: _states_statement(TRANSACTIONS, "s.id AS transaction_id, NULL::uuid AS refund_id"),
 }
-"""In the order in which every database transaction locks them, so that none waits in a circle."""
+"""In the order in which every database transaction locks the rows, so that no two of them deadlock."""
 
 
 def store(connection: Connection, messages: Sequence[DeadMessage]) -> Stored:

@@ -63,7 +63,7 @@ class InvariantResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One check of all invariants. `since` is None if it covered everything; `missed` is the time that it left out."""
+    """One check of all invariants. `since` is None if it covered everything; `missed` is the period not covered."""
 
     checked_at: datetime
     since: datetime | None
@@ -72,7 +72,7 @@ class Report:
 
     @property
     def broken(self) -> list[InvariantResult]:
-        """The results of the broken invariants."""
+        """Return the results of the broken invariants."""
         return [result for result in self.results if result.violations]
 
 
@@ -131,7 +131,7 @@ def _set(connection: Connection, name: str, value: str) -> None:
 
 
 def _window(checked_at: datetime, earlier: Sequence[datetime]) -> tuple[datetime, timedelta]:
-    """Return the beginning of a recent check, and the time that it leaves out because the last one was too long ago."""
+    """Return the start of a recent check, and the period that is not covered if the last check was too long ago."""
     oldest = checked_at - timedelta(seconds=WINDOW_MAX_SECONDS)
     if len(earlier) < len(INVARIANTS):
         return oldest, timedelta()

@@ -201,7 +201,7 @@ PAYMENT_INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "idempotency_records_name_transactions",
-        "The transaction of an idempotency record exists, because the merchant was told that it was accepted.",
+        "The transaction of an idempotency record exists, because the merchant got a response that it was accepted.",
         "payments_unaccounted",
         _NAMELESS_RECORD,
         "Accepted payments are missing. Compare with a backup; the responses are in idempotency_records.body.",

@@ -132,7 +132,7 @@ REFUND_INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "idempotency_records_name_refunds",
-        "The refund of an idempotency record exists, because the merchant was told that it was accepted.",
+        "The refund of an idempotency record exists, because the merchant got a response that it was accepted.",
         "payments_unaccounted",
         _NAMELESS_RECORD,
         "Accepted refunds are missing. Compare with a backup; the responses are in idempotency_records.body.",

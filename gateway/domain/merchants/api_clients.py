@@ -1,7 +1,7 @@
-"""A merchant's API clients: programs with an id, a secret and scopes of their own.
+"""API clients of merchants: programs with an id, a secret and scopes.
 
-Of a secret only the HMAC-SHA256 is stored, so it can be shown when it is made and never again. A client that was
-revoked is gone: it is neither listed nor found.
+Only the HMAC-SHA256 of a secret is stored, so the secret is shown only when it is created. Revoked clients are neither
+listed nor found.
 """
 
 import secrets
@@ -34,7 +34,7 @@ CLIENTS_REMEMBERED_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The id and secret of a client. The secret is stored nowhere."""
+    """The id and the secret of a client. The secret itself is not stored."""
 
     client_id: str
     client_secret: str

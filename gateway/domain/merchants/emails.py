@@ -13,7 +13,7 @@ def normalize_email(email: str) -> str:
     """Return `email` in lower case.
 
     Raises:
-        ValueError: it is not an email address; the text says so to its user.
+        ValueError: it is not an email address; the text is for its user.
     """
     lowered = email.lower()
     if not (email.isascii() and _EMAIL.fullmatch(lowered)):  # the Kelvin sign's lower case is an ASCII letter

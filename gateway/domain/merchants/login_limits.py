@@ -1,7 +1,7 @@
 """Limits of wrong passwords, which prevent guessing without locking the owner out of the account.
 
 Each attempt takes one token from each bucket that applies, before the password is checked; a right password returns
-them. All processes share the buckets (rate_limits.py). An account is identified by the digest of its e-mail, whether or
+them. All processes share the buckets (rate_limits.py). An account is identified by the digest of its email, whether or
 not the user exists.
 
 | Attempt | Limited by |
@@ -13,7 +13,7 @@ not the user exists.
 
 Thus an attacker with many addresses only exhausts `ACCOUNT`, while an address without recent failures for this account
 always has its first attempts. `ADDRESS` is taken first, so it also limits the number of buckets that an address can
-create with random e-mails. Full buckets are purged.
+create with random emails. Full buckets are purged.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The amount of waiting work, and since when it waits, for /metrics and the limits of merchants."""
+"""The amount and the age of waiting work, for /metrics and for the limits of merchants."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,14 +39,14 @@ _UNFINISHED_OF = (
         Transaction.status != TransactionStatus.COMPLETED.value,  # the condition of the partial index
     )
     .order_by(Transaction.merchant_id, Transaction.status, Transaction.id)  # the order of that index, and of no other
-    .limit(bindparam("most", type_=Integer))
+    .limit(bindparam("maximum", type_=Integer))
 )
 
 
-def unfinished_of(connection: Connection, merchant_id: UUID, most: int) -> int:
-    """Return the number of unfinished transactions of a merchant, or `most` if there are more."""
+def unfinished_of(connection: Connection, merchant_id: UUID, maximum: int) -> int:
+    """Return the number of unfinished transactions of a merchant, or `maximum` if there are more."""
     counting = select(func.count()).select_from(_UNFINISHED_OF.subquery())
-    return connection.execute(counting, {"merchant_id": merchant_id, "most": most}).scalar_one()
+    return connection.execute(counting, {"merchant_id": merchant_id, "maximum": maximum}).scalar_one()
 
 
 def read(connection: Connection) -> Backlog:

@@ -62,21 +62,23 @@ class State:
 
     @property
     def accepts_messages(self) -> bool:
-        """Whether messages can be published to it."""
+        """Return whether messages can be published to it."""
         return self.failing_seconds is None
 
     @property
     def delivers_messages(self) -> bool:
-        """Whether its messages are consumed."""
+        """Return whether its messages are consumed."""
         return self.waiting_seconds is None or self.waiting_seconds <= stalled_after_seconds()
 
     def problem(self) -> str | None:
         """Return the problem of the queue, if it has one."""
         if self.failing_seconds is not None:
-            return f"{self.name} has taken no messages for {self.failing_seconds:.0f} s: {self.reason}"
+            return f"{self.name} has accepted no messages for {self.failing_seconds:.0f} s: {self.reason}"
         if not self.delivers_messages:
             consumers = "an unknown number of" if self.consumers is None else self.consumers
-            return f"nothing was taken from {self.name} for {self.waiting_seconds:.0f} s; it has {consumers} consumers"
+            return (
+                f"no message of {self.name} was consumed for {self.waiting_seconds:.0f} s; it has {consumers} consumers"
+            )
         return None
 
 
@@ -137,7 +139,7 @@ def summary(found: Sequence[State]) -> tuple[BrokerState, str | None]:
     """Return the state of the broker, and its problem, if any."""
     problems = [problem for state in found if (problem := state.problem())]
     if not found:
-        return BrokerState.UNKNOWN, "No relay has looked at the queues lately."
+        return BrokerState.UNKNOWN, "No relay has checked the queues recently."
     if not problems:
         return BrokerState.UP, None
     down = all(not state.accepts_messages for state in found)
@@ -156,23 +158,23 @@ def raise_alerts(connection: Connection) -> bool:
     failing = [state for state in found if (state.failing_seconds or 0) >= FAILING_ALERT_SECONDS]
     stalled = [state for state in found if state.accepts_messages and not state.delivers_messages]
     raised = [
-        _raise(connection, "queue_takes_nothing", _TAKES_NOTHING, group, everything=len(failing) == len(found))
+        _raise(connection, "queue_accepts_nothing", _ACCEPTS_NOTHING, group, everything=len(failing) == len(found))
         for group in _groups(failing, len(found))
     ]
     raised += [
-        _raise(connection, "queue_gives_nothing", _GIVES_NOTHING, group, everything=len(stalled) == len(found))
+        _raise(connection, "queue_delivers_nothing", _DELIVERS_NOTHING, group, everything=len(stalled) == len(found))
         for group in _groups(stalled, len(found))
     ]
     return any(raised)
 
 
-_TAKES_NOTHING = (
+_ACCEPTS_NOTHING = (
     "RabbitMQ: check memory and disk alarms (rabbitmq-diagnostics alarms); if there is none, restart the leader of "
-    "the queue (docs/runbooks/broker-takes-no-messages.md)"
+    "the queue (docs/runbooks/queue-accepts-no-messages.md)"
 )
-_GIVES_NOTHING = (
+_DELIVERS_NOTHING = (
     "start or restart the worker of this queue; if it has consumers and that does not help, restart the RabbitMQ node "
-    "that leads the queue (docs/runbooks/broker-takes-no-messages.md)"
+    "that hosts the leader of the queue (docs/runbooks/queue-accepts-no-messages.md)"
 )
 
 

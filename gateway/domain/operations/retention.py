@@ -1,6 +1,6 @@
 """Purge old rows: idempotency records, expired revocations, alerts, webhook deliveries and bodies.
 
-Everything else is kept for ever.
+Everything else is kept forever.
 """
 
 from datetime import timedelta

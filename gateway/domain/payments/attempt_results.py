@@ -69,7 +69,7 @@ class Recorded:
 
     @property
     def seconds(self) -> float:
-        """The time since it was accepted."""
+        """Return the time since it was accepted."""
         return (self.recorded_at - self.created_at).total_seconds()
 
 

@@ -21,7 +21,8 @@ InstructionT = TypeVar("InstructionT", bound=Instruction)
 ClaimT = TypeVar("ClaimT", bound="AttemptClaim[Any]")
 
 _MAY_HAVE_HAPPENED = frozenset({AttemptOutcome.UNKNOWN, AttemptOutcome.APPROVED})
-"""Outcomes after which the provider may have done it. `approved` occurs if the answer came after the last lease."""
+"""Outcomes after which the provider may have processed the instruction. `approved` occurs if it arrived after the last
+lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,11 @@ class Claimed(Generic[ClaimT]):
 
     claims: list[ClaimT] = field(default_factory=list)
     busy: list[UUID] = field(default_factory=list)
-    """Another worker has their lease, or had it when it died. Try again after the lease."""
+    """Another worker holds their lease, or held it when it died. They are retried after the lease."""
     busy_seconds: int = 0
     """The time until the last of their leases expires, in whole seconds."""
     interrupted: list[UUID] = field(default_factory=list)
-    """Their last worker died. Each must be retried in a message of its own, because it may kill this worker too."""
+    """Their last worker died. Each must be retried in a separate message, because it may kill this worker too."""
     exhausted: list[UUID] = field(default_factory=list)
     nonexistent: list[UUID] = field(default_factory=list)
     completed: list[UUID] = field(default_factory=list)

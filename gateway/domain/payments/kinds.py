@@ -9,7 +9,7 @@ from gateway.states import RefundStatus, TransactionStatus
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """The tables and statuses of one kind, as the SQL of both kinds needs them."""
+    """The tables and statuses of one kind, from which the SQL of both kinds is composed."""
 
     table: str
     attempts: str
@@ -23,7 +23,7 @@ class Kind:
 
     @property
     def unfinished(self) -> str:
-        """The unfinished statuses as an SQL list."""
+        """Return the unfinished statuses as an SQL list."""
         return ", ".join(f"'{status}'" for status in self.topics)
 
 

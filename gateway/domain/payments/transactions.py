@@ -97,12 +97,13 @@ _STORE = text(f"""
 
 
 def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[bool]:
-    """Store transactions with their outbox rows; return for each whether it was stored. If not, `repeat` tells why.
+    """Store transactions with their outbox rows; return for each whether it was stored. If not, see `repeat`.
 
     `connection` may be in autocommit: a single statement does all of the writing.
 
     Raises:
-        IdempotencyInProgress: the first request with one of the keys has not ended within `sessions.LOCK_TIMEOUT_MS`.
+        IdempotencyInProgress: the first request with one of the keys has not ended within
+            `database_sessions.LOCK_TIMEOUT_MS`.
             Nothing is stored.
     """
     values = {"acceptances": json.dumps([_row_of(acceptance) for acceptance in acceptances])}
@@ -112,13 +113,13 @@ def store(connection: Connection, acceptances: Sequence[Acceptance]) -> list[boo
 
 
 def repeat(connection: Connection, acceptance: Acceptance) -> StoredResponse | None:
-    """Return the answer to the first request with the key of `acceptance`.
+    """Return the response to the first request with the key of `acceptance`.
 
     None if there was no such request: the time of `acceptance` is wrong by more than `TIME_OFF_MAX_SECONDS`, because
     this process was suspended, or the database's clock was set. It must then be repeated with the right time.
 
     Raises:
-        IdempotencyKeyReused: the key came with a different request then.
+        IdempotencyKeyReused: the key was used with a different request.
     """
     if acceptance.key is None:
         return None

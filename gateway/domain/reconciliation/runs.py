@@ -60,18 +60,18 @@ class Run:
 
     @property
     def discrepancies(self) -> Mapping[str, int]:
-        """The number of open discrepancies of each kind that it found, without zeros."""
+        """Return the number of open discrepancies of each kind that it found, without zeros."""
         kinds: Mapping[str, int] = self.counts.get("discrepancies", {})
         return {kind: count for kind, count in kinds.items() if count}
 
     @property
     def compared(self) -> int:
-        """The number of compared rows of `COMPARED_TABLES`."""
+        """Return the number of compared rows of `COMPARED_TABLES`."""
         return sum(self.counts.get(table, 0) for table in COMPARED_TABLES)
 
     @property
     def seconds(self) -> float:
-        """The duration; 0 while it is running."""
+        """Return the duration; 0 while it is running."""
         return (self.finished_at - self.started_at).total_seconds() if self.finished_at else 0.0
 
 

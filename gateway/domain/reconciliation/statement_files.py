@@ -197,7 +197,7 @@ def _errors_of(cells: list[str], since: datetime | None, until: datetime | None)
         wrong.append(("fee", "out_of_range", f"This should be 0 to {AMOUNT_MAX} in minor units."))
     if not is_payable(currency):
         wrong.append(("currency", "unsupported_currency", "This should be an ISO 4217 currency such as USD."))
-    at = _moment(time)
+    at = _parsed_time(time)
     if at is None:
         wrong.append(("time", "invalid_time", "This should be a time such as 2026-01-31T12:00:00Z."))
     elif (since is not None and at < since) or (until is not None and at >= until):
@@ -212,7 +212,7 @@ def _errors_of_text(column: str, text: str) -> Iterator[tuple[str, str, str]]:
         yield column, "card_number_rejected", "This looks like a card number."
 
 
-def _moment(text: str) -> datetime | None:
+def _parsed_time(text: str) -> datetime | None:
     if not _TIME.fullmatch(text):
         return None
     try:

@@ -1,9 +1,9 @@
-"""The bodies of webhooks: made once for each event, and stored before the first byte is sent.
+"""The bodies of webhooks: created once for each event, and stored before the first byte is sent.
 
 All attempts and resends of an event send the same bytes, so a release that changes the representation of an object
-changes only the bodies of events that nobody was sent yet.
+changes only the bodies of events that were not sent yet.
 
-The body is made when a delivery is claimed for the first time, not in the statement that records the event. That
+The body is created when a delivery is claimed for the first time, not in the statement that records the event. That
 statement runs for every payment, and most events have no endpoint; it would also need a second declaration of each
 representation, in SQL.
 """
@@ -22,7 +22,7 @@ from gateway.ids import rfc3339
 BODY_MAX_BYTES = 20_000
 """Bodies are shorter than this, because Standard Webhooks asks for small ones."""
 OMISSIBLE: tuple[tuple[str, Any], ...] = (("metadata", {}), ("description", None))
-"""Members of an object that a merchant may have made too long, and what is sent instead."""
+"""Members that may make a body too long, and their substitutes."""
 
 
 def make(event: StoredEvent, shown: dict[str, Any]) -> bytes:

@@ -36,7 +36,7 @@ class DeliveryClaim:
     lease: datetime
     url: str
     secrets: tuple[bytes, ...]
-    """As they are stored, the newest first."""
+    """The encrypted secrets, newest first."""
     event_id: UUID
     body: bytes
     failing: bool
@@ -53,7 +53,7 @@ class DeliveryResult:
 
     @property
     def outcome(self) -> DeliveryStatus:
-        """The new status of the delivery, unless it has changed meanwhile."""
+        """Return the new status of the delivery, unless it has changed meanwhile."""
         if self.error is None:
             return DeliveryStatus.SUCCEEDED
         if self.status == GONE:
@@ -70,8 +70,8 @@ class DeliveryResult:
 # Each endpoint has its own subquery with FOR UPDATE, which stops at the limit and skips locked rows.
 _CLAIM = text("""
     WITH requested AS (
-        SELECT * FROM unnest(CAST(:endpoint_ids AS uuid[]), CAST(:most AS int[]), CAST(:most_failing AS int[]))
-               AS r (endpoint_id, most, most_failing)
+        SELECT * FROM unnest(CAST(:endpoint_ids AS uuid[]), CAST(:maximum AS int[]), CAST(:max_failing AS int[]))
+               AS r (endpoint_id, maximum, max_failing)
     ), due AS MATERIALIZED (
         SELECT d.id
         FROM requested r
@@ -80,7 +80,7 @@ _CLAIM = text("""
             SELECT id FROM webhook_deliveries
             WHERE endpoint_id = p.id AND status = 'pending' AND next_attempt_at <= now()
             ORDER BY next_attempt_at
-            LIMIT CASE WHEN p.consecutive_failures > 0 THEN r.most_failing ELSE r.most END
+            LIMIT CASE WHEN p.consecutive_failures > 0 THEN r.max_failing ELSE r.maximum END
             FOR UPDATE SKIP LOCKED
         ) d
     ), claimed AS (
@@ -106,8 +106,8 @@ def claim(connection: Connection, limits: Mapping[UUID, tuple[int, int]]) -> lis
     """
     values = {
         "endpoint_ids": list(limits),
-        "most": [most for most, _ in limits.values()],
-        "most_failing": [most for _, most in limits.values()],
+        "maximum": [maximum for maximum, _ in limits.values()],
+        "max_failing": [maximum for _, maximum in limits.values()],
         "lease_seconds": LEASE_SECONDS,
     }
     rows = connection.execute(_CLAIM, values).all()

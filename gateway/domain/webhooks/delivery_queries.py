@@ -26,7 +26,7 @@ _COLUMNS = (
 
 
 def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
-    def moment(at: datetime | None) -> str | None:
+    def optional_time(at: datetime | None) -> str | None:
         return rfc3339(at) if at else None
 
     return {
@@ -37,12 +37,12 @@ def _of_row(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
         "event_type": row.event_type,
         "status": row.status,
         "attempts": row.attempts,
-        "next_attempt_at": moment(row.next_attempt_at),
-        "last_attempt_at": moment(row.last_attempt_at),
+        "next_attempt_at": optional_time(row.next_attempt_at),
+        "last_attempt_at": optional_time(row.last_attempt_at),
         "response_status": row.response_status,
         "last_error": row.last_error,
         "created_at": rfc3339(row.created_at),
-        "finished_at": moment(row.finished_at),
+        "finished_at": optional_time(row.finished_at),
     }
 
 

@@ -44,7 +44,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_the_wait_for_a_silent_client_ends_at_its_deadline() -> None:
     async def scenario() -> None:
-        deadlines = Deadlines(seconds=0.05, most=10, most_per_address=10)
+        deadlines = Deadlines(seconds=0.05, maximum=10, max_per_address=10)
         with pytest.raises(RequestTimeout):
             await waiting(deadlines, "192.0.2.1")
         assert len(deadlines) == 0
@@ -54,7 +54,7 @@ def test_the_wait_for_a_silent_client_ends_at_its_deadline() -> None:
 
 def test_an_address_with_too_many_waits_loses_its_oldest_one_and_other_addresses_none() -> None:
     async def scenario() -> None:
-        deadlines = Deadlines(seconds=SECONDS, most=10, most_per_address=2)
+        deadlines = Deadlines(seconds=SECONDS, maximum=10, max_per_address=2)
         other = waiting(deadlines, "192.0.2.2")
         first, second, third = (waiting(deadlines, "192.0.2.1") for _ in range(3))
         await until(first.done)
@@ -69,7 +69,7 @@ def test_an_address_with_too_many_waits_loses_its_oldest_one_and_other_addresses
 
 def test_with_too_many_waits_in_total_the_oldest_one_ends() -> None:
     async def scenario() -> None:
-        deadlines = Deadlines(seconds=SECONDS, most=2, most_per_address=2)
+        deadlines = Deadlines(seconds=SECONDS, maximum=2, max_per_address=2)
         tasks = [waiting(deadlines, f"192.0.2.{number}") for number in range(3)]
         await until(tasks[0].done)
         assert isinstance(outcome(tasks[0]), RateLimited)

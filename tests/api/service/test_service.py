@@ -208,18 +208,18 @@ def test_the_state_of_the_broker_is_that_of_its_queues(anonymous: Caller, monkey
         health.Ready.model_validate_json(response.data)
         return response.status_code, response.json["broker"], response.json["broker_reason"]
 
-    assert ready() == (200, "unknown", "No relay has looked at the queues lately.")
+    assert ready() == (200, "unknown", "No relay has checked the queues recently.")
     assert "broker_management_up" not in metrics_of(anonymous)
     record([Observation("a", None, 1), Observation("b", None, 1)])
     assert ready() == (200, "up", None)
     record([Observation("b", "MessageNacked: Message was nacked by broker.")])
     status, state, reason = ready()
     assert (status, state) == (200, "degraded")
-    assert "b has taken no messages" in str(reason)
+    assert "b has accepted no messages" in str(reason)
     assert "MessageNacked" in str(reason)
     found = metrics_of(anonymous)
-    assert (found['queue_takes_messages{queue="a"}'], found['queue_takes_messages{queue="b"}']) == (1, 0)
-    assert found['queue_gives_messages{queue="a"}'] == 1
+    assert (found['queue_accepts_messages{queue="a"}'], found['queue_accepts_messages{queue="b"}']) == (1, 0)
+    assert found['queue_delivers_messages{queue="a"}'] == 1
     record([Observation("a", "gone")])
     assert ready()[:2] == (200, "down")
     execute("UPDATE queue_states SET checked_at = now() - interval '1 hour'")

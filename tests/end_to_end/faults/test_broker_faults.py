@@ -110,7 +110,7 @@ def relay_lines() -> list[str]:
 
 
 def assert_every_reason_is_logged() -> None:
-    logged = [line for line in relay_lines() if "does not take messages" in line]
+    logged = [line for line in relay_lines() if "does not accept messages" in line]
     assert all(line.partition(" s: ")[2].strip() for line in logged), logged
 
 
@@ -134,7 +134,7 @@ def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_set
 ) -> None:
     eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
     query = """
-        SELECT count(*) AS number FROM alerts WHERE message LIKE %s AND details->>'kind' = 'queue_takes_nothing'
+        SELECT count(*) AS number FROM alerts WHERE message LIKE %s AND details->>'kind' = 'queue_accepts_nothing'
     """
     with broker.without_queue():
         ids = [merchant.pay()["id"] for _ in range(5)]
@@ -143,7 +143,7 @@ def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_set
         assert broker.manages()
 
         def alerts() -> int:
-            number: int = (truth.execute(query, [f"%{QUEUE} has taken no messages for%"]).fetchone() or {})["number"]
+            number: int = (truth.execute(query, [f"%{QUEUE} has accepted no messages for%"]).fetchone() or {})["number"]
             return number
 
         eventually(alerts, within=ALERTED_SECONDS, what="the alert")
