@@ -1,4 +1,4 @@
-"""The database engine against servers that hang."""
+"""The database engine: timeouts, lost connections, and the text of its errors."""
 
 import socket
 import time
@@ -30,7 +30,7 @@ def test_a_statement_without_an_answer_ends_after_the_answer_timeout_and_so_does
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
 
 
-def test_a_server_that_accepts_connections_and_says_nothing_is_given_up_within_the_connect_timeout() -> None:
+def test_a_server_that_accepts_connections_and_sends_nothing_is_abandoned_within_the_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with (
@@ -92,14 +92,14 @@ def test_a_session_that_was_ended_while_it_idled_counts_as_an_outage() -> None:
         idle()
 
 
-def test_a_server_that_only_reads_counts_as_an_outage() -> None:
+def test_a_read_only_server_counts_as_an_outage() -> None:
     with db.begin() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
         with pytest.raises(db.UNAVAILABLE):
             connection.execute(text("DELETE FROM outbox"))
 
 
-def test_of_several_hosts_the_one_that_answers_is_taken() -> None:
+def test_of_several_hosts_the_one_that_answers_is_used() -> None:
     url = settings().database_url
     userinfo, at, rest = url.rpartition("@")
     with engine_on(f"{userinfo}{at}127.0.0.1:9,{rest}"), db.autocommit() as connection:
@@ -108,7 +108,7 @@ def test_of_several_hosts_the_one_that_answers_is_taken() -> None:
 
 @pytest.fixture
 def _read_only() -> Iterator[None]:
-    """New sessions of the test's database only read, as on a standby."""
+    """Make new sessions of the test's database read-only, as on a standby."""
     url = settings().database_url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
@@ -117,7 +117,7 @@ def _read_only() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_read_only")
-def test_a_server_that_only_reads_is_not_connected_to() -> None:
+def test_a_read_only_server_is_rejected() -> None:
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
         db.engine().connect()
 

@@ -67,7 +67,7 @@ with log_context(request_id="req-1", task_id=None):
 
 
 def lines(log_format: str, level: str) -> list[str]:
-    """What a process logs in these settings: the same line twice, first by loguru."""
+    """Return the log of a process with these settings: the same line twice, first by loguru."""
     env = os.environ | {"LOG_FORMAT": log_format, "LOG_LEVEL": level}
     done = subprocess.run(
         [sys.executable, "-c", _LINES], check=True, env=env, capture_output=True, text=True, timeout=60
@@ -75,7 +75,7 @@ def lines(log_format: str, level: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_a_line_that_is_logged_often_reads_as_any_other() -> None:
+def test_a_frequent_line_has_the_format_of_any_other() -> None:
     usual, frequent = (json.loads(line) for line in lines("json", "INFO"))
 
     assert frequent.pop("timestamp") >= usual.pop("timestamp")
@@ -87,7 +87,7 @@ def test_a_line_that_is_logged_often_reads_as_any_other() -> None:
     ] * 2
 
 
-def test_a_line_that_is_logged_often_has_a_level_as_any_other() -> None:
+def test_a_frequent_line_has_the_level_of_any_other() -> None:
     assert lines("json", "WARNING") == lines("console", "WARNING") == []
 
 
@@ -103,7 +103,7 @@ library.warning("worth %s", "knowing")
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_library_that_wants_more_logged_than_we_do_does_not_get_it(log_format: str) -> None:
+def test_a_library_with_a_lower_level_of_its_own_is_logged_at_the_configured_level(log_format: str) -> None:
     env = os.environ | {"LOG_FORMAT": log_format, "LOG_LEVEL": "WARNING"}
     done = subprocess.run(
         [sys.executable, "-c", _OF_A_LIBRARY], check=True, env=env, capture_output=True, text=True, timeout=60
