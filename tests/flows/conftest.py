@@ -1,4 +1,4 @@
-"""What tests of several flows use."""
+"""Fixtures for the tests of flows."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from tests.helpers.webhooks import loopback_allowed
 
 
 @pytest.fixture
-def courier() -> Iterator[DeliveryLoop]:
-    """A process's deliveries of webhooks, which may go to this host."""
+def delivery_loop() -> Iterator[DeliveryLoop]:
+    """Provide the deliveries of one process; webhooks may go to this host."""
     with loopback_allowed():
-        made = DeliveryLoop()
-        yield made
-        made.close()
+        loop = DeliveryLoop()
+        yield loop
+        loop.close()

@@ -1,4 +1,4 @@
-"""Delivering alerts over real HTTP, to the development receiver and to receivers that misbehave."""
+"""Deliveries of alerts over real HTTP, to the development receiver and to misbehaving receivers."""
 
 import socket
 import threading
@@ -47,7 +47,7 @@ def row(id: UUID) -> Any:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The log lines of the block, each as LEVEL message."""
+    """Record the log lines of the block, each as `LEVEL message`."""
     lines: list[str] = []
     sink = logger.add(lines.append, format="{level} {message}")
     try:
@@ -103,36 +103,36 @@ def test_without_a_receiver_an_alert_is_logged_once_at_its_severity() -> None:
     assert row(id).status == "logged"
 
 
-def test_a_failing_receiver_is_tried_a_bounded_number_of_times_and_then_the_log_says_so() -> None:
+def test_a_failing_receiver_is_called_a_limited_number_of_times_and_the_failure_is_logged() -> None:
     received: list[Received] = []
     id = raised("Something broke")
     with receiving(received.append, fail_with=503) as url, alerts_sent_to(url), logged() as lines:
-        answers = [deliver([id]) for _ in range(ATTEMPTS_MAX + 2)]
-    assert answers == [[id]] * (ATTEMPTS_MAX - 1) + [[]] * 3
+        undelivered = [deliver([id]) for _ in range(ATTEMPTS_MAX + 2)]
+    assert undelivered == [[id]] * (ATTEMPTS_MAX - 1) + [[]] * 3
     assert len(received) == ATTEMPTS_MAX
     assert (row(id).status, row(id).attempts, row(id).last_error) == ("failed", ATTEMPTS_MAX, "HTTP 503")
     assert row(id).finished_at is not None
     assert sum(line.startswith("ERROR") and " failed after 4 attempts" in line for line in lines) == 1
-    assert count("alerts") == 1  # none about the alert
+    assert count("alerts") == 1  # no alert about the failed alert
 
 
-def test_only_the_alerts_that_failed_are_to_be_tried_again() -> None:
+def test_only_failed_alerts_are_retried() -> None:
     ids = [raised(f"alert {number}") for number in range(CALLS_AT_ONCE + 5)]
     bad = ids[3]
 
-    picky = Flask(__name__)
+    receiver = Flask(__name__)
 
-    @picky.post("/")
+    @receiver.post("/")
     def take() -> Response:
         return Response(status=500 if request.get_json()["message"] == "alert 3" else 200)
 
-    with served(picky) as url, alerts_sent_to(url):
+    with served(receiver) as url, alerts_sent_to(url):
         assert deliver(ids) == [bad]
     assert {row(id).status for id in ids if id != bad} == {"delivered"}
 
 
 @pytest.mark.parametrize("pause", [None, 0.2], ids=["silent", "trickling"])
-def test_a_slow_receiver_ends_at_the_timeout(pause: float | None) -> None:
+def test_a_call_of_a_slow_receiver_ends_at_its_timeout(pause: float | None) -> None:
     over = threading.Event()
 
     def stall(connection: socket.socket) -> None:
@@ -146,7 +146,7 @@ def test_a_slow_receiver_ends_at_the_timeout(pause: float | None) -> None:
     assert (row(id).status, row(id).last_error) == ("pending", "no response within 1 s")
 
 
-def test_a_dead_receiver_holds_up_the_queue_for_one_timeout_whatever_waits() -> None:
+def test_a_dead_receiver_delays_the_queue_by_one_timeout_regardless_of_the_number_of_alerts() -> None:
     over = threading.Event()
     ids = [raised() for _ in range(3 * CALLS_AT_ONCE)]
     with answering(lambda _: over.wait()) as url, alerts_sent_to(url, timeout_seconds=1), at_most(3):
@@ -156,7 +156,7 @@ def test_a_dead_receiver_holds_up_the_queue_for_one_timeout_whatever_waits() -> 
     assert count("alerts", "last_error LIKE 'not tried%'") == 2 * CALLS_AT_ONCE
 
 
-def test_a_refused_connection_is_told_without_the_secret_in_the_url() -> None:
+def test_the_error_of_a_refused_connection_does_not_contain_the_secret_in_the_url() -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
     id = raised()
@@ -178,7 +178,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("head", [OK, REFUSED], ids=["accepted", "refused"])
-def test_an_answer_without_end_does_not_matter(head: bytes) -> None:
+def test_an_endless_response_is_not_read_to_its_end(head: bytes) -> None:
     over = threading.Event()
 
     def flood(connection: socket.socket) -> None:
@@ -194,7 +194,7 @@ def test_an_answer_without_end_does_not_matter(head: bytes) -> None:
     assert len(row(id).last_error or "") < ERROR_BODY_MAX_BYTES + 20
 
 
-def test_what_is_not_http_is_a_failure_like_any_other() -> None:
+def test_a_response_that_is_not_http_is_a_failure() -> None:
     id = raised()
     with answering(lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")) as url, alerts_sent_to(url):
         assert deliver([id]) == [id]
@@ -210,7 +210,7 @@ def test_an_alert_that_waits_for_too_long_is_delivered_without_broker_and_relay(
     assert [row(old).status, row(new).status] == ["delivered", "pending"]
 
 
-def test_a_receiver_that_never_comes_to_its_answer_is_cut_off_at_its_length() -> None:
+def test_endless_informational_responses_end_at_the_maximum_length() -> None:
     with answering(ENDLESS_BEFORE_STATUS["100 Continue"]) as url, alerts_sent_to(url):
         id = raised()
         assert deliver([id]) == [id]

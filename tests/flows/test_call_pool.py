@@ -31,12 +31,16 @@ def fill(pool: CallPool, merchant_id: UUID, hanging: threading.Event) -> int:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, THREADS, 200])
-def test_a_merchant_alone_has_as_many_calls_in_hand_as_the_setting_says(threads: int, hanging: threading.Event) -> None:
+def test_a_single_merchant_may_have_as_many_calls_in_progress_as_the_setting_says(
+    threads: int, hanging: threading.Event
+) -> None:
     assert fill(CallPool(threads), new_id(), hanging) == threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, THREADS, 200])
-def test_however_many_calls_a_merchant_has_another_one_finds_a_thread(threads: int, hanging: threading.Event) -> None:
+def test_another_merchant_gets_a_thread_regardless_of_the_calls_of_the_first(
+    threads: int, hanging: threading.Event
+) -> None:
     pool = CallPool(threads)
     fill(pool, new_id(), hanging)
     called = threading.Event()
@@ -55,12 +59,12 @@ def test_threads_that_become_free_go_to_the_merchant_with_fewer_calls(hanging: t
         before = pool.in_progress
         end.set()
         eventually(lambda before=before: pool.in_progress < before, what="the end of a call")  # type: ignore[misc]
-        fill(pool, first, hanging)  # who has more of them already asks first
+        fill(pool, first, hanging)  # the merchant with more calls starts first
         started += fill(pool, second, hanging)
     assert started >= THREADS // 2 - 1
 
 
-def test_a_list_fits_only_if_it_would_fit_whosever_it_is(hanging: threading.Event) -> None:
+def test_a_list_fits_only_if_it_would_fit_for_every_merchant(hanging: threading.Event) -> None:
     pool, merchant_id = CallPool(THREADS), new_id()
     assert pool.room().holds(THREADS)
     assert not pool.room().holds(THREADS + 1)
@@ -68,7 +72,7 @@ def test_a_list_fits_only_if_it_would_fit_whosever_it_is(hanging: threading.Even
     assert not pool.room().holds(THREADS)
 
 
-def test_calls_that_never_return_take_no_thread_from_those_after_them(hanging: threading.Event) -> None:
+def test_calls_that_never_return_take_no_threads_from_later_calls(hanging: threading.Event) -> None:
     pool, merchant_id = CallPool(2), new_id()
     silent = [pool.start(merchant_id, hanging.wait) for _ in range(2)]
     pool.abandon(silent)
@@ -76,7 +80,7 @@ def test_calls_that_never_return_take_no_thread_from_those_after_them(hanging: t
     assert pool.start(merchant_id, lambda: 7).result(timeout=10) == 7
 
 
-def test_who_waits_for_room_gets_it_as_soon_as_calls_end() -> None:
+def test_waiting_for_room_ends_when_calls_end() -> None:
     pool, merchant_id, end = CallPool(THREADS), new_id(), threading.Event()
     for _ in range(THREADS):
         pool.start(merchant_id, end.wait)
@@ -88,7 +92,7 @@ def test_who_waits_for_room_gets_it_as_soon_as_calls_end() -> None:
     assert not waiting.is_alive()
 
 
-def test_who_waits_for_room_does_not_wait_longer_than_it_wants(hanging: threading.Event) -> None:
+def test_waiting_for_room_is_limited_in_time(hanging: threading.Event) -> None:
     pool = CallPool(THREADS)
     fill(pool, new_id(), hanging)
     pool.wait_for_room(1, 0.01)

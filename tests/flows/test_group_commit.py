@@ -63,13 +63,13 @@ def group_commit_of(store: Store, most: int = 50) -> GroupCommit[int, int]:
     return GroupCommit(store, most=most, separating=(Refused,))
 
 
-def test_an_item_that_comes_alone_is_stored_alone_at_once() -> None:
+def test_a_single_item_is_stored_alone_immediately() -> None:
     store = Store()
     assert [group_commit_of(store).commit(item) for item in (1, 2)] == [2, 4]
     assert store.groups == [[1], [2]]
 
 
-def test_items_that_come_meanwhile_are_stored_together_and_each_gets_its_own_result() -> None:
+def test_items_that_arrive_during_a_commit_are_stored_together_and_each_gets_its_result() -> None:
     store = Store()
     with together(store, group_commit_of(store), range(1, 9)) as futures:
         assert [future.result(TIMEOUT_SECONDS) for future in futures] == [2 * item for item in range(1, 9)]
@@ -105,7 +105,7 @@ def test_another_error_is_raised_in_all_threads_and_nothing_is_repeated() -> Non
     assert group_commit.commit(5) == 10, "the next item is stored"
 
 
-def test_a_refused_item_that_came_alone_is_not_stored_twice() -> None:
+def test_a_refused_single_item_is_not_stored_twice() -> None:
     store = Store()
     with pytest.raises(Refused):
         group_commit_of(store).commit(13)

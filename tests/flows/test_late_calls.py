@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("database")
 LEASE_SECONDS = 30
 
 
-class Followed:
+class LateResults:
     """Collects the results of late outcomes."""
 
     def __init__(self) -> None:
@@ -40,54 +40,54 @@ def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
     return {claim.instruction.id for claim in found.claims}, set(found.waiting)
 
 
-def test_a_message_does_not_wait_for_slow_calls_and_their_outcomes_follow() -> None:
+def test_a_message_does_not_wait_for_slow_calls_and_their_outcomes_are_recorded_later() -> None:
     slow, quick = ids = route_payments(make_merchant(), "tok_slow", "tok_approve")
-    followed = Followed()
-    result = settle(ids, "task-1", lambda: followed)
+    late = LateResults()
+    result = settle(ids, "task-1", lambda: late)
     assert (result.completed, result.in_progress) == ([quick], [slow])
     assert status_of(slow) == "processing"
-    [late] = eventually(lambda: followed.results, what="the late outcome")
-    assert late == ProcessedList(completed=[slow])
+    [processed] = eventually(lambda: late.results, what="the late outcome")
+    assert processed == ProcessedList(completed=[slow])
     assert (status_of(slow), count("settlements"), count("charge_attempts")) == ("completed", 2, 2)
 
 
-def test_a_process_that_ends_finishes_the_calls_in_hand() -> None:
+def test_a_stopping_process_finishes_its_calls_in_progress() -> None:
     ids = route_payments(make_merchant(), *["tok_slow"] * 5)
-    followed = Followed()
-    assert set(settle(ids, "task-1", lambda: followed).in_progress) == set(ids)
+    late = LateResults()
+    assert set(settle(ids, "task-1", lambda: late).in_progress) == set(ids)
     provider_calls.close()
     assert {status_of(id) for id in ids} == {"completed"}
-    assert {id for processed in followed.results for id in processed.completed} == set(ids)
+    assert {id for processed in late.results for id in processed.completed} == set(ids)
 
 
-def test_an_outcome_that_another_worker_was_faster_to_record_is_not_followed_by_anything() -> None:
+def test_a_late_outcome_has_no_next_step_if_another_worker_has_recorded_one() -> None:
     [id] = route_payments(make_merchant(), "tok_slow")
-    followed = Followed()
-    assert settle([id], "task-1", lambda: followed).in_progress == [id]
+    late = LateResults()
+    assert settle([id], "task-1", lambda: late).in_progress == [id]
     expire_lease([id])
     settle([id], "task-2")
-    eventually(lambda: followed.results, what="the late outcome")
-    assert followed.results == [ProcessedList()]
+    eventually(lambda: late.results, what="the late outcome")
+    assert late.results == [ProcessedList()]
     assert (count("settlements"), status_of(id)) == (1, "completed")
 
 
-def test_late_answers_are_recorded_although_what_follows_cannot_be_published() -> None:
+def test_late_outcomes_are_recorded_although_the_next_step_cannot_be_published() -> None:
     ids = route_payments(make_merchant(), "tok_slow", "tok_slow")
-    asked = threading.Event()
+    called = threading.Event()
 
     def fail(_: ProcessedList) -> None:
-        asked.set()
+        called.set()
         raise OSError("no broker")
 
     settle(ids[:1], "task-1", lambda: fail)
-    assert asked.wait(10)
-    followed = Followed()
-    settle(ids[1:], "task-2", lambda: followed)
-    eventually(lambda: followed.results, what="what follows the next late outcome")
+    assert called.wait(10)
+    late = LateResults()
+    settle(ids[1:], "task-2", lambda: late)
+    eventually(lambda: late.results, what="the next late outcome")
     assert [status_of(id) for id in ids] == ["completed", "completed"]
 
 
-def test_what_finds_no_room_is_not_claimed_and_uses_no_attempt() -> None:
+def test_payments_without_room_are_not_claimed_and_use_no_attempt() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, *["tok_approve"] * 5)
     taken, waiting = claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 2}))
@@ -95,13 +95,13 @@ def test_what_finds_no_room_is_not_claimed_and_uses_no_attempt() -> None:
     assert count("charge_attempts") == 2
 
 
-def test_a_lone_payment_that_finds_no_room_waits() -> None:
+def test_a_single_payment_without_room_waits() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, "tok_approve")
     assert claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 0})) == (set(), set(ids))
 
 
-def test_in_a_mixed_list_each_merchant_has_its_own_room_and_the_last_thread_is_not_one_merchants() -> None:
+def test_in_a_mixed_list_each_merchant_has_separate_room_within_the_total() -> None:
     full, other, third = make_merchant(), make_merchant(), make_merchant()
     of_full = route_payments(full, *["tok_approve"] * 3)
     of_other = route_payments(other, *["tok_approve"] * 3)
@@ -112,7 +112,7 @@ def test_in_a_mixed_list_each_merchant_has_its_own_room_and_the_last_thread_is_n
     assert waiting == {*of_full, of_other[2]}
 
 
-def test_of_a_list_only_what_may_find_room_is_looked_at_and_never_a_single_one() -> None:
+def test_a_list_is_split_by_room_into_parts_of_which_the_first_has_at_least_two_ids() -> None:
     ids = [new_id() for _ in range(5)]
     assert Room(free=5, of_others=5, of_merchants={}).split(ids) == (ids, [])
     assert Room(free=3, of_others=3, of_merchants={}).split(ids) == (ids[:3], ids[3:])
@@ -120,7 +120,7 @@ def test_of_a_list_only_what_may_find_room_is_looked_at_and_never_a_single_one()
     assert Room(free=0, of_others=0, of_merchants={}).split(ids[:1]) == (ids[:1], [])
 
 
-def test_a_refund_that_finds_no_room_waits() -> None:
+def test_a_refund_without_room_waits() -> None:
     refund_id = request_refund(paid())
     with autocommit() as connection:
         found = refunding.claim(connection, [refund_id], "task-1", LEASE_SECONDS, Room(0, 0, {}))
@@ -128,7 +128,7 @@ def test_a_refund_that_finds_no_room_waits() -> None:
     assert count("refund_attempts") == 0
 
 
-def test_what_waits_for_room_does_not_stand_still() -> None:
+def test_payments_that_wait_for_room_are_not_stuck() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, "tok_approve", "tok_approve")
     hour_ago = "UPDATE transactions SET updated_at = now() - interval '1 hour'"

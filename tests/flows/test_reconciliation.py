@@ -167,7 +167,7 @@ def test_a_run_that_postgresql_cancels_is_failed_with_the_reason() -> None:
 
 
 @pytest.fixture
-def impatience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Limit statements to one second."""
     monkeypatch.setenv("DATABASE_TIMEOUT_SECONDS", "1")
     forget_settings()
@@ -183,7 +183,7 @@ def forget_settings() -> None:
     engine.cache_clear()
 
 
-@pytest.mark.usefixtures("impatience")
+@pytest.mark.usefixtures("short_timeout")
 def test_a_run_may_take_longer_than_other_statements() -> None:
     settled_payment()
     execute("UPDATE transactions SET amount = 1005")
@@ -191,7 +191,7 @@ def test_a_run_may_take_longer_than_other_statements() -> None:
         assert reconcile().discrepancies == {"amount_mismatch": 1}
 
 
-@pytest.mark.usefixtures("impatience")
+@pytest.mark.usefixtures("short_timeout")
 def test_a_run_may_not_take_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECONCILIATION_TIMEOUT_SECONDS", "2")
     settings.cache_clear()

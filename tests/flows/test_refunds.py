@@ -158,7 +158,7 @@ def test_refunds_of_a_dead_worker_are_queried_before_they_are_retried() -> None:
     assert count("ledger_entries", "direction = 'debit' AND account = 'merchant_payable'") == 2
 
 
-def test_a_late_answer_after_another_worker_has_recorded_changes_nothing() -> None:
+def test_a_late_outcome_after_another_worker_has_recorded_changes_nothing() -> None:
     transaction_id = paid()
     id = request_refund(transaction_id, 400)
     orphaned = claim(id)

@@ -144,7 +144,7 @@ def test_a_worker_that_dies_each_time_uses_up_the_attempts() -> None:
     assert settle([id], "task-1").dead == [id]
 
 
-def test_a_late_answer_after_another_worker_settled_changes_nothing() -> None:
+def test_a_late_outcome_after_another_worker_settled_changes_nothing() -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     with autocommit() as connection:
         [orphaned] = settling.claim(connection, [id], "task-1", lease_seconds=30).claims

@@ -1,4 +1,4 @@
-"""Receivers that are dead, slow or hostile: nobody else's deliveries wait for them."""
+"""Dead, slow and hostile receivers do not delay the deliveries to others."""
 
 import socket
 import time
@@ -29,21 +29,21 @@ pytestmark = pytest.mark.usefixtures("database")
 
 COMPLETED = EventType.TRANSACTION_COMPLETED
 PROMPT_SECONDS = 3.0
-PATIENCE_SECONDS = 4.0
-"""What a receiver may take in these tests: what is prompt has not waited for one of them."""
+SHORT_CALL_SECONDS = 4.0
+"""Maximum time of a call in these tests. A delivery within `PROMPT_SECONDS` has not waited for such a call."""
 IN_PROGRESS = "status = 'pending' AND next_attempt_at > now() AND attempts = 0"
 
 
 @pytest.fixture
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_calls, "CALL_SECONDS", PATIENCE_SECONDS)
+def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_calls, "CALL_SECONDS", SHORT_CALL_SECONDS)
     monkeypatch.setattr(webhook_calls, "RESPONSE_SECONDS", 0.2)
 
 
 def trickle(connection: socket.socket) -> None:
     for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000:
         connection.send(bytes([byte]))
-        time.sleep(1)  # what makes it a slow receiver
+        time.sleep(1)  # the receiver is slow on purpose
 
 
 def endless(connection: socket.socket) -> None:
@@ -64,40 +64,42 @@ def silent(connection: socket.socket) -> None:
     connection.recv(1)
 
 
-@pytest.mark.usefixtures("_patience")
+@pytest.mark.usefixtures("_short_calls")
 @pytest.mark.parametrize("misbehave", [trickle, endless, reset, garbage, silent])
-def test_a_receiver_that_misbehaves_delays_nobody_else(
-    courier: DeliveryLoop, misbehave: Callable[[socket.socket], None]
+def test_a_misbehaving_receiver_does_not_delay_others(
+    delivery_loop: DeliveryLoop, misbehave: Callable[[socket.socket], None]
 ) -> None:
     bad_merchant, good_merchant = make_merchant(), make_merchant()
     with answering(misbehave) as bad_url, receiver() as good:
         bad_endpoint, _ = make_endpoint(bad_merchant, bad_url)
         good_endpoint, _ = make_endpoint(good_merchant, good.url)
         complete_payments(bad_merchant, 40)
-        courier.wake([bad_endpoint])
+        delivery_loop.wake([bad_endpoint])
         eventually(lambda: any(row.next_attempt_at > datetime.now(UTC) for row in deliveries(bad_endpoint)))
         for number in range(1, 4):
             complete_payments(good_merchant, 10)
-            courier.wake([good_endpoint])
+            delivery_loop.wake([good_endpoint])
             eventually(lambda: len(good.calls) == 20 * number, within=PROMPT_SECONDS, what="the good deliveries")  # noqa: B023
         assert "succeeded" not in statuses(bad_endpoint)
 
 
-def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_duration_of_a_call_is_limited_even_if_its_response_arrives_byte_by_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(webhook_calls, "CALL_SECONDS", 1.5)
     merchant_id = make_merchant()
     with loopback_allowed(), answering(trickle) as url:
         endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
         complete_payments(merchant_id)
-        courier = DeliveryLoop()
-        courier.wake([endpoint_id])
+        delivery_loop = DeliveryLoop()
+        delivery_loop.wake([endpoint_id])
         eventually(attempted(endpoint_id, 1), within=4, what="the end of the call")
-        courier.close()
+        delivery_loop.close()
     assert deliveries(endpoint_id)[0].last_error == "no response within 1.5 s"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"HTTP/1.1 2\x000 OK\r\n\r\n",
         b"\x00\x00\x00\r\n\r\n",
@@ -107,27 +109,29 @@ def test_the_whole_call_is_bounded_however_slowly_the_answer_trickles(monkeypatc
         b"HTTP/1.1 abc " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
-def test_whatever_a_receiver_says_is_recorded_in_few_words(courier: DeliveryLoop, answer: bytes) -> None:
+def test_a_malformed_response_is_recorded_as_a_short_printable_error(
+    delivery_loop: DeliveryLoop, response: bytes
+) -> None:
     merchant_id = make_merchant()
 
-    with answering(lambda connection: connection.sendall(answer)) as url:
+    with answering(lambda connection: connection.sendall(response)) as url:
         endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
         complete_payments(merchant_id)
-        courier.wake([endpoint_id])
-        eventually(attempted(endpoint_id, 1), within=8, what="the attempt on record")
+        delivery_loop.wake([endpoint_id])
+        eventually(attempted(endpoint_id, 1), within=8, what="the recorded attempt")
     error = deliveries(endpoint_id)[0].last_error
     assert error is None or (len(error) <= webhook_calls.ERROR_MAX_LENGTH and error.isprintable())
 
 
-@pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 10_000, "line\nbreak"])
-def test_what_went_wrong_is_told_in_words_that_can_be_stored(words: str) -> None:
-    error = webhook_calls.describe(ValueError(words))
+@pytest.mark.parametrize("text", ["a\x00b", "\ud800", "x" * 10_000, "line\nbreak"])
+def test_the_description_of_an_error_can_be_stored(text: str) -> None:
+    error = webhook_calls.describe(ValueError(text))
     assert len(error) <= webhook_calls.ERROR_MAX_LENGTH
     assert error.isprintable()
 
 
-@pytest.mark.usefixtures("_patience")
-def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(courier: DeliveryLoop) -> None:
+@pytest.mark.usefixtures("_short_calls")
+def test_hundreds_of_receivers_that_accept_and_never_respond_do_not_delay_others(delivery_loop: DeliveryLoop) -> None:
     dead_merchants, good_merchant = [make_merchant() for _ in range(20)], make_merchant()
     with socket.create_server(("127.0.0.1", 0), backlog=4_096) as dead, receiver() as good:
         url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
@@ -135,17 +139,19 @@ def test_hundreds_of_receivers_that_accept_and_never_answer_delay_nobody_else(co
         good_endpoint, _ = make_endpoint(good_merchant, good.url)
         for merchant_id in dead_merchants:
             complete_payments(merchant_id, 3)
-        courier.wake(dead_endpoints)
-        eventually(lambda: count("webhook_deliveries", "next_attempt_at > now()") >= 320, what="the dead ones in hand")
+        delivery_loop.wake(dead_endpoints)
+        eventually(
+            lambda: count("webhook_deliveries", "next_attempt_at > now()") >= 320, what="the calls of dead receivers"
+        )
         complete_payments(good_merchant, 50)
-        courier.wake([good_endpoint])
+        delivery_loop.wake([good_endpoint])
         eventually(lambda: len(good.calls) == 100, within=PROMPT_SECONDS, what="the good deliveries")
         assert count("webhook_deliveries", "next_attempt_at > now()") >= 320
 
 
-@pytest.mark.usefixtures("_patience")
-def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
-    courier: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("_short_calls")
+def test_the_calls_in_progress_of_all_failing_endpoints_are_limited(
+    delivery_loop: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "FAILING_CALLS_MAX", 5)
     failing_merchant, good_merchant = make_merchant(), make_merchant()
@@ -155,9 +161,9 @@ def test_failing_endpoints_together_have_a_bounded_number_of_calls_in_hand(
         good_endpoint, _ = make_endpoint(good_merchant, good.url, COMPLETED)
         complete_payments(failing_merchant, 2)
         complete_payments(good_merchant, 10)
-        courier.wake(failing)
+        delivery_loop.wake(failing)
         eventually(lambda: count("webhook_deliveries", IN_PROGRESS) == 5, what="five calls")
-        courier.wake([*failing, good_endpoint])
+        delivery_loop.wake([*failing, good_endpoint])
         eventually(lambda: len(good.calls) == 10, within=PROMPT_SECONDS, what="the good deliveries")
         assert count("webhook_deliveries", f"{IN_PROGRESS} AND merchant_id = '{failing_merchant}'") == 5
 
@@ -177,8 +183,8 @@ def counting(behave: Callable[[socket.socket], object], calls: list[float]) -> C
     [*ENDLESS_BEFORE_STATUS.values(), *ENDLESS_AFTER_STATUS.values()],
     ids=[*ENDLESS_BEFORE_STATUS, *ENDLESS_AFTER_STATUS],
 )
-def test_many_receivers_that_answer_without_end_delay_nobody_else(
-    courier: DeliveryLoop, behave: Callable[[socket.socket], object]
+def test_many_receivers_with_endless_responses_do_not_delay_others(
+    delivery_loop: DeliveryLoop, behave: Callable[[socket.socket], object]
 ) -> None:
     bad_merchants, good_merchant = [make_merchant() for _ in range(4)], make_merchant()
     with answering(behave) as bad_url, receiver() as good:
@@ -187,15 +193,15 @@ def test_many_receivers_that_answer_without_end_delay_nobody_else(
         for merchant_id in bad_merchants:
             complete_payments(merchant_id, 5)
         complete_payments(good_merchant, 25)
-        courier.wake([*bad, good_endpoint])
+        delivery_loop.wake([*bad, good_endpoint])
         eventually(lambda: len(good.calls) == 50, within=2 * PROMPT_SECONDS, what="the good deliveries")
         complete_payments(good_merchant, 25)
-        courier.wake([good_endpoint])
+        delivery_loop.wake([good_endpoint])
         eventually(lambda: len(good.calls) == 100, within=2 * PROMPT_SECONDS, what="the next good deliveries")
 
 
-def test_a_receiver_that_sends_more_than_an_answer_is_paused_and_asked_again_later(
-    courier: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
+def test_a_receiver_that_sends_too_much_is_paused_and_called_again_later(
+    delivery_loop: DeliveryLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "PAUSE_SECONDS", 1.0)
     merchant_id = make_merchant()
@@ -203,9 +209,9 @@ def test_a_receiver_that_sends_more_than_an_answer_is_paused_and_asked_again_lat
     with answering(counting(ENDLESS_BEFORE_STATUS["100 Continue"], calls)) as url:
         endpoint_id, _ = make_endpoint(merchant_id, url, COMPLETED)
         complete_payments(merchant_id, 5)
-        courier.wake([endpoint_id])
+        delivery_loop.wake([endpoint_id])
         eventually(lambda: any(row.attempts for row in deliveries(endpoint_id)), what="the end of the first call")
-        courier.wake([endpoint_id])
+        delivery_loop.wake([endpoint_id])
         eventually(lambda: len(calls) == 2, what="the second call")
     assert calls[1] - calls[0] >= 1.0
     [first, *_] = sorted(deliveries(endpoint_id), key=lambda row: -row.attempts)

@@ -1,5 +1,4 @@
-"""Statements of a provider, from datetime import UTC, datetime
-from settlements in the database or with chosen lines."""
+"""Statements of a provider, with lines of settlements in the database or with chosen lines."""
 
 from datetime import UTC, datetime
 from typing import Any

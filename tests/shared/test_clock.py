@@ -46,7 +46,7 @@ class Machine:
         return clock.now_ns() / SECOND - self.database.timestamp()
 
 
-def test_the_time_is_the_databases_whatever_the_clock_of_the_host_says() -> None:
+def test_the_time_is_that_of_the_database_regardless_of_the_clock_of_the_host() -> None:
     machine = Machine()
     machine.wall += timedelta(days=1)
     clock = machine.clock()
@@ -58,14 +58,14 @@ def test_the_time_is_the_databases_whatever_the_clock_of_the_host_says() -> None
     assert clock.offset_seconds() == pytest.approx(-2 * 86_400, abs=1e-3)
 
 
-def test_before_the_first_measurement_there_is_no_time_rather_than_a_wrong_one() -> None:
+def test_before_the_first_measurement_the_time_is_unknown() -> None:
     clock = Machine().clock()
     assert clock.offset_seconds() is None
     with pytest.raises(RuntimeError):
         clock.now_ns()
 
 
-def test_it_is_measured_now_and_then() -> None:
+def test_the_time_is_measured_periodically() -> None:
     machine = Machine()
     clock = machine.clock()
     assert machine.measure(clock)
@@ -76,7 +76,7 @@ def test_it_is_measured_now_and_then() -> None:
     assert machine.measure(clock)
 
 
-def test_a_slow_answer_does_not_replace_what_is_known_better() -> None:
+def test_a_slow_response_does_not_replace_a_more_exact_measurement() -> None:
     machine = Machine()
     clock = machine.clock()
     machine.measure(clock)
@@ -90,7 +90,7 @@ def test_a_slow_answer_does_not_replace_what_is_known_better() -> None:
     assert machine.error(clock) == pytest.approx(0, abs=1e-6)
 
 
-def test_what_a_suspension_or_another_database_server_made_wrong_is_corrected_by_the_next_measurement() -> None:
+def test_the_next_measurement_corrects_a_jump_of_the_databases_time() -> None:
     for jump in (timedelta(hours=1), timedelta(hours=-1)):
         machine = Machine()
         clock = machine.clock()
@@ -101,7 +101,7 @@ def test_what_a_suspension_or_another_database_server_made_wrong_is_corrected_by
         assert machine.error(clock) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_measurement_that_fails_leaves_the_time_as_it_was_and_is_made_again() -> None:
+def test_a_failed_measurement_does_not_change_the_time_and_is_repeated() -> None:
     machine = Machine()
     clock = machine.clock()
     machine.measure(clock)
@@ -110,7 +110,7 @@ def test_a_measurement_that_fails_leaves_the_time_as_it_was_and_is_made_again() 
     def fail() -> datetime:
         raise OSError
 
-    with pytest.raises(OSError):  # noqa: PT011  # the one above
+    with pytest.raises(OSError):  # noqa: PT011  # raised by `fail`
         clock.measure(fail)
     assert machine.error(clock) == pytest.approx(0, abs=1e-6)
     assert clock.is_due()
@@ -132,7 +132,7 @@ def test_the_callback_gets_the_offset_of_a_wrong_clock_and_of_no_other() -> None
 
 @pytest.fixture
 def _wrong_time() -> Iterator[None]:
-    """Make this process' measurement of the database's time wrong by an hour, as after a long suspension."""
+    """Make the measured time of this process wrong by an hour, as after a long suspension."""
     database_clock.forget()
     database_clock.measure(lambda: datetime.now(UTC) + timedelta(hours=1))
     yield
@@ -140,13 +140,13 @@ def _wrong_time() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_wrong_time")
-def test_ids_follow_a_time_that_is_set_back_far() -> None:
+def test_ids_follow_a_time_that_is_set_back_by_an_hour() -> None:
     before = ids.new_id()
     db.measure_time()
     assert ids.time_of(before) - ids.time_of(ids.new_id()) > timedelta(minutes=59)
 
 
-def test_ids_are_of_the_databases_time_and_of_the_form_of_rfc_9562() -> None:
+def test_ids_contain_the_databases_time_in_the_format_of_rfc_9562() -> None:
     with db.autocommit() as connection:
         reported = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
     made = [ids.new_id() for _ in range(100)]
@@ -155,7 +155,7 @@ def test_ids_are_of_the_databases_time_and_of_the_form_of_rfc_9562() -> None:
     assert abs(ids.utc_now() - reported) < timedelta(seconds=2)
 
 
-def test_ids_that_many_threads_make_differ_and_each_threads_are_in_order() -> None:
+def test_ids_of_many_threads_are_unique_and_in_order_per_thread() -> None:
     start = threading.Barrier(8)
 
     def make(_: int) -> list[object]:
@@ -169,7 +169,7 @@ def test_ids_that_many_threads_make_differ_and_each_threads_are_in_order() -> No
 
 
 @pytest.mark.usefixtures("database")
-def test_one_alert_tells_of_a_host_whose_clock_is_off_however_many_processes_measure_it() -> None:
+def test_a_host_with_a_wrong_clock_raises_one_alert_regardless_of_its_number_of_processes() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(clocks.alert_of_offset, [86_400.0] * 8))
     assert count("alerts", "severity = 'error' AND details->>'kind' = 'clock_far_off'") == 1

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The database engine: timeouts, lost connections, and the text of its errors."""
+=======
+"""The database engine: timeouts, lost connections, several hosts, and reasons of errors."""
+>>>>>>> trunk
 
 import socket
 import time
@@ -20,7 +24,7 @@ from tests.helpers.waiting import eventually
 RAISED = "INSERT INTO alerts (id, severity, message, details)"
 
 
-def test_a_statement_without_an_answer_ends_after_the_answer_timeout_and_so_does_its_connection() -> None:
+def test_a_statement_without_an_answer_ends_at_the_answer_timeout_with_its_connection() -> None:
     with pytest.raises(OperationalError) as caught, db.answer_timeout(0.3), db.autocommit() as connection:
         connection.execute(text("SELECT pg_sleep(5)"))
     assert "did not answer within 0.3 s" in str(caught.value)
@@ -30,7 +34,11 @@ def test_a_statement_without_an_answer_ends_after_the_answer_timeout_and_so_does
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
 
 
+<<<<<<< HEAD
 def test_a_server_that_accepts_connections_and_sends_nothing_is_abandoned_within_the_connect_timeout() -> None:
+=======
+def test_connecting_to_a_silent_server_ends_at_the_connect_timeout() -> None:
+>>>>>>> trunk
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with (
@@ -42,13 +50,13 @@ def test_a_server_that_accepts_connections_and_sends_nothing_is_abandoned_within
         assert time.monotonic() - began < 2 * db.CONNECT_TIMEOUT_SECONDS + 1
 
 
-def test_waiting_for_the_database_ends_when_it_answers_and_when_the_time_is_up() -> None:
+def test_waiting_for_the_database_ends_when_it_is_available_or_at_the_limit() -> None:
     assert db.wait_until_available(5)
     with engine_on("postgresql://nobody@127.0.0.1:9/none"):
         assert not db.wait_until_available(0.1)
 
 
-def test_the_reason_of_a_failed_connection_names_each_host_and_no_password() -> None:
+def test_the_reason_of_a_failed_connection_names_each_host_without_the_password() -> None:
     with engine_on("postgresql://nobody:hunter2@127.0.0.1:9,127.0.0.1:11/none"):
         with pytest.raises(OperationalError) as failed:
             db.engine().connect()
@@ -59,7 +67,7 @@ def test_the_reason_of_a_failed_connection_names_each_host_and_no_password() -> 
         assert "\n" not in reason
 
 
-def test_the_reason_of_a_failed_statement_has_none_of_its_values() -> None:
+def test_the_reason_of_a_failed_statement_contains_none_of_its_values() -> None:
     statement = text(f"{RAISED} VALUES (:id, 'so so', 'secret', '{{}}')")
     with pytest.raises(IntegrityError) as failed, db.autocommit() as connection:
         connection.execute(statement, {"id": new_id()})
@@ -72,13 +80,13 @@ def test_a_reason_is_never_empty() -> None:
     assert reason == "OperationalError: An error related to the database's operation."
 
 
-def test_a_session_that_does_not_take_its_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_with_other_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_sessions, "wanted", lambda: {"timezone": "utc"})  # which PostgreSQL spells UTC
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="timezone is UTC, not utc"):
         db.engine().connect()
 
 
-def test_a_session_that_was_ended_while_it_idled_counts_as_an_outage() -> None:
+def test_the_end_of_an_idle_session_counts_as_an_outage() -> None:
     def idle() -> None:
         with db.begin() as connection:
             pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -99,7 +107,11 @@ def test_a_read_only_server_counts_as_an_outage() -> None:
             connection.execute(text("DELETE FROM outbox"))
 
 
+<<<<<<< HEAD
 def test_of_several_hosts_the_one_that_answers_is_used() -> None:
+=======
+def test_of_several_hosts_the_available_one_is_used() -> None:
+>>>>>>> trunk
     url = settings().database_url
     userinfo, at, rest = url.rpartition("@")
     with engine_on(f"{userinfo}{at}127.0.0.1:9,{rest}"), db.autocommit() as connection:
@@ -117,12 +129,16 @@ def _read_only() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_read_only")
+<<<<<<< HEAD
 def test_a_read_only_server_is_rejected() -> None:
+=======
+def test_a_connection_to_a_read_only_server_is_refused() -> None:
+>>>>>>> trunk
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
         db.engine().connect()
 
 
-def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_error() -> None:
+def test_idle_connections_whose_sessions_ended_are_replaced_without_an_error() -> None:
     with db.autocommit() as one, db.autocommit() as other:
         pids = [connection.execute(text("SELECT pg_backend_pid()")).scalar_one() for connection in (one, other)]
     end_sessions(pids)
@@ -130,7 +146,7 @@ def test_connections_whose_sessions_the_server_ended_are_replaced_without_an_err
         assert [connection.execute(text("SELECT 1")).scalar_one() for connection in (one, other)] == [1, 1]
 
 
-def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> None:
+def test_after_the_loss_of_a_connection_in_use_the_pool_uses_no_older_connection() -> None:
     with db.autocommit() as resting:
         before = resting.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with db.autocommit() as lost:
@@ -142,7 +158,7 @@ def test_when_one_connection_is_lost_in_use_no_other_of_the_pool_is_used() -> No
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != before
 
 
-def test_a_copy_without_an_answer_ends_after_the_answer_timeout() -> None:
+def test_a_copy_without_an_answer_ends_at_the_answer_timeout() -> None:
     with (
         pytest.raises(OperationalError, match=r"did not answer within 0\.3 s"),
         db.answer_timeout(0.3),
@@ -168,7 +184,7 @@ def insert_with_a_slow_commit(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def test_a_commit_without_an_answer_ends_after_the_answer_timeout() -> None:
+def test_a_commit_without_an_answer_ends_at_the_answer_timeout() -> None:
     with (
         pytest.raises(OperationalError, match="did not answer within 1 s"),
         db.answer_timeout(1),
@@ -177,7 +193,7 @@ def test_a_commit_without_an_answer_ends_after_the_answer_timeout() -> None:
         insert_with_a_slow_commit(connection)
 
 
-def test_a_limit_that_ended_in_time_does_not_touch_the_connection() -> None:
+def test_answers_in_time_do_not_affect_the_connection() -> None:
     with db.answer_timeout(0.3), db.autocommit() as connection:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with db.autocommit() as other:

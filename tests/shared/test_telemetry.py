@@ -1,4 +1,4 @@
-"""Metrics of several processes on one host, and the lines of their logs."""
+"""Metrics of several processes of a host, and the format of log lines."""
 
 import json
 import os
@@ -24,7 +24,7 @@ print(metrics_text().decode())
 """
 
 
-def test_a_forked_process_counts_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_counts_in_a_separate_file(tmp_path: Path) -> None:
     env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", _PARENT_AND_CHILD], check=True, env=env, capture_output=True, text=True, timeout=60
@@ -75,7 +75,7 @@ def lines(log_format: str, level: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_a_frequent_line_has_the_format_of_any_other() -> None:
+def test_a_frequent_line_has_the_same_format_as_others() -> None:
     usual, frequent = (json.loads(line) for line in lines("json", "INFO"))
 
     assert frequent.pop("timestamp") >= usual.pop("timestamp")
@@ -87,7 +87,7 @@ def test_a_frequent_line_has_the_format_of_any_other() -> None:
     ] * 2
 
 
-def test_a_frequent_line_has_the_level_of_any_other() -> None:
+def test_a_frequent_line_has_a_level_like_others() -> None:
     assert lines("json", "WARNING") == lines("console", "WARNING") == []
 
 
@@ -103,7 +103,7 @@ library.warning("worth %s", "knowing")
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_library_with_a_lower_level_of_its_own_is_logged_at_the_configured_level(log_format: str) -> None:
+def test_the_level_of_the_settings_limits_the_loggers_of_libraries(log_format: str) -> None:
     env = os.environ | {"LOG_FORMAT": log_format, "LOG_LEVEL": "WARNING"}
     done = subprocess.run(
         [sys.executable, "-c", _OF_A_LIBRARY], check=True, env=env, capture_output=True, text=True, timeout=60
