@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The database engine: timeouts, lost connections, and the text of its errors."""
-=======
 """The database engine: timeouts, lost connections, several hosts, and reasons of errors."""
->>>>>>> trunk
 
 import socket
 import time
@@ -34,11 +30,7 @@ def test_a_statement_without_an_answer_ends_at_the_answer_timeout_with_its_conne
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
 
 
-<<<<<<< HEAD
-def test_a_server_that_accepts_connections_and_sends_nothing_is_abandoned_within_the_connect_timeout() -> None:
-=======
 def test_connecting_to_a_silent_server_ends_at_the_connect_timeout() -> None:
->>>>>>> trunk
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with (
@@ -107,11 +99,7 @@ def test_a_read_only_server_counts_as_an_outage() -> None:
             connection.execute(text("DELETE FROM outbox"))
 
 
-<<<<<<< HEAD
-def test_of_several_hosts_the_one_that_answers_is_used() -> None:
-=======
 def test_of_several_hosts_the_available_one_is_used() -> None:
->>>>>>> trunk
     url = settings().database_url
     userinfo, at, rest = url.rpartition("@")
     with engine_on(f"{userinfo}{at}127.0.0.1:9,{rest}"), db.autocommit() as connection:
@@ -129,11 +117,7 @@ def _read_only() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_read_only")
-<<<<<<< HEAD
-def test_a_read_only_server_is_rejected() -> None:
-=======
 def test_a_connection_to_a_read_only_server_is_refused() -> None:
->>>>>>> trunk
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="read-only"):
         db.engine().connect()
 
