@@ -1,7 +1,7 @@
-"""What was revoked, as each API process knows it, so that no request asks the database for it.
+"""Revocations in the memory of each API process, so that no request needs a query for them.
 
-A process reads the revocations again after `KNOWN_SECONDS`, and at once when a process of its host has announced one:
-by a mark in a file of `KEYS_DIR`, at which each request looks. So a revocation holds on its host as soon as it was
+A process reads the revocations again after `KNOWN_SECONDS`, and at once when a process of its host has announced one by
+a mark in a file of `KEYS_DIR`, which each request reads. So a revocation is effective on its host as soon as it is
 answered, and on other hosts a second later.
 """
 
@@ -22,22 +22,22 @@ from gateway.errors import DatabaseUnavailable
 from gateway.security import key_files, signing_keys
 
 KNOWN_SECONDS = 1.0
-"""The longest that a revocation of another host stays unknown here."""
+"""Maximum time until a revocation of another host is known here."""
 ALL_SECONDS = 30.0
-"""How often all of them are read; in between only those of `RECENT`, or whoever logs out often costs everybody."""
+"""Interval at which all of them are read. In between only those of `RECENT` are, so frequent log-outs cost little."""
 RECENT = timedelta(seconds=60)
-"""Longer than from one reading of all to the next, and than the commit of a revocation may take."""
+"""Longer than `ALL_SECONDS` plus the time that the commit of a revocation may take."""
 LONGEST_TRUST = timedelta(seconds=ACCESS_TOKEN_SECONDS_MAX + signing_keys.CLOCK_TOLERANCE_SECONDS)
-"""How long a revocation matters: until the last token that it may concern has expired by any host's clock."""
+"""How long a revocation is needed: until the last token that it may concern has expired by any host's clock."""
 
 _MARK_FILE = "revocations.mark"
 _MARK_BYTES = 16
 
 
 class Mark:
-    """Random bytes in a file, others after each change: so processes of one host see at once that there was one.
+    """Random bytes in a file that change with each revocation, so that all processes of a host notice it at once.
 
-    Where the file cannot be had, as in a folder that is mounted read-only, only this process sees it.
+    If the file cannot be opened, as in a folder that is mounted read-only, only this process notices it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,14 +51,14 @@ class Mark:
             logger.warning("KEYS_DIR: without {}, a revocation takes a second to reach every process: {}", path, exc)
 
     def read(self) -> bytes:
-        """The same bytes as before, unless there was a change."""
+        """Return the bytes; they are the same as before unless something was revoked."""
         try:
             return self._own if self._file is None else self._own + os.pread(self._file, _MARK_BYTES, 0)
         except OSError:  # such as ESTALE of a network folder
             return self._own
 
     def change(self) -> None:
-        """Have every process that reads see a change."""
+        """Change the bytes."""
         self._own = os.urandom(_MARK_BYTES)
         try:
             if self._file is not None:
@@ -68,7 +68,7 @@ class Mark:
 
 
 class KnownRevocations:
-    """The revocations that matter, read again when they may have become more."""
+    """The revocations that are still needed, read again when there may be more."""
 
     def __init__(self, mark: Mark) -> None:
         self._mark = mark
@@ -79,17 +79,17 @@ class KnownRevocations:
         self._stored = Revocations(frozenset(), frozenset())
 
     def include(self, token_id: str, client_id: str) -> bool:
-        """Whether the token or the client was revoked.
+        """Return whether the token or the client was revoked.
 
         Raises:
-            gateway.db.UNAVAILABLE, DatabaseUnavailable: the database does not tell; nobody is to be let in.
+            gateway.db.UNAVAILABLE, DatabaseUnavailable: the revocations cannot be read, so nobody may be admitted.
         """
         if not self._are_current():
             self._refresh()
         return token_id in self._stored.token_ids or client_id in self._stored.client_ids
 
     def announce(self) -> None:
-        """Have all API processes of this host read again, before the next request: something was revoked."""
+        """Make all API processes of this host read the revocations again before their next request."""
         self._mark.change()
 
     def _are_current(self) -> bool:
@@ -101,8 +101,8 @@ class KnownRevocations:
                 return
             now = time.monotonic()
             if now - self._failed_at < KNOWN_SECONDS:
-                raise DatabaseUnavailable  # who waited for the lock does not wait for a second failure
-            seen = self._mark.read()  # before the revocations: what is announced meanwhile is read the next time
+                raise DatabaseUnavailable  # a thread that waited for the lock does not wait for a second failure
+            seen = self._mark.read()  # before the revocations: a later announcement is noticed the next time
             read_all = now - self._all_read_at >= ALL_SECONDS
             try:
                 with db.autocommit() as connection:
@@ -117,9 +117,9 @@ class KnownRevocations:
 
 @cache
 def known() -> KnownRevocations:
-    """What this process knows.
+    """Return the revocations that this process knows.
 
     Raises:
-        ConfigError: the folder of the keys cannot be read or made.
+        ConfigError: the folder of the keys cannot be read or created.
     """
     return KnownRevocations(Mark(signing_keys.prepared_folder() / _MARK_FILE))

@@ -27,22 +27,22 @@ ISSUING_PATHS = frozenset({LOGIN_PATH, "/auth/register"})
 """The paths whose responses contain a device token."""
 
 
-def admit(asked: Request) -> None:
+def admit(request: Request) -> None:
     """Admit a request with credentials, by its device if that is known, or else by its address.
 
     Raises:
         RateLimited: the device or the address sends too many.
     """
-    device = _device_of(asked) if asked.path == LOGIN_PATH else None
+    device = _device_of(request) if request.path == LOGIN_PATH else None
     if device is not None:
         try:
             return rate_limits.admit_device(device.id)
         except RateLimited:
             pass  # the token may be stolen: treat the device as an unknown one
-    return rate_limits.admit_address(asked.remote_addr)
+    return rate_limits.admit_address(request.remote_addr)
 
 
-def check_password(asked: Request, email: str, password: str) -> tuple[StoredUser, Device | None]:
+def check_password(request: Request, email: str, password: str) -> tuple[StoredUser, Device | None]:
     """Return the user with this e-mail in lower case and this password, and the device if the user knows it.
 
     An unknown e-mail has the same response as a wrong password, after the same work and within the same limits.
@@ -52,7 +52,7 @@ def check_password(asked: Request, email: str, password: str) -> tuple[StoredUse
         RateLimited: too many wrong passwords came from this address, or for this account from unknown devices.
         TooManyLogins: too many passwords are being checked.
     """
-    found = _device_of(asked)
+    found = _device_of(request)
     device = found if found is not None and found.belongs_to(email) else None
     lanes = [passwords.KNOWN_DEVICES] if device is not None else []
     try:
@@ -62,9 +62,9 @@ def check_password(asked: Request, email: str, password: str) -> tuple[StoredUse
             if device is not None and (user is None or not device.knows(user.password_hash)):
                 device = None
             if found is not None and device is None:
-                rate_limits.admit_address(asked.remote_addr)  # not known to this account after all
+                rate_limits.admit_address(request.remote_addr)  # not known to this account after all
             with db.autocommit() as connection:
-                taken = login_limits.take(connection, email, asked.remote_addr, device.id if device else None)
+                taken = login_limits.take(connection, email, request.remote_addr, device.id if device else None)
             if isinstance(taken, RefusedAttempt):
                 raise _refusal(taken)
             if not verify(password, user.password_hash if user else None) or user is None:
@@ -85,8 +85,8 @@ def device_headers(email: str, password_hash: str, known: Device | None = None) 
     return {DEVICE_HEADER: token, "Set-Cookie": f"{DEVICE_COOKIE}={token}; {attributes}"}
 
 
-def _device_of(asked: Request) -> Device | None:
-    sent = (asked.headers.get(DEVICE_HEADER), asked.cookies.get(DEVICE_COOKIE))
+def _device_of(request: Request) -> Device | None:
+    sent = (request.headers.get(DEVICE_HEADER), request.cookies.get(DEVICE_COOKIE))
     return next((device for token in sent if token and (device := device_tokens.read(token))), None)
 
 
