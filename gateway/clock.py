@@ -72,7 +72,7 @@ class DatabaseClock:
         """Measure with `ask`, which reads the database's clock, if that is due; return whether it was measured.
 
         Only one thread at a time measures. A slow answer is inexact: it replaces an earlier measurement only if that
-        contradicts it, or is less exact by now.
+        contradicts it, or has become less exact.
         """
         if not self._measuring.acquire(blocking=not self.is_known()):
             return False

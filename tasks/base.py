@@ -127,7 +127,7 @@ class GatewayTask(Task):  # type: ignore[type-arg]  # not generic at run time
             time.sleep(REFUSED_PAUSE_SECONDS)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Retry like Celery, with `retry_delay`, after the database had some time to come back.
+        """Retry like Celery, with `retry_delay`, after waiting for the database for a limited time.
 
         A worker that waits takes no further messages, so an outage does not use up the retries of a whole queue.
         """

@@ -8,7 +8,7 @@ from tasks.base import GatewayTask, parse_ids
 
 @app.task(name="operations.resolve_dead_letters", bind=True)
 def run_job_step(self: GatewayTask, ids: object) -> None:
-    """Run a step of each job; an unfinished job comes back after a delay, so that it does not occupy a process."""
+    """Run a step of each job; an unfinished job is republished with a delay, so that it does not occupy a process."""
     with log_context(task_id=self.request.id):
         for job_id in parse_ids(ids):
             if dead_letters.run_job_step(job_id):

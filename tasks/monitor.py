@@ -63,17 +63,17 @@ def parse(message: Message) -> DeadMessage:
 
 
 def _last_death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
-    """Return queue, reason and time of the newest death, except deaths in a delay queue.
+    """Return queue, reason and time of the newest entry of `x-death`, without those of delay queues.
 
     A bulk queue is reported under the name of its main queue: both share the dead-letter queue.
     """
-    deaths = headers.get("x-death")
-    for death in deaths if isinstance(deaths, list) else []:
-        if isinstance(death, dict) and not str(death.get("queue")).startswith("celery_delayed_"):
-            at = death.get("time")
+    entries = headers.get("x-death")
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and not str(entry.get("queue")).startswith("celery_delayed_"):
+            at = entry.get("time")
             when = at.replace(tzinfo=UTC) if isinstance(at, datetime) else utc_now()
-            queue = str(death.get("queue")).removesuffix(celeryconfig.BULK_SUFFIX)
-            return queue, str(death.get("reason")), when
+            queue = str(entry.get("queue")).removesuffix(celeryconfig.BULK_SUFFIX)
+            return queue, str(entry.get("reason")), when
     name = str((message.delivery_info or {}).get("routing_key") or "unknown")
     return name.removeprefix("dlq."), "unroutable" if not name.startswith("dlq.") else "published", utc_now()
 
@@ -161,7 +161,7 @@ def store_dead(messages: list[DeadMessage]) -> None:
     ]
     stored = dead_letters.store(kept)
     logger.info(
-        "dead letters: %d stored, %d enqueued again, %d settled otherwise",
+        "dead letters: %d stored, %d requeued, %d ignored",
         len(stored.dead), len(stored.requeued), len(stored.ignored),
     )  # fmt: skip
 

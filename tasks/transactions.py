@@ -39,7 +39,7 @@ def route(self: GatewayTask, ids: object) -> list[str]:
         result = routing.route(parsed)
         if len(result.routed) < len(parsed):
             logger.info(
-                "routed {} of {}; the others are routed already, or do not exist", len(result.routed), len(parsed)
+                "routed {} of {}; the others are not pending any more, or do not exist", len(result.routed), len(parsed)
             )
         dead_letter(self, parsed, result.nonexistent)
         return result.routed

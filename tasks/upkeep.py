@@ -12,11 +12,11 @@ from tasks import app
 
 @app.task(name="operations.sweep")
 def sweep() -> None:
-    """Enqueue stuck work again, purge expired rows, and deliver overdue alerts."""
+    """Requeue stuck work, purge old rows, and deliver overdue alerts."""
     result = upkeep.sweep()
     upkeep.requeue_operator_work()
     alerts.deliver_overdue()
-    logger.info("sweep: {} enqueued again, {} old rows purged", result.requeued, result.purged)
+    logger.info("sweep: {} requeued, {} old rows purged", result.requeued, result.purged)
 
 
 @app.task(

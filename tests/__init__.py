@@ -5,6 +5,6 @@
 - `pooler`: the gateway behind PgBouncer
 - `integrations`: instrumentation and extensions of other projects
 - `project`: code rules, documents, lock files, Docker Compose
-- `helpers`: what tests of several folders use
+- `helpers`: code that tests of several folders share
 - `chaos`, `cluster`, `attacks`: programs, not tests (`make chaos`, `make cluster`)
 """

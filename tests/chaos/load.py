@@ -134,7 +134,7 @@ class Load:
 
     @property
     def ended(self) -> bool:
-        """Whether every payment has been started."""
+        """Return whether every payment has been started."""
         return self._next >= len(self._tokens)
 
     def finish(self, within: float) -> None:

@@ -64,7 +64,7 @@ def test_a_body_that_is_no_alert_is_rejected(body: str, content_type: str, statu
     assert client.get("/alerts.json").get_json() == []
 
 
-def test_a_receiver_that_is_told_to_fail_still_lists_the_alert() -> None:
+def test_a_receiver_configured_to_fail_still_lists_the_alert() -> None:
     client = create_receiver(fail_with=503).test_client()
     assert client.post("/", json=ALERT).status_code == 503
     assert len(client.get("/alerts.json").get_json()) == 1

@@ -38,7 +38,7 @@ CONSUMED = [queue.name for queue in (*celeryconfig.WORK_QUEUES, *celeryconfig.DE
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What was done, and the longest time without a settlement."""
+    """One step of the scenario, and the longest time without a settlement in it."""
 
     what: str
     stopped_seconds: float

@@ -143,7 +143,7 @@ def test_a_dead_duplicate_of_settled_work_changes_nothing() -> None:
     assert (status_of(id), count("dead_letters")) == ("completed", 0)
 
 
-def test_a_message_that_names_no_transaction_is_recorded() -> None:
+def test_a_message_that_names_no_transaction_is_stored() -> None:
     store(dead_message(key="garbage"), dead_message(new_id(), key="stranger"))
     assert count("dead_letters", "status = 'open'") == 2
     assert count("dead_letters", "exception = 'No transaction has this id.'") == 1

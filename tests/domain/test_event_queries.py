@@ -88,7 +88,7 @@ def test_every_type_of_event_has_an_object() -> None:
     assert kinds == event_queries.OBJECTS.keys()
 
 
-def test_many_deliveries_cost_no_more_statements_than_one() -> None:
+def test_many_deliveries_need_no_more_statements_than_one() -> None:
     merchant_id = make_merchant()
     endpoints = [make_endpoint(merchant_id, URL)[0] for _ in range(3)]
     complete_payments(merchant_id, 10)
@@ -98,7 +98,7 @@ def test_many_deliveries_cost_no_more_statements_than_one() -> None:
     assert len(sent) == 4, "the claim, the transactions, the settlements, the bodies"
 
 
-def test_two_workers_that_make_the_body_of_one_event_send_what_was_stored_first() -> None:
+def test_two_workers_that_create_the_body_of_one_event_send_the_one_stored_first() -> None:
     event = StoredEvent(new_id(), "transaction.completed", new_id(), None, datetime.now(UTC))
     [payment] = complete_payments(make_merchant())
     older, newer = (replace(event, object_id=payment, snapshot={"version": version}) for version in (1, 2))

@@ -37,7 +37,7 @@ def do_once(
         return idempotency.once(connection, merchant_id, key, SUBJECT, work)
 
 
-def test_a_repeat_gets_the_first_answer_and_does_nothing() -> None:
+def test_a_repeated_request_gets_the_first_response_and_does_nothing() -> None:
     merchant_id = make_merchant()
     first, repeat = do_once(merchant_id, key()), do_once(merchant_id, key())
     assert (first.replayed, repeat.replayed) == (False, True)

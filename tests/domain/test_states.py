@@ -35,7 +35,7 @@ def quoted(text: str) -> set[str]:
     return set(re.findall(r"'(\w+)'", text))
 
 
-def moves_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
+def transitions_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
     """Return the status changes that the UPDATEs of `table` make."""
     made: set[tuple[str, str]] = set()
     for statement in sql():
@@ -55,6 +55,6 @@ def moves_made(table: str, statuses: set[str]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("table", "moves"), [("transactions", TRANSACTION_TRANSITIONS), ("refunds", REFUND_TRANSITIONS)]
 )
-def test_the_updates_make_the_moves_that_are_allowed(table: str, moves: Mapping[StrEnum, Any]) -> None:
+def test_the_updates_make_exactly_the_allowed_transitions(table: str, moves: Mapping[StrEnum, Any]) -> None:
     allowed = {(source.value, target.value) for source, targets in moves.items() for target in targets}
-    assert moves_made(table, {status.value for status in moves}) == allowed
+    assert transitions_made(table, {status.value for status in moves}) == allowed

@@ -37,7 +37,7 @@ def test_a_rejected_row_stores_nothing() -> None:
     assert (count("transactions"), count("outbox"), count("idempotency_records")) == (0, 0, 0)
 
 
-def test_the_same_key_gives_the_first_answer_again() -> None:
+def test_a_repeated_key_gets_the_first_response() -> None:
     merchant_id = make_merchant()
     with autocommit() as connection:
         first = accept(connection, merchant_id, PAYMENT, "req-1", key())
@@ -56,7 +56,7 @@ def test_the_same_key_with_another_request_is_rejected() -> None:
     assert count("transactions") == 1
 
 
-def test_the_same_key_of_two_merchants_makes_two_transactions() -> None:
+def test_the_same_key_of_two_merchants_creates_two_transactions() -> None:
     with autocommit() as connection:
         answers = [accept(connection, make_merchant(), PAYMENT, "req-1", key()) for _ in range(2)]
     assert [answer.replayed for answer in answers] == [False, False]
@@ -69,7 +69,7 @@ def test_a_key_that_is_not_printable_ascii_of_valid_length_is_rejected(name: str
         key(name)
 
 
-def test_concurrent_posts_with_one_key_make_one_transaction() -> None:
+def test_concurrent_posts_with_one_key_create_one_transaction() -> None:
     merchant_id, start = make_merchant(), threading.Barrier(16)
 
     def post(_: int) -> IdempotentResponse:

@@ -1,4 +1,4 @@
-"""Fixtures of tests that use the gateway with the tools of others."""
+"""Fixtures of the tests of the gateway with tools of other projects."""
 
 from tests.tasks.conftest import broker, topology
 

@@ -47,7 +47,7 @@ def node(
     respond: threading.Event,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
-    """The name of a worker with one process, as in production."""
+    """Run a worker with one process, as in production; yield its name."""
     name = uuid4().hex
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     options = ("-P", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "-E")

@@ -53,7 +53,7 @@ def signals(app: Flask) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def app() -> Flask:
-    """An application with routes of others beside its own."""
+    """Return an application with additional routes of another program."""
     app = create_app()
     others = Blueprint("others", __name__)
 
@@ -85,7 +85,7 @@ def test_hooks_of_an_extension_run_for_every_request(app: Flask) -> None:
     ]
 
 
-def test_a_hook_can_answer_instead_of_a_route() -> None:
+def test_a_hook_can_respond_instead_of_a_route() -> None:
     app = create_app()
     app.before_request(lambda: ("in maintenance", 503))
 
@@ -110,7 +110,7 @@ def test_an_unexpected_exception_is_signaled_and_its_response_has_no_details(app
     assert "secret" not in answer.text
 
 
-def test_an_expected_error_is_no_exception_for_error_trackers(app: Flask) -> None:
+def test_an_expected_error_is_not_reported_to_error_trackers(app: Flask) -> None:
     with signals(app) as sent:
         answer = Caller(app).get("/v1/transactions")
 
@@ -127,7 +127,7 @@ def test_a_view_with_jwt_required_gets_the_caller(app: Flask, database: None) ->
     assert "transactions:write" in me["scopes"]
 
 
-def test_a_view_with_jwt_required_refuses_what_the_api_refuses(app: Flask, database: None) -> None:  # noqa: ARG001
+def test_a_view_with_jwt_required_rejects_the_same_tokens_as_the_api(app: Flask, database: None) -> None:  # noqa: ARG001
     merchant = register(app)
     assert merchant.post("/auth/logout").status_code == 204
 

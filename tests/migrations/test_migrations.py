@@ -85,7 +85,7 @@ def test_a_downgrade_refuses_to_lose_jobs_of_operators(connection: Connection) -
         downgrade(connection, "0002")
 
 
-def test_a_downgrade_of_which_a_later_step_refuses_changes_nothing(connection: Connection) -> None:
+def test_a_downgrade_whose_later_step_is_refused_changes_nothing(connection: Connection) -> None:
     paid()
     config = Config(str(ALEMBIC))
     with pytest.raises(CommandError, match="Nothing was changed"):

@@ -19,7 +19,7 @@ REVISIONS = [script.revision for script in ScriptDirectory.from_config(Config(CO
 OLDEST_WITHOUT_REFUSAL = "0003"
 DROPPED_TABLES = {"webhook_bodies", "queue_states"}
 DROPPED_COLUMNS = {"outbox": {"merchant_id"}, "merchants": {"weight"}}
-"""What downgrades from head to `OLDEST_WITHOUT_REFUSAL` drop: each can be recreated or has a default."""
+"""The tables and columns that downgrades from head to `OLDEST_WITHOUT_REFUSAL` drop; they can be recreated."""
 
 Contents = dict[str, list[dict[str, Any]]]
 
@@ -85,13 +85,13 @@ def test_a_downgrade_from_head_keeps_all_rows_but_those_that_can_be_recreated(co
     assert_kept(older, contents(connection))
 
 
-def test_a_downgrade_with_rows_in_every_table_goes_no_further_than_it_can_keep_them(connection: Connection) -> None:
+def test_a_downgrade_with_rows_in_every_table_stops_before_it_would_lose_rows(connection: Connection) -> None:
     fill(connection)
     with pytest.raises(CommandError, match=r"statements \(1\), dead_letter_jobs \(1\)"):
         migrate(connection, "0002")
 
 
-def test_a_downgrade_and_an_upgrade_make_the_same_schema(connection: Connection) -> None:
+def test_a_downgrade_and_an_upgrade_restore_the_schema(connection: Connection) -> None:
     before = {table: set(columns) for table, columns in tables(connection).items()}
     migrate(connection, "base")
     migrate(connection, "head")

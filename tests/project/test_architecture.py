@@ -46,7 +46,7 @@ def between_states(title: str) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("title", "moves"), [("Transaction", TRANSACTION_TRANSITIONS), ("Refund", REFUND_TRANSITIONS)])
-def test_the_diagram_shows_exactly_the_allowed_moves(title: str, moves: Mapping[str, frozenset[str]]) -> None:
+def test_the_diagram_shows_exactly_the_allowed_transitions(title: str, moves: Mapping[str, frozenset[str]]) -> None:
     assert between_states(title) == {(str(start), str(end)) for start, ends in moves.items() for end in ends}
 
 

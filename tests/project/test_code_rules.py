@@ -83,7 +83,7 @@ def _imported(*packages: ModuleType) -> Iterator[ModuleType]:
                 yield importlib.import_module(module.name)
 
 
-def test_no_module_is_longer_than_a_reader_can_follow() -> None:
+def test_no_module_is_longer_than_the_limit() -> None:
     lines = {place(module): len(module.read_text().splitlines()) for module in modules(*PRODUCT, *TOOLS, *TESTS)}
     written_once = "migrations/versions/"
     assert {
@@ -93,7 +93,7 @@ def test_no_module_is_longer_than_a_reader_can_follow() -> None:
     } == {}
 
 
-def test_no_function_is_longer_than_a_reader_can_follow() -> None:
+def test_no_function_is_longer_than_the_limit() -> None:
     found = [
         f"{place(module, node.lineno)}: {node.name}"
         for module in modules(*PRODUCT, *TOOLS, *TESTS)
@@ -105,7 +105,7 @@ def test_no_function_is_longer_than_a_reader_can_follow() -> None:
     assert found == []
 
 
-def test_no_folder_has_more_modules_than_a_reader_can_survey() -> None:
+def test_no_folder_has_more_modules_than_the_limit() -> None:
     found = modules(*PRODUCT, *TOOLS, *TESTS)
     numbers = Counter(place(module.parent) for module in found if module.name != "__init__.py")
     assert {folder: number for folder, number in numbers.items() if number > FOLDER_MAX_MODULES} == {}

@@ -58,7 +58,7 @@ def test_every_image_is_pinned_by_its_digest(services: dict[str, Any]) -> None:
         assert re.fullmatch(r"[a-z]+:\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", image), image
 
 
-def test_each_container_has_a_metrics_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_container_has_a_separate_metrics_folder(tmp_path: Path) -> None:
     variables = {"PATH": os.environ["PATH"], "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [str(ENTRYPOINT), "sh", "-c", 'echo "$METRICS_DIR" "$PROMETHEUS_MULTIPROC_DIR"']
     done = subprocess.run(command, check=True, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=10)
@@ -79,7 +79,7 @@ def test_every_setting_reaches_every_role_in_compose(services: dict[str, Any]) -
         assert settings - services[name]["environment"].keys() == set(), f"x-settings of docker-compose.yml, {name}"
 
 
-def test_compose_passes_nothing_that_no_role_reads(services: dict[str, Any]) -> None:
+def test_compose_passes_only_variables_that_a_role_reads(services: dict[str, Any]) -> None:
     settings = {name.upper() for name in Settings.model_fields} | {renamed.old for renamed in RENAMED}
     read = settings | set(re.findall(r"\$\{(\w+):-", (ROOT / "Procfile").read_text())) | READ_BY_FLOWER
     for name in services.keys() - OTHER_SERVICES:
@@ -93,7 +93,7 @@ def test_the_entrypoint_becomes_the_role_itself_so_that_signals_reach_it(tmp_pat
     assert output == f"{process.pid} hello\n"
 
 
-def test_the_entrypoint_runs_any_other_command_as_it_is(tmp_path: Path) -> None:
+def test_the_entrypoint_runs_any_other_command_unchanged(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("role: false\n")
     done = subprocess.run(
         [ENTRYPOINT, "printf", "%s|", "a b", "$HOME"], cwd=tmp_path, check=True, capture_output=True, text=True

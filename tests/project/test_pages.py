@@ -22,7 +22,7 @@ README_MAX_LINES = 150
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "LICENSE"])
 HISTORY = {ROOT / "CHANGELOG.md", *(DOCS / "decisions").glob("*.md")}
-"""Pages that name what does not exist any more."""
+"""Pages that name things that no longer exist."""
 TEXTS = [
     ".env.example",
     "Dockerfile",
@@ -70,7 +70,7 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+def test_the_links_of_a_page_exist(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text()):
         found = (page.parent / target).resolve()
         assert found.is_relative_to(ROOT), target

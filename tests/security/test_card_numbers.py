@@ -135,7 +135,7 @@ def test_a_token_a_timestamp_or_an_amount_is_no_card_number() -> None:
         assert not any(map(contains_card_number, made)), made
 
 
-def test_an_order_number_counts_exactly_if_it_passes_the_luhn_check() -> None:
+def test_an_order_number_counts_as_a_card_number_only_if_it_passes_the_luhn_check() -> None:
     generator = random.Random(5)  # noqa: S311
     for _ in range(20_000):
         size = generator.randrange(13, 20)

@@ -16,7 +16,7 @@ LATER_SECONDS = 0.1
 
 
 @pytest.mark.parametrize(("exitcode", "ends"), [(None, False), (0, False), (EX_FAILURE, True)])
-def test_a_worker_that_failed_ends_even_if_a_task_of_it_never_does(
+def test_a_failed_worker_ends_even_if_one_of_its_tasks_never_ends(
     monkeypatch: pytest.MonkeyPatch, exitcode: int | None, ends: bool
 ) -> None:
     exited = threading.Event()

@@ -66,7 +66,7 @@ def raw(broker: Connection, queue: str) -> Any:
 
 
 @pytest.mark.parametrize("entry", celeryconfig.beat_schedule.values(), ids=list(celeryconfig.beat_schedule))
-def test_a_scheduled_job_expires_by_the_brokers_clock_alone(broker: Connection, entry: dict[str, Any]) -> None:
+def test_a_scheduled_job_expires_only_by_the_brokers_clock(broker: Connection, entry: dict[str, Any]) -> None:
     with app.amqp.Producer(broker, auto_declare=False) as producer:
         JOBS[entry["task"]].apply_async(producer=producer, **entry["options"])
     message = raw(broker, "operations")
@@ -75,7 +75,7 @@ def test_a_scheduled_job_expires_by_the_brokers_clock_alone(broker: Connection, 
     assert int(message.properties["expiration"]) == entry["options"]["expiration"] * 1000
 
 
-def test_a_delayed_message_carries_no_time_of_its_senders_clock(broker: Connection) -> None:
+def test_a_delayed_message_contains_no_time_of_its_senders_clock(broker: Connection) -> None:
     began = utc_now()
     transactions.accepted([str(new_id())]).apply_async(countdown=1)
     message = eventually(lambda: raw(broker, "transaction.created.bulk"), what="the delayed message")

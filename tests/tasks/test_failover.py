@@ -24,21 +24,21 @@ from tests.helpers.waiting import eventually
 from tests.tasks.test_relay import relaying
 from tests.tasks.workers import START_SECONDS, worker_process
 
-AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
+DOWN = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
 REFUSED_SECONDS = 2.0
 
 
 @pytest.mark.usefixtures("database", "broker")
-def test_the_relay_takes_the_next_node_when_the_first_one_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{AWAY};{settings().rabbitmq_url}")
+def test_the_relay_uses_the_next_node_when_the_first_one_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{DOWN};{settings().rabbitmq_url}")
     accept_payment(make_merchant())
     with relaying():
         eventually(lambda: count("outbox") == 0, what="an empty outbox")
 
 
 @pytest.mark.usefixtures("database", "broker")
-def test_the_relay_keeps_what_it_cannot_publish_and_still_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{AWAY};{AWAY}")
+def test_the_relay_keeps_rows_that_it_cannot_publish_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", f"{DOWN};{DOWN}")
     accept_payment(make_merchant())
     tries = 0
     connect = relay.broker_connection
@@ -55,18 +55,18 @@ def test_the_relay_keeps_what_it_cannot_publish_and_still_stops(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("broker")
-def test_a_worker_starts_at_once_although_one_node_is_away(tmp_path: Path) -> None:
-    environment = {"RABBITMQ_URL": f"{AWAY};{settings().rabbitmq_url}"}
+def test_a_worker_starts_immediately_although_one_node_is_down(tmp_path: Path) -> None:
+    environment = {"RABBITMQ_URL": f"{DOWN};{settings().rabbitmq_url}"}
     log = tmp_path / "worker.log"
     with worker_process(log, "settlement.completed", "-P", "solo", environment=environment):
         transactions.announce.delay([str(uuid4())])
         eventually(lambda: "succeeded" in log.read_text(), within=START_SECONDS, what="the first task")
-        assert "delayed delivery" not in log.read_text(), "it waited for the node that is away"
+        assert "delayed delivery" not in log.read_text(), "it waited for the node that is down"
 
 
 @pytest.fixture
 def end_election(stack: dict[str, Any], broker: Connection) -> Iterator[Callable[[], object]]:
-    """The broker refuses messages for `settlement.completed`, as during an election, until this is called."""
+    """Make the broker refuse messages for `settlement.completed`, as during an election, until this is called."""
     api = f"{stack['management_url']}/api"
     auth = (stack["management"]["user"], stack["management"]["password"])
     body = {"pattern": "^settlement.completed$", "definition": {"max-length": 0}, "apply-to": "queues"}
@@ -100,7 +100,7 @@ def test_a_message_that_is_refused_during_an_election_is_published_after_it(
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("error", [OperationalError("refused"), RecoverableConnectionError("closed"), OSError("reset")])
-def test_a_payment_whose_next_message_the_broker_does_not_take_keeps_its_attempts(error: Exception) -> None:
+def test_a_payment_whose_next_message_the_broker_refuses_keeps_its_attempts(error: Exception) -> None:
     id = accept_payment(make_merchant())
 
     def publish(_ids: list[UUID]) -> list[UUID]:

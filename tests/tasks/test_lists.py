@@ -97,7 +97,7 @@ def test_calls_in_progress_are_checked_when_their_leases_have_expired(broker: Co
 
 
 @pytest.mark.parametrize("queue", [MAIN, BULK])
-def test_a_list_of_a_main_queue_is_processed_whole_and_of_a_bulk_queue_as_room_allows(
+def test_a_list_of_a_main_queue_is_processed_whole_and_one_of_a_bulk_queue_as_room_allows(
     settling: Any, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [new_id() for _ in range(5)]

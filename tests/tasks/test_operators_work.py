@@ -57,7 +57,7 @@ def test_a_job_on_dead_letters_runs_step_by_step_at_its_rate(broker: Connection)
     assert count("dead_letter_jobs", "done = 3 AND failed = 0") == 1
 
 
-def test_a_requested_reconciliation_waits_for_the_one_in_progress_and_runs_then(broker: Connection) -> None:
+def test_a_requested_reconciliation_runs_after_the_one_in_progress(broker: Connection) -> None:
     with begin() as connection:
         run = reconciliation_requests.request(connection, utc_now() - timedelta(days=1), utc_now(), None, "test")
     publish(broker)

@@ -56,16 +56,16 @@ def full(management: requests.Session, stack: dict[str, Any], queue: str = FULL)
 
     limit(0)
     try:
-        eventually(lambda: not takes_one(queue), what="a full queue")
+        eventually(lambda: not accepts_one(queue), what="a full queue")
         yield
     finally:
         limit(1_000)  # without any limit RabbitMQ would not notify the delay queues of free space
-        eventually(lambda: takes_one(queue, purge=True), what="a queue that takes messages")
+        eventually(lambda: accepts_one(queue, purge=True), what="a queue that takes messages")
         management.delete(policy, timeout=10).raise_for_status()
 
 
-def takes_one(name: str, *, purge: bool = False) -> bool:
-    """Return whether a queue takes a message; with `purge` it is emptied before and after."""
+def accepts_one(name: str, *, purge: bool = False) -> bool:
+    """Return whether a queue accepts a message; with `purge` it is emptied before and after."""
     with relay.broker_connection() as connection, connection.Producer() as producer:
         queue = app.amqp.queues[name](connection.default_channel)
         try:
@@ -110,7 +110,7 @@ def test_the_state_is_unknown_before_the_first_check() -> None:
     assert broker_state()[0] is BrokerState.UNKNOWN
 
 
-def test_queues_that_take_messages_are_found_up_and_get_one_probe_each(broker: Connection, watch: QueueWatch) -> None:
+def test_queues_that_accept_messages_are_up_and_get_one_probe_each(broker: Connection, watch: QueueWatch) -> None:
     for _ in range(3):
         assert [found.reason for found in watch.check()] == [None] * len(celeryconfig.WORK_QUEUE_NAMES)
     assert broker_state() == (BrokerState.UP, None)
@@ -118,7 +118,7 @@ def test_queues_that_take_messages_are_found_up_and_get_one_probe_each(broker: C
         assert [args for args, *_ in received(broker, name)] == [[name]]
 
 
-def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are_used(
+def test_a_queue_that_refuses_messages_is_reported_with_a_reason_and_the_others_are_used(
     watch: QueueWatch, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
 ) -> None:
     with full(management, stack):
@@ -136,7 +136,7 @@ def test_a_queue_that_refuses_messages_is_found_with_a_reason_and_the_others_are
     assert broker_state() == (BrokerState.UP, None)
 
 
-def test_a_queue_that_refuses_messages_delays_no_other_and_nothing_is_published_twice(
+def test_a_queue_that_refuses_messages_does_not_delay_others_and_nothing_is_published_twice(
     broker: Connection, avoided: AvoidedQueues, management: requests.Session, stack: dict[str, Any]
 ) -> None:
     avoided.avoid(FULL, 60)
@@ -190,7 +190,7 @@ def test_an_unreachable_broker_is_down_and_no_queue_is_avoided(avoided: AvoidedQ
     assert avoided.names() == set()
 
 
-def test_a_queue_that_takes_no_messages_raises_one_alert_which_is_delivered_without_it(
+def test_a_queue_that_accepts_no_messages_raises_one_alert_which_is_delivered_without_the_queue(
     watch: QueueWatch,
     avoided: AvoidedQueues,
     management: requests.Session,
@@ -241,7 +241,7 @@ def test_a_queue_whose_messages_are_not_consumed_raises_an_alert_although_it_has
     assert broker_state() == (BrokerState.UP, None)
 
 
-def test_ordinary_tasks_show_that_a_queue_is_consumed_as_probes_do(
+def test_ordinary_tasks_show_that_a_queue_is_consumed_like_probes(
     watch: QueueWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "NOTE_SECONDS", 0.0)

@@ -60,7 +60,7 @@ def relay_once(broker: Connection) -> int:
         return relay.relay_once(producer)
 
 
-def test_a_lone_payment_travels_alone_and_its_outbox_row_is_gone(broker: Connection) -> None:
+def test_a_single_payment_has_its_own_message_and_its_outbox_row_is_deleted(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     assert relay_once(broker) == 1
     [[args, _, embedded]] = received(broker, "transaction.created")
@@ -69,7 +69,7 @@ def test_a_lone_payment_travels_alone_and_its_outbox_row_is_gone(broker: Connect
     assert count("outbox") == 0
 
 
-def test_a_backlog_travels_in_lists_and_in_order_and_beyond_a_list_in_bulk(broker: Connection) -> None:
+def test_a_backlog_is_published_in_ordered_lists_of_which_all_but_the_first_are_bulk(broker: Connection) -> None:
     merchant_id, size = make_merchant(), settings().message_max_ids
     ids = [accept_payment(merchant_id) for _ in range(2 * size + 5)]
     other = accept_payment(make_merchant())
@@ -82,7 +82,7 @@ def test_a_backlog_travels_in_lists_and_in_order_and_beyond_a_list_in_bulk(broke
         assert [step["options"].get("queue") for step in embedded["chain"]] == ["settlement.requested.bulk"]
 
 
-def test_work_of_no_merchant_never_travels_in_bulk(broker: Connection) -> None:
+def test_work_without_a_merchant_is_never_bulk(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     execute("UPDATE outbox SET merchant_id = NULL")
     assert relay_once(broker) == 1
@@ -94,7 +94,7 @@ def test_an_empty_outbox_publishes_nothing(broker: Connection) -> None:
     assert received(broker, "transaction.created") == []
 
 
-def test_rows_that_the_broker_does_not_take_stay_in_the_outbox(broker: Connection) -> None:
+def test_rows_that_the_broker_refuses_stay_in_the_outbox(broker: Connection) -> None:
     merchant_id = make_merchant()
     channel: Any = broker.default_channel
     with app.amqp.Producer(broker, auto_declare=False) as producer:
@@ -143,7 +143,7 @@ def batches(sent: list[Statement]) -> list[Statement]:
     return [statement for statement in sent if "DELETE FROM outbox" in statement.sql]
 
 
-def test_a_relay_whose_rows_are_locked_by_another_polls_like_an_idle_one(broker: Connection) -> None:
+def test_a_relay_whose_rows_are_locked_by_another_one_polls_like_an_idle_one(broker: Connection) -> None:
     accept_payment(make_merchant())
     rounds = 3
     with begin() as connection, statements() as sent:
@@ -156,7 +156,7 @@ def test_a_relay_whose_rows_are_locked_by_another_polls_like_an_idle_one(broker:
     assert received(broker, "transaction.created") == []
 
 
-def test_rows_that_a_dead_relay_had_taken_are_found_by_another_without_a_notification(broker: Connection) -> None:
+def test_another_relay_finds_the_rows_of_a_dead_one_without_a_notification(broker: Connection) -> None:
     id = accept_payment(make_merchant())
     with begin() as connection, statements() as sent:
         assert len(outbox.take(connection, 1).rows) == 1
@@ -167,7 +167,7 @@ def test_rows_that_a_dead_relay_had_taken_are_found_by_another_without_a_notific
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
-def test_listeners_are_notified_at_once_of_new_rows() -> None:
+def test_listeners_are_notified_immediately_of_new_rows() -> None:
     with db.listening(outbox.CHANNEL) as wait_for_notification:
         id = accept_payment(make_merchant())
         began = time.monotonic()
@@ -201,7 +201,7 @@ def test_a_relay_that_lost_its_listening_connection_listens_again(broker: Connec
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [[str(id)]]
 
 
-def test_payments_collect_while_the_workers_are_busy_and_travel_in_one_list(
+def test_payments_collect_while_the_workers_are_busy_and_are_published_in_one_list(
     broker: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "HOLD_SECONDS", 10.0)
@@ -219,7 +219,7 @@ def test_payments_collect_while_the_workers_are_busy_and_travel_in_one_list(
     assert [args[0] for args, *_ in received(broker, "transaction.created")] == [collected]
 
 
-def test_the_relay_itself_raises_and_delivers_the_alert_that_the_broker_is_away() -> None:
+def test_the_relay_itself_raises_and_delivers_the_alert_about_an_unavailable_broker() -> None:
     id = accept_payment(make_merchant())
     execute("UPDATE outbox SET created_at = now() - interval '2 minutes' WHERE subject_id = :id", id=id)
     received: list[Received] = []

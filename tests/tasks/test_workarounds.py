@@ -24,14 +24,14 @@ from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.SecurityWarning")  # containers run tests as root
 
-AWAY = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
+DOWN = "amqp://nobody:nothing@127.0.0.1:1/nowhere"
 LATER_SECONDS = 0.1
 ConsumerClass = type[CeleryConsumer]
 
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """The reading end, which does not block, and the writing end of the results of a pool's process."""
+    """Return the non-blocking reading end and the writing end of the pipe for the results of a pool's process."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     yield reading, writing
@@ -40,7 +40,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def half_read(hub: Hub, fd: int, size: int, received: list[bytes]) -> None:
-    """Let `hub` read a result of `size` bytes like Celery, by a generator, of which the second half is not there."""
+    """Let `hub` read a result of `size` bytes like Celery, by a generator; its second half has not arrived."""
 
     def read() -> Generator[None, None, None]:
         read_so_far = b""
@@ -98,7 +98,7 @@ def test_a_reset_does_not_wait_forever_for_a_process_that_died(
 
 
 @pytest.mark.unit
-def test_a_worker_with_an_event_loop_uses_the_one_that_reads_results_to_their_end() -> None:
+def test_a_worker_with_an_event_loop_uses_a_reading_hub() -> None:
     worker: Any = app.Worker(pool="prefork", concurrency=1, hostname=f"{uuid4()}@test")
     try:
         assert isinstance(worker.hub, ReadingHub)
@@ -109,7 +109,7 @@ def test_a_worker_with_an_event_loop_uses_the_one_that_reads_results_to_their_en
 
 
 class Delivered(Message):
-    """A message that notes what becomes of it."""
+    """A message that records whether it was acknowledged or rejected."""
 
     def __init__(self, headers: Any, body: bytes) -> None:
         values: dict[str, Any] = {"body": body, "headers": headers, "delivery_info": {}, "properties": {}}
@@ -138,7 +138,7 @@ MALFORMED = ({"task": "payments.announce", "id": "1", "timelimit": 7}, b"[[], {}
 
 
 @pytest.mark.unit
-def test_a_malformed_message_is_rejected_and_the_worker_goes_on() -> None:
+def test_a_malformed_message_is_rejected_and_the_worker_continues() -> None:
     message = Delivered(*MALFORMED)
     consumer(Consumer).create_task_handler()(message)
     assert message.fate == "rejected"
@@ -175,7 +175,7 @@ def test_the_events_are_published_without_confirms_but_celery_still_uses_the_opt
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments of each call of kombu's `ensure_connection`, which does nothing."""
+    """Record the arguments of each call of kombu's `ensure_connection`, which does nothing."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr(KombuConnection, "ensure_connection", lambda _, *args, **options: seen.append((args, options)))
     return seen
@@ -192,7 +192,7 @@ def test_workers_retry_a_connection_after_3_s_at_most(connecting: list[tuple[tup
 def test_celery_still_leaves_the_intervals_of_retries_to_kombu(
     connecting: list[tuple[tuple[Any, ...], dict[str, Any]]],
 ) -> None:
-    consumer(CeleryConsumer).ensure_connected(KombuConnection(AWAY))
+    consumer(CeleryConsumer).ensure_connected(KombuConnection(DOWN))
     [(args, options)] = connecting
     assert len(args) <= 2
     assert not any(name.startswith("interval") for name in options)
@@ -206,7 +206,7 @@ def test_workers_do_not_declare_the_delay_queues_but_celery_still_does_at_every_
     assert any("DelayedDelivery" in step for step in steps) is (kind is CeleryConsumer)
     if kind is CeleryConsumer:
         monkeypatch.setattr(delayed_delivery, "MAX_RETRIES", 0)
-        other = Celery("other", broker=f"{AWAY};{settings().rabbitmq_url}")
+        other = Celery("other", broker=f"{DOWN};{settings().rabbitmq_url}")
         worker: Any = SimpleNamespace(app=other)
         step = DelayedDelivery(worker)
         step.start(worker)
@@ -261,7 +261,7 @@ def test_the_events_of_a_short_time_are_sent_together_even_after_a_lost_timer(mo
 
 
 @pytest.mark.unit
-def test_celery_still_sends_each_event_at_once() -> None:
+def test_celery_still_sends_each_event_immediately() -> None:
     made = consumer(CeleryConsumer)
     soon: list[object] = []
     made.hub = SimpleNamespace(call_soon=soon.append)

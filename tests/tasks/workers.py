@@ -1,4 +1,4 @@
-"""Workers for tests: in a thread of this process, and as processes of their own."""
+"""Workers for tests: in a thread of this process, and as separate processes."""
 
 import os
 import signal

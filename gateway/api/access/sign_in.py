@@ -43,12 +43,12 @@ def admit(request: Request) -> None:
 
 
 def check_password(request: Request, email: str, password: str) -> tuple[StoredUser, Device | None]:
-    """Return the user with this e-mail in lower case and this password, and the device if the user knows it.
+    """Return the user with this email in lower case and this password, and the device if the user knows it.
 
-    An unknown e-mail has the same response as a wrong password, after the same work and within the same limits.
+    An unknown email has the same response as a wrong password, after the same work and within the same limits.
 
     Raises:
-        InvalidCredentials: e-mail or password is wrong.
+        InvalidCredentials: email or password is wrong.
         RateLimited: too many wrong passwords came from this address, or for this account from unknown devices.
         TooManyLogins: too many passwords are being checked.
     """
@@ -79,7 +79,7 @@ def check_password(request: Request, email: str, password: str) -> tuple[StoredU
 
 
 def device_headers(email: str, password_hash: str, known: Device | None = None) -> Mapping[str, str]:
-    """Return the response headers with a new device token, after a log-in with this e-mail in lower case."""
+    """Return the response headers with a new device token, after a log-in with this email in lower case."""
     token = device_tokens.issue(email, password_hash, known)
     attributes = f"Max-Age={DEVICE_TOKEN_SECONDS}; Path={LOGIN_PATH}; HttpOnly; Secure; SameSite=Strict"
     return {DEVICE_HEADER: token, "Set-Cookie": f"{DEVICE_COOKIE}={token}; {attributes}"}

@@ -48,7 +48,7 @@ def end_excess(port: int, max_per_address: int) -> int:
     An IPv6 address counts as its /64 network.
     """
     descriptors = os.listdir(_FILES)
-    if len(descriptors) <= max_per_address:  # the usual case costs one look into a small folder
+    if len(descriptors) <= max_per_address:  # the usual case reads only a small folder
         return 0
     by_address: defaultdict[str, list[int]] = defaultdict(list)
     for descriptor in sorted(map(int, descriptors)):  # the lowest number is roughly the oldest connection
@@ -71,7 +71,7 @@ def _client_of(descriptor: int, port: int) -> str | None:
 
 
 def _shut_down(descriptor: int, port: int, address: str) -> int:
-    """Shut down the connection, unless the descriptor belongs to another one by now; return the number of shut ones."""
+    """Shut down the connection unless the descriptor now belongs to another one; return the number of shut ones."""
     if _client_of(descriptor, port) == address:
         with suppress(OSError), socket_of(descriptor) as own:
             own.shutdown(socket.SHUT_RDWR)

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Row, TextClause, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gateway.domain.payments import dead_lettering, requeueing
-from gateway.domain.payments.dead_lettering import Death
+from gateway.domain.payments.dead_lettering import DeadLettering
 from gateway.domain.payments.kinds import KINDS, REFUNDS, TRANSACTIONS, Kind
 from gateway.domain.shared import alerts
 from gateway.domain.shared.alerts import IDS_MAX
-from gateway.domain.shared.failures import EXPIRED, cause_of_death
+from gateway.domain.shared.failures import EXPIRED, failure_of_dead_letter
 from gateway.ids import new_id, utc_now
 from gateway.models.dead_letters import DeadLetter
 from gateway.states import UNFINISHED
@@ -152,13 +152,13 @@ def _insert(connection: Connection, letters: Sequence[dict[str, Any]]) -> list[d
 
 
 def _dead_letter(connection: Connection, states: Mapping[UUID, Row[Any]], letters: Sequence[dict[str, Any]]) -> None:
-    deaths: dict[Kind, list[Death]] = {TRANSACTIONS: [], REFUNDS: []}
+    causes: dict[Kind, list[DeadLettering]] = {TRANSACTIONS: [], REFUNDS: []}
     for letter in letters:
         kind = REFUNDS if letter["refund_id"] else TRANSACTIONS
         state = states[letter["refund_id"] or letter["transaction_id"]]
-        cause = cause_of_death(state.code, state.message, letter["reason"])
-        deaths[kind].append(Death(state.id, state.attempts, *cause))
-    for kind, of_kind in deaths.items():
+        failure = failure_of_dead_letter(state.code, state.message, letter["reason"])
+        causes[kind].append(DeadLettering(state.id, state.attempts, *failure))
+    for kind, of_kind in causes.items():
         dead_lettering.dead_letter(connection, kind, of_kind)
 
 

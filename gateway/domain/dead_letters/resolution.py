@@ -159,8 +159,8 @@ def replay_all(
     """Replay the open dead letters whose transactions or refunds are dead-lettered; return these."""
     letters = _resolve(connection, dead_letter_ids, DeadLetterStatus.REPLAYED, actor, note, _REPLAYABLE)
     transaction_ids, refund_ids = _subjects(letters)
-    dead_lettering.revive(connection, TRANSACTIONS, transaction_ids)
-    dead_lettering.revive(connection, REFUNDS, refund_ids)
+    dead_lettering.replay(connection, TRANSACTIONS, transaction_ids)
+    dead_lettering.replay(connection, REFUNDS, refund_ids)
     return letters
 
 

@@ -59,8 +59,8 @@ class Room:
 
         The first part has at least two ids, because a single id is claimed under other conditions.
         """
-        worth = len(ids) if self.holds(len(ids)) else max(2, self.free)
-        return ids[:worth], ids[worth:]
+        length = len(ids) if self.holds(len(ids)) else max(2, self.free)
+        return ids[:length], ids[length:]
 
 
 @dataclass(slots=True)

@@ -18,8 +18,8 @@ from gateway.states import EventType
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """Why a transaction or a refund is dead-lettered, and its number of attempts."""
+class DeadLettering:
+    """A transaction or a refund to be dead-lettered: its number of attempts, and its failure."""
 
     id: UUID
     attempts: int
@@ -58,21 +58,21 @@ _DEAD_LETTER_TRANSACTIONS = f"""
 _DEAD_LETTER = {TRANSACTIONS: text(_DEAD_LETTER_TRANSACTIONS), REFUNDS: text(_dead_letter(REFUNDS))}
 
 
-def dead_letter(connection: Connection, kind: Kind, deaths: Sequence[Death]) -> None:
-    """Move the unfinished objects that `deaths` name to `dead_lettered`."""
-    if not deaths:
+def dead_letter(connection: Connection, kind: Kind, items: Sequence[DeadLettering]) -> None:
+    """Move the unfinished objects that `items` name to `dead_lettered`."""
+    if not items:
         return
     values = {
-        "ids": [death.id for death in deaths],
-        "attempts": [death.attempts for death in deaths],
-        "codes": [death.code for death in deaths],
-        "messages": [death.message for death in deaths],
-        "categories": [death.category for death in deaths],
+        "ids": [item.id for item in items],
+        "attempts": [item.attempts for item in items],
+        "codes": [item.code for item in items],
+        "messages": [item.message for item in items],
+        "categories": [item.category for item in items],
     }
     connection.execute(_DEAD_LETTER[kind], values)
 
 
-def _revive(kind: Kind, status: str) -> TextClause:
+def _replay(kind: Kind, status: str) -> TextClause:
     return text(f"""
     UPDATE {kind.table}
     SET status = {status}, attempt_limit = attempts + {ATTEMPT_LIMIT}, requeues = 0, requeued_at = NULL,
@@ -83,17 +83,17 @@ def _revive(kind: Kind, status: str) -> TextClause:
     """)  # noqa: S608  # constants
 
 
-_REVIVE = {
-    TRANSACTIONS: _revive(TRANSACTIONS, "CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END"),
-    REFUNDS: _revive(REFUNDS, "'pending'"),
+_REPLAY = {
+    TRANSACTIONS: _replay(TRANSACTIONS, "CASE WHEN provider IS NULL THEN 'pending' ELSE 'processing' END"),
+    REFUNDS: _replay(REFUNDS, "'pending'"),
 }
 
 
-def revive(connection: Connection, kind: Kind, ids: Sequence[UUID]) -> None:
+def replay(connection: Connection, kind: Kind, ids: Sequence[UUID]) -> None:
     """Give those of `ids` that are dead-lettered `ATTEMPT_LIMIT` new attempts, and enqueue them."""
     if ids:
-        revived = connection.execute(_REVIVE[kind], {"ids": list(ids)}).all()
-        requeueing.enqueue_by_status(connection, kind, [(row.id, row.merchant_id, row.status) for row in revived])
+        replayed = connection.execute(_REPLAY[kind], {"ids": list(ids)}).all()
+        requeueing.enqueue_by_status(connection, kind, [(row.id, row.merchant_id, row.status) for row in replayed])
 
 
 def _discard(kind: Kind, noun: str, effects: str) -> TextClause:

@@ -21,11 +21,11 @@ def failure_of(row: Row[*tuple[Any, ...]]) -> dict[str, Any] | None:
     }
 
 
-def cause_of_death(code: str | None, message: str | None, reason: str) -> tuple[str, str, str]:
+def failure_of_dead_letter(code: str | None, message: str | None, reason: str) -> tuple[str, str, str]:
     """Return code, message and category of a dead-lettered object, for the merchant.
 
-    `code` and `message` are those of its last attempt that has any; `reason` is why its message died. Internal errors
-    are shown to operators only.
+    `code` and `message` are those of its last attempt that has any; `reason` is why its message was dead-lettered.
+    Internal errors are shown to operators only.
     """
     if code is None and reason == EXPIRED:
         return EXPIRED, "It waited too long to be processed; an operator looks into it.", EXPIRED

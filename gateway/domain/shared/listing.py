@@ -1,4 +1,4 @@
-"""Lists, newest first: filters, and searches that look at a bounded number of rows."""
+"""Lists, newest first: filters, and searches that read a bounded number of rows."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta

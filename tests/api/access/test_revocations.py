@@ -1,4 +1,4 @@
-"""When a revocation takes effect in all processes (docs/authentication.md)."""
+"""The time at which a revocation takes effect in all processes (docs/authentication.md)."""
 
 import time
 from datetime import timedelta
@@ -81,7 +81,7 @@ def test_a_revocation_by_one_process_holds_at_once_in_every_process_of_the_host(
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_process_reads_again_after_another_one_announces(tmp_path: Path) -> None:
+def test_a_process_reads_the_revocations_again_after_an_announcement(tmp_path: Path) -> None:
     one, other = process(tmp_path), process(tmp_path)
     assert not other.include("token", CLIENT)
 

@@ -1,4 +1,4 @@
-"""Which access tokens are valid (docs/authentication.md), tested with one endpoint.
+"""The validity of access tokens (docs/authentication.md), tested with one endpoint.
 
 test_isolation.py checks that every endpoint requires a valid one.
 """

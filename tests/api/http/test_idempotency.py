@@ -20,7 +20,7 @@ THREADS = 20  # the size of the connection pool
 
 @dataclass(frozen=True)
 class Case:
-    """How to use one endpoint.
+    """The valid and invalid requests of one endpoint.
 
     `target` creates the object that the path names. `effect` is the table and the condition of the row that the request
     creates or changes. `invalid_body` is a body that the endpoint rejects; without a body, `invalid_target` creates an

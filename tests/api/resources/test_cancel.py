@@ -96,7 +96,7 @@ def test_a_dead_message_of_a_canceled_transaction_creates_no_dead_letter(merchan
     assert status_of(id) == "canceled"
 
 
-def test_of_concurrent_routing_and_cancellation_exactly_one_succeeds(merchant: Caller) -> None:
+def test_exactly_one_of_a_concurrent_routing_and_cancellation_succeeds(merchant: Caller) -> None:
     ids = [UUID(merchant.pay().json["id"]) for _ in range(RACES)]
     start = threading.Barrier(3)
 

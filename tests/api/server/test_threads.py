@@ -1,4 +1,4 @@
-"""Deadlines for a thread and for a client are bounded in time and number."""
+"""Waiting for a thread is bounded in time and number."""
 
 import asyncio
 from threading import Event

@@ -28,8 +28,8 @@ SERVER_OF_QUEUE = (
     f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"payments">>, queue, <<"{QUEUE}">>)),'
     " {Name, _} = amqqueue:get_pid(Q), ra:%s_server(quorum_queues, {Name, node()})."
 )
-NOTICED_SECONDS = 60
-ALERTED_SECONDS = 120
+REPORTED_WITHIN_SECONDS = 60
+ALERTED_WITHIN_SECONDS = 120
 
 
 class Broker:
@@ -115,30 +115,30 @@ def assert_every_reason_is_logged() -> None:
 
 
 @pytest.mark.parametrize("fault", ["without_disk", "frozen"])
-def test_a_broker_that_takes_no_messages_is_reported_with_the_reason_and_loses_nothing(
+def test_a_broker_that_accepts_no_messages_is_reported_with_the_reason_and_no_payment_is_lost(
     merchant: Client, truth: Truth, broker: Broker, fault: str
 ) -> None:
     operation = "connecting" if fault == "frozen" else "at most 2 s"
-    eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
+    eventually(is_up(merchant), within=REPORTED_WITHIN_SECONDS, what="a broker that works")
     with getattr(broker, fault)():
         ids = [merchant.pay()["id"] for _ in range(5)]
-        eventually(reports_a_problem(merchant, operation), within=NOTICED_SECONDS, what="the report")
+        eventually(reports_a_problem(merchant, operation), within=REPORTED_WITHIN_SECONDS, what="the report")
         assert fault == "frozen" or broker.manages()
     assert_all_settled_once(merchant, truth, ids, within=90)
-    eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
+    eventually(is_up(merchant), within=REPORTED_WITHIN_SECONDS, what="the end of the report")
     assert_every_reason_is_logged()
 
 
-def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_settle_when_it_is_back(
+def test_a_queue_that_is_down_raises_an_alert_within_two_minutes_and_its_payments_settle_afterwards(
     merchant: Client, truth: Truth, broker: Broker
 ) -> None:
-    eventually(is_up(merchant), within=NOTICED_SECONDS, what="a broker that works")
+    eventually(is_up(merchant), within=REPORTED_WITHIN_SECONDS, what="a broker that works")
     query = """
         SELECT count(*) AS number FROM alerts WHERE message LIKE %s AND details->>'kind' = 'queue_accepts_nothing'
     """
     with broker.without_queue():
         ids = [merchant.pay()["id"] for _ in range(5)]
-        eventually(reports_a_problem(merchant, QUEUE), within=NOTICED_SECONDS, what="the report")
+        eventually(reports_a_problem(merchant, QUEUE), within=REPORTED_WITHIN_SECONDS, what="the report")
         assert ready(merchant)["broker"] == "degraded"
         assert broker.manages()
 
@@ -146,8 +146,8 @@ def test_a_queue_that_is_down_is_alerted_within_two_minutes_and_its_payments_set
             number: int = (truth.execute(query, [f"%{QUEUE} has accepted no messages for%"]).fetchone() or {})["number"]
             return number
 
-        eventually(alerts, within=ALERTED_SECONDS, what="the alert")
+        eventually(alerts, within=ALERTED_WITHIN_SECONDS, what="the alert")
         assert alerts() == 1
     assert_all_settled_once(merchant, truth, ids, within=90)
-    eventually(is_up(merchant), within=NOTICED_SECONDS, what="the end of the report")
+    eventually(is_up(merchant), within=REPORTED_WITHIN_SECONDS, what="the end of the report")
     assert_every_reason_is_logged()

@@ -76,13 +76,13 @@ def paying(merchant: Client) -> Iterator[list[str]]:
     assert problems == []
 
 
-def test_five_hundred_payments_make_five_hundred_settlements_and_a_balanced_ledger(
+def test_five_hundred_payments_have_five_hundred_settlements_and_a_balanced_ledger(
     merchant: Client, truth: Truth
 ) -> None:
     assert_all_settled_once(merchant, truth, pay_many(merchant, 500), within=30)
 
 
-def test_payments_are_accepted_while_the_broker_is_away_and_settle_when_it_is_back(
+def test_payments_are_accepted_while_the_broker_is_down_and_settle_afterwards(
     merchant: Client, truth: Truth, processes: Processes
 ) -> None:
     with paying(merchant) as accepted:
@@ -134,7 +134,7 @@ def test_the_sweep_enqueues_a_payment_whose_message_the_broker_lost(
     assert requeued(truth, [id]) == 1
 
 
-def test_the_api_answers_503_while_the_database_is_down_and_continues_afterwards(
+def test_the_api_responds_with_503_while_the_database_is_down_and_recovers(
     merchant: Client, processes: Processes
 ) -> None:
     before = pay_many(merchant, 20)

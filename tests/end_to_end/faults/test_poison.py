@@ -107,7 +107,7 @@ def test_every_poison_message_on_every_queue_is_recorded_and_payments_continue(
     assert_payments_settle(merchant)
 
 
-def test_an_id_that_does_not_exist_is_recorded_and_its_neighbour_settles(
+def test_a_nonexistent_id_is_recorded_and_the_other_payments_of_its_list_settle(
     merchant: Client, truth: Truth, send: Callable[[str, Poison, str], None]
 ) -> None:
     stranger = str(new_id())
@@ -127,7 +127,7 @@ def test_an_id_named_twice_settles_once(merchant: Client, send: Callable[[str, P
     assert len(merchant.get("/v1/settlements", transaction_id=payment)["data"]) == 1
 
 
-def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_its_neighbours_settle(
+def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_the_others_of_its_list_settle(
     merchant: Client, operator: Client, processes: Processes
 ) -> None:
     with processes.down("relay", signal.SIGTERM):  # all of them are in one message
@@ -147,7 +147,9 @@ def test_a_payment_that_kills_its_worker_each_time_is_dead_lettered_and_its_neig
         assert len(merchant.get("/v1/settlements", transaction_id=id)["data"]) == 1
 
 
-def test_a_provider_call_that_never_returns_is_abandoned_and_its_neighbour_settles(merchant: Client) -> None:
+def test_a_provider_call_that_never_returns_is_abandoned_and_the_other_payments_of_its_list_settle(
+    merchant: Client,
+) -> None:
     hanging, neighbour = merchant.pay("tok_test_hang")["id"], merchant.pay()["id"]
     eventually(lambda: merchant.transaction(neighbour)["status"] == "completed", within=30, what="the neighbour")
     eventually(lambda: merchant.transaction(hanging)["status"] == "dead_lettered", within=90, what="the hanging one")
