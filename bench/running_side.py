@@ -71,7 +71,7 @@ class Running:
             raise DevstackError(f"the load generator failed with status {client.returncode}")
         responses = Responses(**json.loads(file.with_suffix(".responses").read_text()))
         if responses.refused:
-            raise DevstackError(f"{self.side.name} did not answer 201 to each payment: {responses.refused}")
+            raise DevstackError(f"{self.side.name} did not return 201 for each payment: {responses.refused}")
         return responses
 
     def value(self, query: str, *values: Any) -> Any:

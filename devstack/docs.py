@@ -45,7 +45,7 @@ are for people. The logs contain the `request_id`.
 
 ## Errors of the token endpoint
 
-`POST /oauth/token` answers in the format of RFC 6749, `{{"error": "…", "error_description": "…"}}`.
+`POST /oauth/token` reports errors in the format of RFC 6749, `{{"error": "…", "error_description": "…"}}`.
 
 {oauth}
 

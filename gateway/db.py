@@ -1,7 +1,7 @@
 """The database engine, and the only way to open a database scope.
 
 `begin()` is one database transaction. `autocommit()` is for a single statement that needs no BEGIN and COMMIT
-round trips around it: PostgreSQL runs it as a transaction of its own. Only api, cli and flows open either.
+round trips around it: PostgreSQL runs it as a separate transaction. Only api, cli and flows open either.
 """
 
 import os
@@ -38,7 +38,7 @@ IDLE_CHECK_TIMEOUT_SECONDS = 1.0
 IDLE_CHECK = "SELECT clock_timestamp()"
 """It also returns the database's time (gateway.clock), so the measurement needs no separate statement."""
 ANSWER_MARGIN_SECONDS = 1.0
-"""How much longer than PostgreSQL's own statement_timeout an answer is awaited, by default."""
+"""By how much the default answer timeout is longer than PostgreSQL's statement_timeout."""
 
 ASYNC_COMMIT = "SELECT set_config('synchronous_commit', 'off', true)"
 """In a statement whose commit need not survive a crash of PostgreSQL, because its work would be repeated.
@@ -241,7 +241,7 @@ def autocommit() -> Iterator[Connection]:
 
 @contextmanager
 def driver_connection(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
-    """Return the driver's connection, for what SQLAlchemy does not have, such as COPY.
+    """Return the driver's connection, for features that SQLAlchemy lacks, such as COPY.
 
     The answer timeout applies to the whole block.
 

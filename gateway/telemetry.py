@@ -27,20 +27,20 @@ from gateway.security.redaction import redact
 if TYPE_CHECKING:
     from loguru import Record
 
-HTTP_REQUESTS = Counter("http_requests_total", "Requests answered", ["method", "route", "status"])
-HTTP_SECONDS = Histogram("http_request_seconds", "Time to answer a request", ["method", "route"])
+HTTP_REQUESTS = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
+HTTP_SECONDS = Histogram("http_request_seconds", "Duration of HTTP requests", ["method", "route"])
 LOGIN_FAILURES = Counter(
     "login_failures_total",
-    "Log-ins refused by reason (invalid_credentials, account_limited, address_limited, busy)",
+    "Refused log-ins by reason (invalid_credentials, account_limited, address_limited, busy)",
     ["reason"],
 )
-TRANSACTIONS_CREATED = Counter("transactions_created_total", "Transactions accepted", ["currency"])
+TRANSACTIONS_CREATED = Counter("transactions_created_total", "Accepted transactions", ["currency"])
 SETTLEMENTS = Counter("settlements_total", "Settlements by result (succeeded, failed)", ["result"])
 REFUNDS = Counter("refunds_total", "Refunds by result (succeeded, failed)", ["result"])
 RETRIES = Counter("task_retries_total", "Retries, counted per transaction", ["task"])
-DEAD_LETTERS = Counter("dead_letters_total", "Dead letters stored", ["queue", "reason"])
-REQUEUED = Counter("transactions_requeued_total", "Transactions enqueued again after standing still", ["by"])
-PUBLISHED = Counter("outbox_published_total", "Outbox rows published", ["topic"])
+DEAD_LETTERS = Counter("dead_letters_total", "Stored dead letters", ["queue", "reason"])
+REQUEUED = Counter("transactions_requeued_total", "Payments and refunds that were requeued", ["by"])
+PUBLISHED = Counter("outbox_published_total", "Published outbox rows", ["topic"])
 ALERTS = Counter("alerts_total", "Alerts by delivery result (delivered, failed, logged)", ["severity", "result"])
 PROCESSING_SECONDS = Histogram(
     "transaction_processing_seconds",
@@ -61,7 +61,7 @@ WEBHOOK_SECONDS = Histogram(
 
 
 _OF_GRANIAN = ("_granian", "granian.access")
-"""Loggers of the server, which have handlers of their own. An access log contains raw paths."""
+"""Loggers of the server, which have their own handlers. An access log contains raw paths."""
 CONTEXT_FIELDS = ("request_id", "task_id", "transaction_id", "refund_id")
 
 

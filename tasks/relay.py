@@ -46,13 +46,13 @@ PAYMENT_QUEUES = ("transaction.created", "settlement.requested")
 READY_MAX = 8
 """With more messages than this waiting for a worker, all its processes are busy."""
 LENGTH_CHECK_SECONDS = 0.25
-"""The interval at which the lengths of queues are checked; for each lone payment it would be a sixth of the relay."""
+"""The interval at which the lengths of queues are checked; for each single payment it would be a sixth of the relay."""
 HOLD_SECONDS = 0.5
 HOLD_POLL_SECONDS = 0.05
 PAUSE_PER_ROW_SECONDS = 0.005
 PAUSE_MAX_SECONDS = 0.2
-"""The pause in which the rows of the next batch collect grows with the last batch. After a lone payment there is none;
-above 200 payments a second, where lists save much, it reaches its maximum."""
+"""The pause in which the rows of the next batch collect grows with the last batch. After a single payment there is
+none; above 200 payments a second, where lists save much, it reaches its maximum."""
 
 BULK_SIGNATURE_OF: dict[str, Callable[[list[str]], Signature]] = {
     Topic.TRANSACTION_CREATED: partial(transactions.accepted, bulk=True),
@@ -173,7 +173,7 @@ def _length(channel: Any, name: str) -> int:
 def _hold(producer: Producer, avoided: AvoidedQueues, stop: threading.Event) -> None:
     """Wait while the workers are busy, so that rows collect in the outbox and are published in longer lists.
 
-    The calls of one list run concurrently. A queue full of lone payments would be processed one provider call after
+    The calls of one list run concurrently. A queue full of single payments would be processed one provider call after
     the other.
     """
     until = time.monotonic() + HOLD_SECONDS

@@ -120,7 +120,7 @@ class Consumer(CeleryConsumer):
     def on_send_event_buffered(self) -> None:  # type: ignore[override]  # Celery ignores the result
         """Send the events of a short time together; Celery sends each one before its task may begin.
 
-        This saves Flower two thirds of its processor time, and a lone payment 1 to 3 of 17 ms. The timer is lost with
+        This saves Flower two thirds of its processor time, and a single payment 1 to 3 of 17 ms. The timer is lost with
         the connection, so a time that has passed counts as over.
         """
         now = time.monotonic()

@@ -104,7 +104,7 @@ def show(*, id: UUID, as_json: bool) -> None:
 def replay(*, id: UUID, as_json: bool) -> None:
     """Replay the dead letter with this ID.
 
-    Its payment or refund is enqueued again with a new set of attempts. The money moves at most once, however many
+    Its payment or refund is requeued with a new set of attempts. The money moves at most once, however many
     attempts were made before.
     """
     with db.begin() as connection:

@@ -162,7 +162,7 @@ class Pipeline(_Group):
         default=300,
         ge=0,
         le=MESSAGE_TTL_SECONDS_MAX,
-        description="Time after which an unconsumed message expires; its payments are enqueued again. 0 disables the "
+        description="Time after which an unconsumed message expires; its payments are requeued. 0 disables the "
         "expiry. `python -m tasks.topology` applies a change",
     )
     retry_backoff_seconds: int = Field(

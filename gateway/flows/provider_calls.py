@@ -31,11 +31,11 @@ FIRST_WAVE_SECONDS = 0.1
 CROWDED_WAVE_SECONDS = 0.03
 """The same while most threads are busy, so that the next message gets the threads that become free."""
 IDLE_WAIT_SECONDS = 0.5
-"""How long a message waits for its calls if the process has no others: the latency of a typical provider."""
+"""Time that a message waits for its calls if the process has no others: the latency of a typical provider."""
 CALL_MARGIN_SECONDS = 1
 ROOM_SECONDS = 0.1
 MARKS = 4
-"""How many times per `stuck_after_seconds` the rows that find no room are marked as not stuck."""
+"""Number of times per `stuck_after_seconds` that the rows that find no room are marked as not stuck."""
 CLOSE_MARGIN_SECONDS = 10
 
 ClaimT = TypeVar("ClaimT", bound=AttemptClaim[Any])
@@ -90,7 +90,7 @@ LateCallback = Callable[[ProcessedList], None]
 
 @dataclass(frozen=True, slots=True)
 class Recording(Generic[ClaimT]):
-    """How outcomes are recorded, and counted."""
+    """The functions that record outcomes and count them."""
 
     record: Callable[[Connection, Sequence[tuple[ClaimT, Outcome]]], Sequence[Recorded]]
     count: Callable[[Recorded], None]

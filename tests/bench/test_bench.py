@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class _Payments(BaseHTTPRequestHandler):
-    """Accepts payments, but answers 429 to every tenth."""
+    """Accepts payments, but returns 429 for every tenth."""
 
     protocol_version = "HTTP/1.1"
     keys: list[str]

@@ -27,14 +27,14 @@ from gateway.errors import RateLimited
 from gateway.reasons import reason_of
 
 LEASE_SECONDS = 1.0
-"""How long leased tokens may be spent."""
+"""Time after which leased tokens that were not spent expire."""
 BLOCK_SHARE = 0.05
 """The largest lease, as a share of the tokens of one second. More than 1 / BLOCK_SHARE processes could lease all of
 them without spending them."""
 PAUSE_SECONDS = 0.05
 """Minimum time between a lease that emptied the bucket and the next one."""
 UNLIMITED_SECONDS = 1.0
-"""How long the limits do not apply after the database was unavailable, before it is queried again."""
+"""Time without limits after the database was unavailable, before it is queried again."""
 BUCKETS_MAX = 10_000
 """Maximum number of subjects whose leases are cached; the tokens of the least recently used one expire."""
 DEVICE_LOGINS = Limit(per_second=1, burst=10)

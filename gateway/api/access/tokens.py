@@ -35,7 +35,7 @@ TOKEN_TYPE = "Bearer"  # noqa: S105  # the name of the scheme, not a secret
 NO_STORE = {"Cache-Control": "no-store"}
 MISSING_TOKEN = "Send an access token: `Authorization: Bearer …`."  # noqa: S105  # a message
 VERIFIED_SECONDS = 10.0
-"""How long a verified token is cached, unless the signing keys change."""
+"""Maximum age of a cached verification. A change of the signing keys ends it earlier."""
 VERIFIED_MAX = 10_000
 """Maximum number of cached tokens. When it is reached, the cache is emptied."""
 
@@ -100,7 +100,7 @@ _verified: dict[bytes, _Verified] = {}
 
 
 def issue(identity: Identity, scopes: tuple[str, ...] | None = None) -> str:
-    """Return a signed access token for `identity`, with the given scopes or all of its own."""
+    """Return a signed access token for `identity`, with the given scopes or all of the identity's scopes."""
     granted = identity.scopes if scopes is None else scopes
     token: str = create_access_token(_Grant(identity, tuple(granted), key_ring().signing()))
     return token

@@ -25,7 +25,7 @@ from gateway.states import AttemptOutcome, DeadLetterStatus, RefundStatus, Trans
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters to list; None does not filter. Times are inclusive from, exclusive to."""
+    """A filter of dead letters; None does not filter. The `from` times are inclusive, the `to` times exclusive."""
 
     status: str | None = None
     queue: str | None = None

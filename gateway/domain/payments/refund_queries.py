@@ -58,7 +58,7 @@ def find(connection: Connection, merchant_id: UUID, refund_id: UUID) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class RefundFilter:
-    """Which refunds to list; None does not filter. Times are inclusive from, exclusive to."""
+    """A filter of refunds; None does not filter. The `from` times are inclusive, the `to` times exclusive."""
 
     transaction_id: UUID | None = None
     status: str | None = None

@@ -78,7 +78,7 @@ INDEXED_STATUSES = frozenset(TransactionStatus) - {TransactionStatus.COMPLETED}
 
 @dataclass(frozen=True, slots=True)
 class TransactionFilter:
-    """Which transactions to list; None does not filter. Times are inclusive from, exclusive to."""
+    """A filter of transactions; None does not filter. The `from` times are inclusive, the `to` times exclusive."""
 
     status: TransactionStatus | None = None
     currency: str | None = None

@@ -22,7 +22,7 @@ _TABLE = Discrepancy.__table__
 
 @dataclass(frozen=True, slots=True)
 class DiscrepancyFilter:
-    """Which discrepancies to list; None does not filter. `run_id` selects those that this run found."""
+    """A filter of discrepancies; None does not filter. `run_id` selects those that this run found."""
 
     kind: str | None = None
     status: str | None = None

@@ -35,7 +35,7 @@ def record_all(connection: Connection, *, actor: str, action: str, details: Mapp
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries to list; None does not filter. Times are inclusive from, exclusive to."""
+    """A filter of entries; None does not filter. The `from` times are inclusive, the `to` times exclusive."""
 
     actor: str | None = None
     action: str | None = None

@@ -22,7 +22,7 @@ ENDPOINTS_MAX = 16
 SECRET_OVERLAP = timedelta(hours=24)
 """After a rotation, the previous secret also signs for this time."""
 BY_MERCHANT = "Disabled by the merchant."
-GONE = "The receiver answered 410 Gone."
+GONE = "The receiver returned 410 Gone."
 CANCELED_AT_ONCE = 5_000
 """Maximum number of deliveries that one statement cancels. The scheduled job cancels the others."""
 
@@ -167,7 +167,7 @@ _DISABLE_GONE = text("""
 
 
 def disable_gone(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Disable the endpoints `ids`, whose receivers answered 410 Gone, and cancel their deliveries."""
+    """Disable the endpoints `ids`, whose receivers returned 410 Gone, and cancel their deliveries."""
     connection.execute(_DISABLE_GONE, {"ids": list(ids), "reason": GONE})
     cancel_deliveries(connection, ids)
 

@@ -96,7 +96,7 @@ def find(connection: Connection, merchant_id: UUID, event_id: UUID) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events to list; None does not filter. Times are inclusive from, exclusive to."""
+    """A filter of events; None does not filter. The `from` times are inclusive, the `to` times exclusive."""
 
     type: EventType | None = None
     created_from: datetime | None = None

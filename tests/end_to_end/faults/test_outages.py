@@ -46,7 +46,7 @@ def assert_all_settled_once(merchant: Client, truth: Truth, ids: list[str], with
 
 
 def requeued(truth: Truth, ids: list[str]) -> int:
-    """Return the number of payments that were enqueued again because their message was lost."""
+    """Return the number of payments that were requeued because their message was lost."""
     query = "SELECT count(*) AS number FROM transactions WHERE id = ANY(%s::uuid[]) AND requeues > 0"
     number: int = (truth.execute(query, [ids]).fetchone() or {})["number"]
     return number
