@@ -3,11 +3,11 @@
 # It uses `exec`, so that the role itself gets SIGTERM and finishes its current work.
 set -eu
 
-# Containers may share the folder for metrics, but not process ids: each gets a folder of its own in it.
+# Containers may share the folder for metrics, but not process ids: each gets a folder in it. A restarted container
+# continues its counters there, because /metrics adds up all containers, and the sum of counters must not fall.
 if [ -n "${PROMETHEUS_MULTIPROC_DIR:-}" ]; then
     export METRICS_DIR="$PROMETHEUS_MULTIPROC_DIR" PROMETHEUS_MULTIPROC_DIR="$PROMETHEUS_MULTIPROC_DIR/$(hostname)"
     mkdir -p "$PROMETHEUS_MULTIPROC_DIR"
-    rm -f "$PROMETHEUS_MULTIPROC_DIR"/*.db
 fi
 
 command=

@@ -43,7 +43,7 @@ class AnswerTimeouts:
 
     def forget(self) -> None:
         """Start over, as in a child process, which has none of the parent's threads."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a garbage collection under the lock may return a connection to its pool
         self._awaited: dict[psycopg.Connection[Any], _Awaited] = {}
         self._needed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,11 +53,11 @@ class AnswerTimeouts:
         awaited = _Awaited(seconds, time.monotonic() + seconds)
         with self._lock:
             self._awaited[connection] = awaited
-            if not self._needed.is_set():
-                self._needed.set()
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._watch, name="answer-timeouts", daemon=True)
-                    self._thread.start()
+            if self._thread is None:
+                thread = threading.Thread(target=self._watch, name="answer-timeouts", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._needed.set()
 
     def stop(self, connection: psycopg.Connection[Any]) -> LateAnswer | None:
         """End the limit; return an error if the answer was late."""
@@ -66,6 +66,11 @@ class AnswerTimeouts:
         if awaited is None or not awaited.late:
             return None
         return LateAnswer(f"PostgreSQL did not answer within {awaited.seconds:g} s")
+
+    @property
+    def awaited(self) -> int:
+        """Return how many answers are awaited."""
+        return len(self._awaited)
 
     @contextmanager
     def limit(self, connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
@@ -96,7 +101,7 @@ class AnswerTimeouts:
                     self._needed.clear()
                     idle_checks = 0
                 now = time.monotonic()
-                for connection, awaited in self._awaited.items():
+                for connection, awaited in list(self._awaited.items()):
                     if not awaited.late and now >= awaited.deadline:
                         awaited.late = True
                         _shut_down(connection)

@@ -8,7 +8,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -103,6 +103,7 @@ def _engine(url: str, connect: Callable[[Mapping[str, Any]], psycopg.Connection[
     config = settings()
     pool = create_engine(
         url,
+        skip_autocommit_rollback=True,  # there is nothing to roll back
         isolation_level="AUTOCOMMIT",  # for the frequent statements; switching takes a twelfth of a request's time
         hide_parameters=True,  # merchants' data and hashes must not get into the logs with an error's text
         pool_size=config.database_pool_size,
@@ -121,8 +122,12 @@ def _engine(url: str, connect: Callable[[Mapping[str, Any]], psycopg.Connection[
 
     @event.listens_for(pool, "do_connect")
     def connected(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
-        return connect(parameters)
+        connection = connect(parameters)
+        # SQLAlchemy initializes the first connection with statements that have no events; `_test_idle` ends this limit.
+        answer_timeouts.start(connection, _answer_seconds())
+        return connection
 
+    event.listen(pool, "close", _end_limit)
     event.listen(pool, "checkin", _note_idle)
     event.listen(pool, "checkout", _test_idle)
     event.listen(pool, "before_cursor_execute", _limit_statement)
@@ -131,6 +136,10 @@ def _engine(url: str, connect: Callable[[Mapping[str, Any]], psycopg.Connection[
     event.listen(pool, "rollback", _limit_end_of_transaction)
     event.listen(pool, "handle_error", _explain_late_answer)
     return pool
+
+
+def _end_limit(connection: Any, _record: Any) -> None:
+    answer_timeouts.stop(connection)
 
 
 def _note_idle(connection: Any, record: Any) -> None:
@@ -148,6 +157,7 @@ def _test_idle(connection: Any, record: Any, _proxy: Any) -> None:
         DisconnectionError: the session has ended.
         OperationalError: the server hangs, so a new connection would hang too.
     """
+    answer_timeouts.stop(connection)
     idle_since = record.info.get("idle_since")
     suspect = idle_since is not None and (
         time.monotonic() - idle_since >= IDLE_CHECK_SECONDS or _has_unread_input(connection)
@@ -180,7 +190,10 @@ def _end_statement(_connection: Connection, cursor: Any, *_: Any) -> None:
 
 
 def _limit_end_of_transaction(connection: Connection) -> None:
-    """Limit a COMMIT or ROLLBACK; SQLAlchemy has no event after it, so `_note_idle` ends the limit."""
+    """Limit a COMMIT or ROLLBACK; SQLAlchemy has no event after it, so `_note_idle` ends the limit.
+
+    A scope must therefore end with its transaction, as those of this module do.
+    """
     if not connection.invalidated:
         driver: Any = connection.connection.dbapi_connection
         answer_timeouts.start(driver, _answer_seconds())
@@ -268,7 +281,10 @@ def listening(channel: str) -> Iterator[Callable[[float], None]]:
     connection = direct_engine().connect()
     connection.detach()  # it is not returned to the pool
     driver: Any = connection.connection.dbapi_connection
-    with closing(driver), connection:  # SQLAlchemy does not close a connection that is detached from its pool
+    with ExitStack() as stack:
+        stack.callback(answer_timeouts.stop, driver)  # no `checkin` of a detached connection does it
+        stack.enter_context(closing(driver))  # SQLAlchemy does not close a connection that is detached from its pool
+        stack.enter_context(connection)
         connection.exec_driver_sql(f"LISTEN {channel}")
 
         def wait_for_notification(seconds: float) -> None:

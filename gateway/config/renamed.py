@@ -39,7 +39,12 @@ RENAMED = (
 
 def used(environment: Mapping[str, str]) -> list[Renamed]:
     """Return the renamed settings whose old names have a value in `environment`."""
-    return [renamed for renamed in RENAMED if environment.get(renamed.old)]
+    return [renamed for renamed in RENAMED if _value(renamed, environment)]
+
+
+def _value(renamed: Renamed, environment: Mapping[str, str]) -> str:
+    """Return the value under the old name, which may be in lower case as the names of all settings."""
+    return environment.get(renamed.old) or environment.get(renamed.old.lower()) or ""
 
 
 def with_new_names(values: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def with_new_names(values: Mapping[str, Any], environment: Mapping[str, str]) ->
     found = dict(values)
     for renamed in used(environment):
         try:
-            converted = renamed.convert(environment[renamed.old])
+            converted = renamed.convert(_value(renamed, environment))
         except (ValueError, OverflowError):
             raise ValueError(f"{renamed.old}: must be a number; the setting is called {renamed.new} now") from None
         field = renamed.new.lower()

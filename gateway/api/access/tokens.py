@@ -134,7 +134,7 @@ def _verify(header: str, generation: int) -> _Verified:
         raise AuthenticationRequired(MISSING_TOKEN)
     try:
         caller = _caller_of(decode_token(token.strip()))
-    except (JWTExtendedException, PyJWTError, ValueError, RecursionError):
+    except (JWTExtendedException, PyJWTError, ValueError, OverflowError, OSError, RecursionError):
         raise InvalidToken from None
     if caller is None:
         raise InvalidToken

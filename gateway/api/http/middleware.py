@@ -3,12 +3,13 @@
 import re
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask, Request, Response, request
 from loguru import logger
+from prometheus_client import Counter, Histogram
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from gateway import db
@@ -63,13 +64,20 @@ def _finish_request(response: Response) -> Response:
 def record(method: str, route: str, status: int, seconds: float) -> None:
     """Count, time and log a request whose response has this status."""
     method = method if method in _METHODS else "OTHER"
-    HTTP_REQUESTS.labels(method, route, str(status)).inc()
-    HTTP_SECONDS.labels(method, route).observe(seconds)
+    requests, durations = _metrics_of(method, route, status)
+    requests.inc()
+    durations.observe(seconds)
     line = f"{method} {route} {status} in {seconds * 1000:.1f} ms"
     if route in _QUIET_ROUTES:
         logger.debug(line)
     else:
         log_frequent(__name__, line)
+
+
+@cache
+def _metrics_of(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """Return the metrics with these labels, which have few values."""
+    return HTTP_REQUESTS.labels(method, route, str(status)), HTTP_SECONDS.labels(method, route)
 
 
 class Middleware:

@@ -135,24 +135,25 @@ class Endpoint:
 
     def serve(self, **path: str) -> Response:
         """Process the current request; this is the view function for Flask."""
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]  # each use of the proxy looks it up
         if self.has_credentials:
-            sign_in.admit(request)
-        caller = None if self.public else tokens.authenticate(request.headers.get("Authorization", ""))
+            sign_in.admit(current)
+        caller = None if self.public else tokens.authenticate(current.headers.get("Authorization", ""))
         if caller is not None and not self.has_credentials:
             rate_limits.admit_caller(caller.subject, caller.merchant_id)
         if caller is not None and self.scope is not None:
             tokens.require_scopes(caller, self.scope)
         arguments: dict[str, Any] = {name: _id_of(text) for name, text in path.items()}
         if self.query is NoQuery:
-            reject_parameters(request)
+            reject_parameters(current)
         elif self.query is not None:
-            arguments["query"] = parse_parameters(self.query, parameters_of(request))
+            arguments["query"] = parse_parameters(self.query, parameters_of(current))
         if self.body is not None:
-            absent = not self.needs_body and not request.get_data()
-            body = self.body() if absent else parse_json(self.body, body_of_type(request, JSON))
+            absent = not self.needs_body and not current.get_data()
+            body = self.body() if absent else parse_json(self.body, body_of_type(current, JSON))
             arguments |= {} if self.body is NoBody else {"body": body}
         if self.takes_context:
-            arguments["context"] = RequestContext(request, caller)
+            arguments["context"] = RequestContext(current, caller)
         if self.upload is None:
             return self._respond(self.view(**arguments))
         with self.upload.received() as file:
