@@ -167,11 +167,11 @@ class Acquirer:
             if plan.fault is Fault.ERROR_BEFORE:
                 return error_reply(503, "unavailable", "The request was not processed. Try again.")
             await _pause(plan.processing_seconds)
-            entry, made = await self._store.durably(work)
+            entry, created = await self._store.durably(work)
         finally:
             if not hangs:
                 self._finished(subject)
-        return await _after_processing(json_reply(201 if made else 200, as_json(entry)), entry, plan)
+        return await _after_processing(json_reply(201 if created else 200, as_json(entry)), entry, plan)
 
     def _finished(self, subject: str) -> None:
         self._in_progress[subject] -= 1
