@@ -1,6 +1,5 @@
 """Statements of a provider, with lines of settlements in the database or with chosen lines."""
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +7,7 @@ from sqlalchemy import text
 
 from gateway.db import begin
 from gateway.domain.reconciliation.statement_files import COLUMNS
-from gateway.ids import rfc3339
+from gateway.ids import rfc3339, utc_now
 from tests.helpers.discrepancies import settled_payment
 
 HEADER = ",".join(COLUMNS)
@@ -25,7 +24,7 @@ def charge_of(transaction_id: UUID) -> dict[str, str]:
 def line(**cells: str) -> dict[str, str]:
     """Return a line whose cells are valid except for `cells`."""
     usual = {"charge_id": "ch_1", "type": "charge", "amount": "1000", "fee": "18", "currency": "USD"}
-    return {"idempotency_key": "key-1", "time": rfc3339(datetime.now(UTC)), **usual, **cells}
+    return {"idempotency_key": "key-1", "time": rfc3339(utc_now()), **usual, **cells}
 
 
 def csv_of(*lines: dict[str, Any]) -> bytes:
