@@ -39,7 +39,7 @@ class CallPool:
         return ThreadPoolExecutor(self._size, thread_name_prefix="provider")
 
     @property
-    def is_crowded(self) -> bool:
+    def is_busy(self) -> bool:
         """Return whether more than half of the threads are taken."""
         return self.in_progress > self._size // 2
 

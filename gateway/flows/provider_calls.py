@@ -28,7 +28,7 @@ from gateway.telemetry import PROVIDER_SECONDS, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
 """Outcomes that arrive within this time are recorded immediately, so that a slow call does not delay its neighbours."""
-CROWDED_WAVE_SECONDS = 0.03
+BUSY_WAVE_SECONDS = 0.03
 """The same while most threads are busy, so that the next message gets the threads that become free."""
 IDLE_WAIT_SECONDS = 0.5
 """Time that a message waits for its calls if the process has no others: the latency of a typical provider."""
@@ -153,7 +153,7 @@ def execute(
     if not claimed.claims:
         return processed
     was_idle = _pool().in_progress == 0
-    first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
+    first_wave_seconds = BUSY_WAVE_SECONDS if _pool().is_busy else FIRST_WAVE_SECONDS
     began = time.monotonic()
     calls = {_pool().start(claim.merchant_id, partial(call_provider, claim)): claim for claim in claimed.claims}
     running = _record_ended(calls, first_wave_seconds, recording, processed)
