@@ -1,5 +1,6 @@
 """Statements of a provider, with lines of settlements in the database or with chosen lines."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from sqlalchemy import text
 
 from gateway.db import begin
 from gateway.domain.reconciliation.statement_files import COLUMNS
-from gateway.ids import rfc3339, utc_now
+from gateway.ids import rfc3339
 from tests.helpers.discrepancies import settled_payment
 
 HEADER = ",".join(COLUMNS)
@@ -24,7 +25,7 @@ def charge_of(transaction_id: UUID) -> dict[str, str]:
 def line(**cells: str) -> dict[str, str]:
     """Return a line whose cells are valid except for `cells`."""
     usual = {"charge_id": "ch_1", "type": "charge", "amount": "1000", "fee": "18", "currency": "USD"}
-    return {"idempotency_key": "key-1", "time": rfc3339(utc_now()), **usual, **cells}
+    return {"idempotency_key": "key-1", "time": rfc3339(datetime.now(UTC)), **usual, **cells}
 
 
 def csv_of(*lines: dict[str, Any]) -> bytes:
