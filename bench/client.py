@@ -58,7 +58,7 @@ class _Client:
         self.sent = time.perf_counter()
         self.socket.sendall(request)
 
-    def answer(self) -> tuple[int, bytes] | None:
+    def response(self) -> tuple[int, bytes] | None:
         """Return the status and the body, or None while the response is incomplete."""
         received = self.socket.recv(RECEIVE_BYTES)
         if not received:
@@ -133,11 +133,11 @@ class Load:
             raise TimeoutError(f"no response within {TIMEOUT_SECONDS:.0f} s")
         for number, _ in events:
             client = self._by_file[number]
-            answer = client.answer()
-            if answer is None:
+            response = client.response()
+            if response is None:
                 continue
             self._responses.milliseconds.append(round((time.perf_counter() - client.sent) * 1000, 3))
-            status, body = answer
+            status, body = response
             if status == 201:
                 self._bodies.append(body)
             else:

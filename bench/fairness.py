@@ -58,9 +58,9 @@ def _another_merchant(on: Running) -> str:
     """Register a merchant without payments; return its access token."""
     body = {"email": f"{uuid4().hex}@example.com", "password": uuid4().hex, "business_name": "B"}
     url = f"{stackfile.api_url(on.servers.layout)}/auth/register"
-    answer = requests.post(url, json=body, timeout=_HTTP_SECONDS)
-    answer.raise_for_status()
-    token: str = answer.json()["access_token"]
+    response = requests.post(url, json=body, timeout=_HTTP_SECONDS)
+    response.raise_for_status()
+    token: str = response.json()["access_token"]
     return token
 
 

@@ -67,7 +67,7 @@ def superuser_url(servers: Servers) -> str:
 def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
     """Reconcile this number of settled payments, of which some have mismatches."""
     fill.fill(superuser_url(servers), payments)
-    made = fill.make_mismatches(superuser_url(servers))
+    mismatches = fill.make_mismatches(superuser_url(servers))
     runs = [_reconcile(side) for _ in range(RUNS)]
     counts = runs[0]["counts"]
     seconds = statistics.median(run["seconds"] for run in runs)
@@ -76,7 +76,7 @@ def reconciliation(servers: Servers, side: Side, payments: int) -> Figures:
         "transactions": counts["transactions"],
         "settlements": counts["settlements"],
         "ledger entries": counts["ledger_entries"],
-        "mismatches made": made,
+        "mismatches made": mismatches,
         "mismatches found": sum(counts["discrepancies"].values()),
         "seconds, median": seconds,
         "transactions and settlements per second": pairs / seconds,

@@ -127,7 +127,7 @@ Ctrl-C stops everything.
 
 
 def wait() -> None:
-    """Return when the stack is up; fail at once if its supervisor ends meanwhile."""
+    """Return when the stack is up; fail immediately if its supervisor ends meanwhile."""
     own = layout()
     limit = float(environment(dotenv=False).get("WAIT_SECONDS") or _WAIT_LIMIT_SECONDS)
     seen = False

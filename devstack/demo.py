@@ -48,7 +48,7 @@ class Demo:
         self._payments = [self._post(*payment) for payment in _PAYMENTS]
 
     def _post(self, payment_method: str, amount: int, currency: str, outcome: str) -> _Payment:
-        answer = self._session.post(
+        response = self._session.post(
             self._url,
             json={
                 "amount": amount,
@@ -59,11 +59,11 @@ class Demo:
             headers={"Idempotency-Key": str(uuid.uuid4())},
             timeout=_REQUEST_LIMIT_SECONDS,
         )
-        if answer.status_code != requests.codes.created:
-            raise DevstackError(f"a demo payment was refused: {answer.status_code} {answer.text[:500]}")
+        if response.status_code != requests.codes.created:
+            raise DevstackError(f"a demo payment was refused: {response.status_code} {response.text[:500]}")
         label = f"{amount / 100:8.2f} {currency}  {payment_method:31}"
-        payment = _Payment(answer.json()["id"], label)
-        self._show(payment, answer.json())
+        payment = _Payment(response.json()["id"], label)
+        self._show(payment, response.json())
         return payment
 
     @property
@@ -85,11 +85,11 @@ class Demo:
         for payment in self._payments:
             if not payment.final:
                 try:
-                    answer = self._session.get(f"{self._url}/{payment.id}", timeout=_REQUEST_LIMIT_SECONDS)
-                    answer.raise_for_status()
+                    response = self._session.get(f"{self._url}/{payment.id}", timeout=_REQUEST_LIMIT_SECONDS)
+                    response.raise_for_status()
                 except requests.RequestException:
                     continue  # the API may be restarting; the next step repeats the query
-                self._show(payment, answer.json())
+                self._show(payment, response.json())
 
     def _show(self, payment: _Payment, found: dict[str, object]) -> None:
         status, attempts = str(found["status"]), int(str(found["attempts"]))

@@ -147,7 +147,7 @@ def _beside_stack_with_acquirer(own: Layout, run: Run, *, clustered: bool = Fals
 def _beside_fresh_stack(
     own: Layout, settings: dict[str, str], extra_roles: dict[str, str], *runs: Run, clustered: bool = False
 ) -> int:
-    """Start a fresh stack, run all commands at once, and return the first exit status that is not 0."""
+    """Start a fresh stack, run all commands concurrently, and return the first exit status that is not 0."""
     caller = environment(dotenv=False)
     plan = services.Plan.read(caller, prefix="TEST_")
     if clustered:

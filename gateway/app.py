@@ -103,5 +103,5 @@ def create_served_app() -> Server:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
-    made = globals()["app"] = create_app()
-    return made
+    created = globals()["app"] = create_app()
+    return created

@@ -41,7 +41,7 @@ class ReadOnlyServer(psycopg.OperationalError):
     """A pooler connects to a server that accepts no writes."""
 
 
-def wanted() -> dict[str, str]:
+def required_settings() -> dict[str, str]:
     """Return the required settings of every session, in the units of pg_settings."""
     timeout = str(1000 * settings().database_timeout_seconds)
     return {
@@ -57,13 +57,13 @@ def wanted() -> dict[str, str]:
 
 
 def connect(parameters: Mapping[str, Any], values: Mapping[str, str] | None = None) -> psycopg.Connection[Any]:
-    """Connect directly to PostgreSQL, of several hosts to the primary, with these settings (default: `wanted`).
+    """Connect directly to PostgreSQL, of several hosts to the primary, with these or the `required_settings`.
 
     Raises:
         UnsuitableSession: a pooler answers.
         psycopg.OperationalError: no server answers, or none that accepts writes.
     """
-    values = values or wanted()
+    values = values or required_settings()
     options = {
         "options": " ".join(f"-c {name}={value}" for name, value in values.items()),
         "target_session_attrs": "read-write",  # after a failover the former primary is a standby
@@ -78,7 +78,7 @@ def connect(parameters: Mapping[str, Any], values: Mapping[str, str] | None = No
             ) from exc
         raise
     with _closed_on_error(connection):
-        found = _found(connection, values)
+        found = _current_settings(connection, values)
         if int(found["pid"]) != connection.info.backend_pid:
             raise UnsuitableSession(f"a connection pooler answers, where PostgreSQL itself is needed. {_USE_BOTH}")
         wrong = [name for name in values if found.get(name) != values[name]]
@@ -100,22 +100,22 @@ def connect_by_pooler(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
         ReadOnlyServer: the server accepts no writes.
         psycopg.OperationalError: no pooler answers.
     """
-    *others, last = _one_host_each(parameters)
+    *others, last = _parameters_per_host(parameters)
     failures = []
     for host in others:
         try:
-            return _connect_by_one(host)
+            return _connect_through_pooler(host)
         except psycopg.OperationalError as exc:
             failures.append(str(exc))
     try:
-        return _connect_by_one(last)
+        return _connect_through_pooler(last)
     except psycopg.OperationalError as exc:
         if not failures:
             raise
         raise type(exc)("\n".join([*failures, str(exc)])) from exc
 
 
-def _one_host_each(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _parameters_per_host(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the connection parameters per host, in order."""
     hosts = str(parameters.get("host") or "").split(",")
     ports = str(parameters.get("port") or "").split(",")
@@ -130,14 +130,14 @@ def _one_host_each(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _connect_by_one(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
+def _connect_through_pooler(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
     connection = psycopg.connect(**parameters)
-    values = wanted()
+    values = required_settings()
     with _closed_on_error(connection):
-        found = _found(connection, values)
+        found = _current_settings(connection, values)
         if found[_READ_ONLY] == "on":
             raise ReadOnlyServer(f"the server behind {connection.info.host}:{connection.info.port} is read-only")
-        wrong = [name for name in values if not _suits(name, found.get(name), values[name])]
+        wrong = [name for name in values if not _is_acceptable(name, found.get(name), values[name])]
         if wrong:
             raise UnsuitableSession(
                 f"the pooler's sessions lack their settings ({_listed(wrong, found, values)}). Run `{SET_DEFAULTS}`, "
@@ -149,7 +149,7 @@ def _connect_by_one(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
     return connection
 
 
-def _suits(name: str, found: str | None, value: str) -> bool:
+def _is_acceptable(name: str, found: str | None, value: str) -> bool:
     """Return whether a setting of a pooler's session is acceptable; timeouts may differ during a rolling change."""
     if name in _TIMEOUTS and found is not None:
         return 0 < int(found) <= 1000 * DATABASE_TIMEOUT_SECONDS_MAX
@@ -166,7 +166,7 @@ def _listed(names: list[str], found: Mapping[str, str], values: Mapping[str, str
     return ", ".join(f"{name} is {found.get(name, 'unknown')}, not {values[name]}" for name in names)
 
 
-def _found(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> dict[str, str]:
+def _current_settings(connection: psycopg.Connection[Any], values: Mapping[str, str]) -> dict[str, str]:
     """Return a new session's settings for the names of `values`, whether it is read-only, and its pid."""
     connection.autocommit = True
     with answer_timeouts.limit(connection, settings().database_timeout_seconds):

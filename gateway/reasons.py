@@ -13,10 +13,10 @@ def reason_of(error: BaseException) -> str:
     the driver, without the statement and without values of a row.
     """
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return f"{_words_of(getattr(error, 'orig', None) or error)}{notes}"[:REASON_MAX_LENGTH]
+    return f"{_text_of(getattr(error, 'orig', None) or error)}{notes}"[:REASON_MAX_LENGTH]
 
 
-def _words_of(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     primary = getattr(getattr(error, "diag", None), "message_primary", None)  # of psycopg; other fields contain values
     lines = (" ".join(line.split()) for line in str(primary or error).splitlines())  # libpq has one message per host
     name, text = type(error).__name__, "; ".join(line for line in lines if line)
@@ -24,7 +24,7 @@ def _words_of(error: BaseException) -> str:
         return f"{name}: {text}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
-        return f"{name}: {_words_of(cause)}"
+        return f"{name}: {_text_of(cause)}"
     described = " ".join((type(error).__doc__ or "").partition("\n\n")[0].split())
     return f"{name}: {described}" if described else name
 

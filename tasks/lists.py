@@ -12,7 +12,7 @@ from loguru import logger
 from gateway.config import settings
 from gateway.errors import RetriesExhausted
 from gateway.flows import provider_calls
-from gateway.flows.provider_calls import LateCallback, ProcessedList, split_by_room
+from gateway.flows.provider_calls import LateCallback, ProcessedList, split_by_capacity
 from gateway.flows.settlement import Unfinished
 from gateway.reasons import reason_of
 from gateway.telemetry import RETRIES, log_context
@@ -53,15 +53,15 @@ def process_list(
             raise
 
 
-def process_within_room(
+def process_within_capacity(
     task: GatewayTask, ids: list[UUID], process: Callable[[Sequence[UUID]], ProcessedList]
 ) -> ProcessedList:
-    """Run `process` on a list; for a list of a bulk queue, only on the part for which there may be room.
+    """Run `process` on a list; for a list of a bulk queue, only on the part for which there may be capacity.
 
     The rest comes first when the list is republished. A list of a main queue may contain several merchants, so all of
-    it is processed: each merchant may have room.
+    it is processed: each merchant may have capacity.
     """
-    now, later = split_by_room(ids) if task.is_bulk_message else (ids, [])
+    now, later = split_by_capacity(ids) if task.is_bulk_message else (ids, [])
     processed = process(now)
     processed.waiting[:0] = later
     return processed

@@ -45,7 +45,7 @@ def parse(message: Message) -> DeadMessage:
     raw: object = message.body
     body = raw if isinstance(raw, bytes) else str(raw or "").encode(errors="replace")
     text = body.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    queue, reason, died_at = _last_death(headers, message)
+    queue, reason, dead_lettered_at = _last_dead_lettering(headers, message)
     task = headers.get("task")
     task_id = headers.get("id")
     key = task_id if isinstance(task_id, str) and 0 < len(task_id) <= 255 else None
@@ -56,13 +56,13 @@ def parse(message: Message) -> DeadMessage:
         task=task.replace("\x00", "")[:255] if isinstance(task, str) else None,
         payload=text[:PAYLOAD_MAX_CHARACTERS],
         headers=_plain(headers),
-        died_at=died_at,
+        dead_lettered_at=dead_lettered_at,
         transaction_ids=_ids(text) if queue in PAYMENT_QUEUES else (),
         refund_ids=_ids(text) if queue == REFUND_QUEUE else (),
     )
 
 
-def _last_death(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
+def _last_dead_lettering(headers: dict[str, Any], message: Message) -> tuple[str, str, datetime]:
     """Return queue, reason and time of the newest entry of `x-death`, without those of delay queues.
 
     A bulk queue is reported under the name of its main queue: both share the dead-letter queue.

@@ -8,7 +8,7 @@ from celery.canvas import Signature
 from gateway.flows import refunds
 from tasks import app
 from tasks.base import GatewayTask
-from tasks.lists import late_callback, process_list, process_within_room, recover_unfinished, republish_unfinished
+from tasks.lists import late_callback, process_list, process_within_capacity, recover_unfinished, republish_unfinished
 
 
 @app.task(name="payments.refund", bind=True)
@@ -17,7 +17,7 @@ def refund(self: GatewayTask, ids: object) -> None:
 
     def process(parsed: list[UUID]) -> list[UUID]:
         refund_these = partial(refunds.refund, task_id=str(self.request.id), late_callback=partial(late_callback, self))
-        processed = process_within_room(self, parsed, refund_these)
+        processed = process_within_capacity(self, parsed, refund_these)
         republish_unfinished(self, parsed, processed, recover_refunds)
         return processed.completed
 

@@ -17,7 +17,7 @@ from tasks.lists import (
     dead_letter,
     late_callback,
     process_list,
-    process_within_room,
+    process_within_capacity,
     recover_unfinished,
     republish_unfinished,
 )
@@ -60,7 +60,7 @@ def settle(self: GatewayTask, ids: object) -> None:
             task_id=str(self.request.id),
             late_callback=partial(late_callback, self, publish_settled),
         )
-        processed = process_within_room(self, parsed, settle_these)
+        processed = process_within_capacity(self, parsed, settle_these)
         republish_unfinished(self, parsed, processed, recover)
         return processed.completed
 

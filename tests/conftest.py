@@ -63,8 +63,8 @@ def _make_vhost(stack: dict[str, Any]) -> None:
         (f"vhosts/{NAME}", {}),
         (f"permissions/{NAME}/{quote(user)}", {"configure": ".*", "write": ".*", "read": ".*"}),
     ):
-        answer = requests.put(f"{api}/{call}", json=body, auth=(user, password), timeout=MANAGEMENT_TIMEOUT_SECONDS)
-        answer.raise_for_status()
+        response = requests.put(f"{api}/{call}", json=body, auth=(user, password), timeout=MANAGEMENT_TIMEOUT_SECONDS)
+        response.raise_for_status()
 
 
 def _make_database(stack: dict[str, Any], server: str) -> None:

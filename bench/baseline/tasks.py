@@ -91,9 +91,9 @@ def _charge(transaction: Transaction) -> str:
         "currency": transaction.currency,
         "payment_method": transaction.payment_method,
     }
-    answer = _http.post(f"{PROVIDER_URL}/charges", json=body, timeout=10)
-    answer.raise_for_status()
-    return str(answer.json()["id"])
+    response = _http.post(f"{PROVIDER_URL}/charges", json=body, timeout=10)
+    response.raise_for_status()
+    return str(response.json()["id"])
 
 
 def pay(transaction_id: str) -> None:

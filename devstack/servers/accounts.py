@@ -44,17 +44,17 @@ def merchant(stack: Layout, api_url: str) -> Merchant:
             return found
     password = private_files.password(stack.secrets_file, "merchant")
     email = "merchant@example.com"
-    answer = _register(api_url, email, password)
-    if answer.status_code == requests.codes.conflict:  # the database is older than $DEV_DIR
+    response = _register(api_url, email, password)
+    if response.status_code == requests.codes.conflict:  # the database is older than $DEV_DIR
         email = f"merchant-{secrets.token_hex(4)}@example.com"
-        answer = _register(api_url, email, password)
-    if answer.status_code != requests.codes.created:
-        raise DevstackError(f"the demo merchant could not be registered: {answer.status_code} {answer.text[:500]}")
-    client = answer.json()["client"]
-    made = Merchant(client["client_id"], client["client_secret"], email, password)
-    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
+        response = _register(api_url, email, password)
+    if response.status_code != requests.codes.created:
+        raise DevstackError(f"the demo merchant could not be registered: {response.status_code} {response.text[:500]}")
+    client = response.json()["client"]
+    account = Merchant(client["client_id"], client["client_secret"], email, password)
+    private_files.write_private(kept, json.dumps(asdict(account), indent=2) + "\n")
     info(f"registered the demo merchant {email}")
-    return made
+    return account
 
 
 def _register(api_url: str, email: str, password: str) -> requests.Response:
@@ -64,34 +64,34 @@ def _register(api_url: str, email: str, password: str) -> requests.Response:
 
 def token(api_url: str, known: Merchant) -> str | None:
     """Return an access token, or None if the gateway does not know the client."""
-    answer = requests.post(
+    response = requests.post(
         f"{api_url}/oauth/token",
         data={"grant_type": "client_credentials"},
         auth=(known.client_id, known.client_secret),
         timeout=_LIMIT_SECONDS,
     )
-    return str(answer.json()["access_token"]) if answer.ok else None
+    return str(response.json()["access_token"]) if response.ok else None
 
 
 def operator(stack: Layout, api_url: str, env: dict[str, str]) -> Operator:
     """Return the demo operator; create it with `flask users create-operator` if the gateway does not know it."""
     kept = stack.home / "operator.json"
     usual = {"email": "operator@example.com", "password": private_files.password(stack.secrets_file, "operator")}
-    made = Operator(**(private_files.read_json(kept) or usual))
-    if operator_token(api_url, made) is not None:
-        return made
-    _create(made, env)
-    if operator_token(api_url, made) is None:  # the database is older than $DEV_DIR and has another password
-        made = Operator(f"operator-{secrets.token_hex(4)}@example.com", made.password)
-        _create(made, env)
-    private_files.write_private(kept, json.dumps(asdict(made), indent=2) + "\n")
-    return made
+    account = Operator(**(private_files.read_json(kept) or usual))
+    if operator_token(api_url, account) is not None:
+        return account
+    _create(account, env)
+    if operator_token(api_url, account) is None:  # the database is older than $DEV_DIR and has another password
+        account = Operator(f"operator-{secrets.token_hex(4)}@example.com", account.password)
+        _create(account, env)
+    private_files.write_private(kept, json.dumps(asdict(account), indent=2) + "\n")
+    return account
 
 
 def operator_token(api_url: str, known: Operator) -> str | None:
     """Return an access token, or None if the gateway does not know the operator."""
-    answer = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
-    return str(answer.json()["access_token"]) if answer.ok else None
+    response = requests.post(f"{api_url}/auth/login", json=asdict(known), timeout=_LIMIT_SECONDS)
+    return str(response.json()["access_token"]) if response.ok else None
 
 
 def _create(wanted: Operator, env: dict[str, str]) -> None:

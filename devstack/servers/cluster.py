@@ -48,7 +48,7 @@ def needed_ports(stack: Layout) -> dict[str, int]:
 
 
 def start(stack: Layout, password: str, env: dict[str, str]) -> list[Unit]:
-    """Start Erlang's port mapper and the nodes, and return at once."""
+    """Start Erlang's port mapper and the nodes, and return without waiting for them."""
     peers = [f"cluster_formation.classic_config.nodes.{n} = {name}@localhost" for n, name in enumerate(NODES, 1)]
     extra = _CONFIGURATION.format(peers="\n".join(peers))
     mapper = rabbitmq.start_port_mapper(stack, password, env)
@@ -76,11 +76,11 @@ def wait_until_ready(stack: Layout, units: list[Unit], password: str) -> None:
 
 def _running(stack: Layout, password: str) -> set[str]:
     try:
-        answer = requests.get(f"{management_url(stack, password)}/api/nodes", timeout=_REQUEST_LIMIT_SECONDS)
-        answer.raise_for_status()
+        response = requests.get(f"{management_url(stack, password)}/api/nodes", timeout=_REQUEST_LIMIT_SECONDS)
+        response.raise_for_status()
     except requests.RequestException:
         return set()
-    return {node["name"].partition("@")[0] for node in answer.json() if node["running"]}
+    return {node["name"].partition("@")[0] for node in response.json() if node["running"]}
 
 
 def url(stack: Layout, password: str) -> str:

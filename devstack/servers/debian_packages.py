@@ -177,9 +177,9 @@ def _names(options: list[str], env: dict[str, str], package: Package) -> list[st
     """Return the names of `package` and of its dependencies, without libraries of the base system."""
     kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
     command = ["apt-cache", *options[1:], "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), package.name]
-    answer = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
+    found = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
     wanted = re.compile(package.wanted)
-    names = sorted({line for line in answer.stdout.splitlines() if wanted.fullmatch(line)})
+    names = sorted({line for line in found.stdout.splitlines() if wanted.fullmatch(line)})
     if package.name not in names:
-        raise DevstackError(f"the package sources have no {package.name}: {package.remedy}\n{answer.stderr}")
+        raise DevstackError(f"the package sources have no {package.name}: {package.remedy}\n{found.stderr}")
     return names

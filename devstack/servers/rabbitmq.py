@@ -131,15 +131,15 @@ def _listens(port: int) -> bool:
 
 def _manages(stack: Layout, password: str) -> bool:
     try:
-        answer = requests.get(f"{management_url(stack, password)}/api/whoami", timeout=_REQUEST_LIMIT_SECONDS)
+        response = requests.get(f"{management_url(stack, password)}/api/whoami", timeout=_REQUEST_LIMIT_SECONDS)
     except requests.RequestException:
         return False
-    if answer.status_code == requests.codes.unauthorized:
+    if response.status_code == requests.codes.unauthorized:
         raise DevstackError(
             f"RabbitMQ's data in {stack.rabbitmq_data} was created with another password than the one in"
             f" {stack.secrets_file}; delete the data with `make clean`"
         )
-    return answer.ok
+    return response.ok
 
 
 def _programs(stack: Layout, env: dict[str, str]) -> tuple[Path, Path | None]:

@@ -50,16 +50,16 @@ def _set(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
     own, database = connection.execute(text("SELECT session_user, current_database()")).one()
     role = make_url(settings().database_url).username or own
-    wanted = database_sessions.wanted()
+    required = database_sessions.required_settings()
     known = dict(entry.split("=", 1) for entry in connection.scalar(_STORED_DEFAULTS, {"role": role}) or ())
-    if {name.lower(): value for name, value in known.items()}.items() >= wanted.items():
+    if {name.lower(): value for name, value in known.items()}.items() >= required.items():
         click.echo(f"The sessions of {role} in {database} already have these defaults.")
         return
     statements = [
         SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}")
         .format(Identifier(role), Identifier(database), Identifier(name), Literal(value))
         .as_string(None)
-        for name, value in wanted.items()
+        for name, value in required.items()
     ]
     try:
         for statement in statements:

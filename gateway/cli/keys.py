@@ -84,10 +84,10 @@ def revoke_all(*, yes: bool) -> None:
     try:
         with db.begin() as connection:  # nothing is revoked without an entry in the audit log
             audit.record(connection, actor=actor(), action="keys.revoked_all", subject="keys")
-            made, deleted = key_ring().replace_all()
+            key, deleted = key_ring().replace_all()
             device_tokens.revoke_all()
     except OSError as exc:
         raise CommandFailed(f"KEYS_DIR is not writable: {exc}") from exc
     for path in deleted:
         click.echo(f"{path.name} was deleted.")
-    click.echo(f"{made.name} signs from now on. All tokens that were issued before are rejected within about a second.")
+    click.echo(f"{key.name} signs from now on. All tokens that were issued before are rejected within about a second.")

@@ -46,7 +46,7 @@ class Settings(Servers, Api, Access, RateLimits, Pipeline, Providers, Checks, We
 
 
 def _explain(error: ValidationError) -> str:
-    old_names = {found.new: found.old for found in renamed.used(os.environ)}
+    old_names = {found.new: found.old for found in renamed.in_use(os.environ)}
     lines = []
     for item in error.errors():
         problem = "is not set" if item["type"] == "missing" else item["msg"].removeprefix("Value error, ")

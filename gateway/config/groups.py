@@ -142,7 +142,7 @@ class RateLimits(_Group):
         default=100,
         ge=1,
         le=1_000_000,
-        description="Requests to `/auth/*` and `/oauth/token` that one address may send at once after a pause",
+        description="Requests to `/auth/*` and `/oauth/token` that one address may send in a burst after a pause",
     )
 
 

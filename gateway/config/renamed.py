@@ -37,7 +37,7 @@ RENAMED = (
 )
 
 
-def used(environment: Mapping[str, str]) -> list[Renamed]:
+def in_use(environment: Mapping[str, str]) -> list[Renamed]:
     """Return the renamed settings whose old names have a value in `environment`."""
     return [renamed for renamed in RENAMED if _value(renamed, environment)]
 
@@ -54,7 +54,7 @@ def with_new_names(values: Mapping[str, Any], environment: Mapping[str, str]) ->
         ValueError: an old name has a malformed value, or another value than the new name.
     """
     found = dict(values)
-    for renamed in used(environment):
+    for renamed in in_use(environment):
         try:
             converted = renamed.convert(_value(renamed, environment))
         except (ValueError, OverflowError):
@@ -71,7 +71,7 @@ def warnings(environment: Mapping[str, str]) -> list[str]:
     """Return a line for each old name in `environment`, for the log."""
     return [
         f"The setting {renamed.old} is called {renamed.new} now. The old name still works and will be removed."
-        for renamed in used(environment)
+        for renamed in in_use(environment)
     ]
 
 

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 from uuid import UUID
 
-from gateway.domain.payments.attempts import Room
+from gateway.domain.payments.attempts import Capacity
 
 SHARE = 8
 
@@ -39,7 +39,7 @@ class CallPool:
         return ThreadPoolExecutor(self._size, thread_name_prefix="provider")
 
     @property
-    def is_crowded(self) -> bool:
+    def is_busy(self) -> bool:
         """Return whether more than half of the threads are taken."""
         return self.in_progress > self._size // 2
 
@@ -49,12 +49,12 @@ class CallPool:
         with self._changed:
             return len(self._calls)
 
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Return how many calls may start now; it never decreases until a call starts."""
         with self._changed:
             free = max(0, self._size - len(self._calls))
             of_merchants = {id: _share_of(free, calls) for id, calls in self._by_merchant.items()}
-        return Room(free, min(free, max(1, _share_of(free, 0))), of_merchants)
+        return Capacity(free, min(free, max(1, _share_of(free, 0))), of_merchants)
 
     def start(self, merchant_id: UUID, call: Callable[[], T]) -> "Future[T]":
         """Run `call` in a thread, in the context of the caller (trace, ids of the log)."""
@@ -72,11 +72,11 @@ class CallPool:
             future.cancel()  # a call that still waits for a thread must not move money after its lease
             self._release(future)
 
-    def wait_for_room(self, calls: int, seconds: float) -> None:
-        """Wait until there is room for `calls` calls or for an eighth of the threads, for at most `seconds`."""
+    def wait_for_capacity(self, calls: int, seconds: float) -> None:
+        """Wait until there is capacity for `calls` calls or for an eighth of the threads, for at most `seconds`."""
         enough = min(calls, max(1, self._size // SHARE))
         with self._changed:
-            self._changed.wait_for(lambda: self.room().holds(enough), seconds)
+            self._changed.wait_for(lambda: self.capacity().holds(enough), seconds)
 
     def _release(self, future: "Future[Any]") -> None:
         with self._changed:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from gateway import db
 from gateway.config import settings
 from gateway.domain.payments.attempt_results import Recorded
-from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
+from gateway.domain.payments.attempts import AttemptClaim, Capacity, Claimed
 from gateway.flows.call_pool import CallPool
 from gateway.flows.late_outcomes import LateCall, LateCallList, LateOutcomes
 from gateway.outcomes import ADAPTER_ERROR, Charge, Instruction, Outcome, Unavailable, Unknown
@@ -27,15 +27,15 @@ from gateway.reasons import reason_of
 from gateway.telemetry import PROVIDER_SECONDS, log_context, log_frequent
 
 FIRST_WAVE_SECONDS = 0.1
-"""Outcomes that arrive within this time are recorded at once, so that a slow call does not delay its neighbours."""
-CROWDED_WAVE_SECONDS = 0.03
+"""Outcomes that arrive within this time are recorded immediately, so that a slow call does not delay its neighbours."""
+BUSY_WAVE_SECONDS = 0.03
 """The same while most threads are busy, so that the next message gets the threads that become free."""
 IDLE_WAIT_SECONDS = 0.5
 """Time that a message waits for its calls if the process has no others: the latency of a typical provider."""
 CALL_MARGIN_SECONDS = 1
-ROOM_SECONDS = 0.1
+CAPACITY_WAIT_SECONDS = 0.1
 MARKS = 4
-"""Number of times per `stuck_after_seconds` that the rows that find no room are marked as not stuck."""
+"""Number of times per `stuck_after_seconds` that the rows without capacity are marked as not stuck."""
 CLOSE_MARGIN_SECONDS = 10
 
 ClaimT = TypeVar("ClaimT", bound=AttemptClaim[Any])
@@ -120,18 +120,18 @@ def _late_outcomes() -> LateOutcomes:
     return LateOutcomes()
 
 
-def room() -> Room:
+def capacity() -> Capacity:
     """Return how many calls may start now."""
-    return replace(_pool().room(), note_seconds=settings().stuck_after_seconds / MARKS)
+    return replace(_pool().capacity(), note_seconds=settings().stuck_after_seconds / MARKS)
 
 
-def split_by_room(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
+def split_by_capacity(ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
     """Split a list into the ids to claim now and the others.
 
-    It waits up to `ROOM_SECONDS` for room, so that a full process does not requeue messages in a busy loop.
+    It waits up to `CAPACITY_WAIT_SECONDS`, so that a full process does not requeue messages in a busy loop.
     """
-    _pool().wait_for_room(len(ids), ROOM_SECONDS)
-    return room().split(ids)
+    _pool().wait_for_capacity(len(ids), CAPACITY_WAIT_SECONDS)
+    return capacity().split(ids)
 
 
 def close() -> None:
@@ -153,7 +153,7 @@ def execute(
     if not claimed.claims:
         return processed
     was_idle = _pool().in_progress == 0
-    first_wave_seconds = CROWDED_WAVE_SECONDS if _pool().is_crowded else FIRST_WAVE_SECONDS
+    first_wave_seconds = BUSY_WAVE_SECONDS if _pool().is_busy else FIRST_WAVE_SECONDS
     began = time.monotonic()
     calls = {_pool().start(claim.merchant_id, partial(call_provider, claim)): claim for claim in claimed.claims}
     running = _record_ended(calls, first_wave_seconds, recording, processed)

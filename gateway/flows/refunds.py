@@ -18,7 +18,7 @@ from gateway.telemetry import REFUNDS
 def refund(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
     """Send each refund of `ids` that may be attempted, and record the outcomes; see `execute` for `late_callback`."""
     with db.autocommit() as connection:
-        claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
+        claimed = refunding.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.capacity())
     return execute(claimed, _RECORDING, late_callback)
 
 

@@ -20,7 +20,7 @@ __all__ = ["Unfinished", "exhaust", "find_unfinished", "settle"]
 def settle(ids: Sequence[UUID], task_id: str, late_callback: Callable[[], LateCallback] | None = None) -> ProcessedList:
     """Charge each of `ids` that may be charged, and record the outcomes; see `execute` for `late_callback`."""
     with db.autocommit() as connection:
-        claimed = settling.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.room())
+        claimed = settling.claim(connection, ids, task_id, settings().claim_lease_seconds, provider_calls.capacity())
     return execute(claimed, _RECORDING, late_callback)
 
 

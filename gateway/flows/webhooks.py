@@ -163,8 +163,8 @@ class DeliveryLoop:
             if not endpoint.due or endpoint.paused or len(allowed) == ENDPOINTS_AT_ONCE:
                 continue
             if_failing = 1 if endpoint.in_progress == 0 and free_failing > 0 else 0
-            room = free if endpoint.in_progress == 0 else free - RESERVED
-            allowed_now = if_failing if endpoint.failing else min(endpoint.window - endpoint.in_progress, room)
+            capacity = free if endpoint.in_progress == 0 else free - RESERVED
+            allowed_now = if_failing if endpoint.failing else min(endpoint.window - endpoint.in_progress, capacity)
             if allowed_now > 0:
                 allowed[id] = (allowed_now, if_failing)
                 free -= allowed_now

@@ -16,7 +16,8 @@ class DeadLetterJob(Base):
     """A job that replays or discards all open dead letters that match a filter.
 
     It handles them in the order of their ids, from `position` (exclusive) to its own id. Later dead letters are not
-    included, such as those of payments that died again after this job replayed them. `next_step_at` limits the rate.
+    included, such as those of payments that were dead-lettered again after this job replayed them. `next_step_at`
+    limits the rate.
     """
 
     __tablename__ = "dead_letter_jobs"

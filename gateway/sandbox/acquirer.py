@@ -167,11 +167,11 @@ class Acquirer:
             if plan.fault is Fault.ERROR_BEFORE:
                 return error_reply(503, "unavailable", "The request was not processed. Try again.")
             await _pause(plan.processing_seconds)
-            entry, made = await self._store.durably(work)
+            entry, created = await self._store.durably(work)
         finally:
             if not hangs:
                 self._finished(subject)
-        return await _after_processing(json_reply(201 if made else 200, as_json(entry)), entry, plan)
+        return await _after_processing(json_reply(201 if created else 200, as_json(entry)), entry, plan)
 
     def _finished(self, subject: str) -> None:
         self._in_progress[subject] -= 1
@@ -180,7 +180,7 @@ class Acquirer:
 
     async def _plan(self, subject: str, behaviour: Behaviour) -> _Plan:
         """Return the fault of the mode if it hits this call, else that of the payment method."""
-        plan = self._hit()
+        plan = self._drawn_fault()
         if plan is not None:
             return plan
         if behaviour.fault is not Fault.NONE:
@@ -189,7 +189,7 @@ class Acquirer:
                 return _Plan(behaviour.fault, behaviour.late_seconds)
         return _Plan(Fault.NONE, processing_seconds=behaviour.processing_seconds)
 
-    def _hit(self) -> _Plan | None:
+    def _drawn_fault(self) -> _Plan | None:
         fault = self.control.fault
         if fault is Fault.NONE or self._random.random() >= self.control.probability:
             return None
@@ -199,7 +199,7 @@ class Acquirer:
     async def _find(self, subject: str, find: Callable[[], Charge | Refund | None]) -> Response:
         control = self.control
         await _pause((control.latency_ms or 0) / 1000)
-        plan = (self._hit() if control.calls == "all" else None) or _Plan(Fault.NONE)
+        plan = (self._drawn_fault() if control.calls == "all" else None) or _Plan(Fault.NONE)
         if plan.fault is Fault.HANG:
             return Hang()
         if plan.fault is Fault.DROP_BEFORE:

@@ -142,13 +142,13 @@ class Store:
         """
         status = "approved" if decline_code is None else "declined"
         row = (f"ch_{uuid.uuid4().hex}", key, status, amount, currency, payment_method, decline_code, _now())
-        made = self._connection.execute(
+        inserted = self._connection.execute(
             "INSERT INTO charges (id, idempotency_key, status, amount, currency, payment_method, decline_code,"
             " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idempotency_key) DO NOTHING",
             row,
         )
-        if made.rowcount:
-            return Charge(int(made.lastrowid or 0), *row), True
+        if inserted.rowcount:
+            return Charge(int(inserted.lastrowid or 0), *row), True
         charge = self.find_charge(key)
         if charge is None or (charge.amount, charge.currency, charge.payment_method) != (
             amount,

@@ -182,12 +182,12 @@ class KeyRing:
         with locked(self._folder):
             for _ in range(REPLACE_TRIES_MAX):
                 number = 1 + max(map(_number_of, self._folder.glob(_SIGNING_FILES)), default=0)
-                made = self._folder / _SIGNING_FILE.format(number)
-                if publish(made, private):
+                created = self._folder / _SIGNING_FILE.format(number)
+                if publish(created, private):
                     lower = [path for path in self._folder.glob(_SIGNING_FILES) if _number_of(path) < number]
                     for path in lower:
                         path.unlink(missing_ok=True)
-                    return made, sorted(lower, key=_number_of)
+                    return created, sorted(lower, key=_number_of)
         raise FileExistsError(f"{self._folder}: other processes keep creating keys")
 
 

@@ -28,9 +28,9 @@ def merchant_token(url: str) -> str:
     """Register a merchant; return its access token."""
     email = f"attacked-{time.time_ns() % 10**6}@example.com"
     body = {"email": email, "password": "correct horse battery staple", "business_name": "Attacked"}
-    answer = requests.post(f"{url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
-    answer.raise_for_status()
-    token: str = answer.json()["access_token"]
+    response = requests.post(f"{url}/auth/register", json=body, timeout=TIMEOUT_SECONDS)
+    response.raise_for_status()
+    token: str = response.json()["access_token"]
     return token
 
 
@@ -46,8 +46,8 @@ def seconds_of_payment(url: str, token: str) -> float:
     began = time.monotonic()
     body = {"amount": 1000, "currency": "USD"}
     headers = {"Authorization": f"Bearer {token}"}
-    answer = requests.post(f"{url}/v1/transactions", json=body, headers=headers, timeout=TIMEOUT_SECONDS)
-    answer.raise_for_status()
+    response = requests.post(f"{url}/v1/transactions", json=body, headers=headers, timeout=TIMEOUT_SECONDS)
+    response.raise_for_status()
     return time.monotonic() - began
 
 

@@ -54,11 +54,11 @@ class Run:
 
     def _subscribe(self) -> str:
         """Subscribe the receiver to all events; it passes them to the refunds."""
-        answer = self.client.call("POST", "/v1/webhook-endpoints", json={"url": self.receiver.url, "events": ["*"]})
-        answer.raise_for_status()
-        self.receiver.secret = answer.json()["secret"]
+        response = self.client.call("POST", "/v1/webhook-endpoints", json={"url": self.receiver.url, "events": ["*"]})
+        response.raise_for_status()
+        self.receiver.secret = response.json()["secret"]
         self.receiver.on_event = self.refunds.handle
-        return str(answer.json()["id"])
+        return str(response.json()["id"])
 
     def carry_out(self) -> checks.Verdict:
         """Run everything from the first payment to the checks."""

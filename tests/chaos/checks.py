@@ -125,9 +125,9 @@ def check(stack: ChaosStack, log: ClientLog) -> Verdict:
 
 def at_acquirer(stack: ChaosStack, what: str) -> list[dict[str, Any]]:
     """Return all charges or refunds of the acquirer."""
-    answer = requests.get(f"{stack.acquirer_url}/{what}", timeout=PAGE_SECONDS)
-    answer.raise_for_status()
-    return [json.loads(line) for line in answer.text.splitlines() if line]
+    response = requests.get(f"{stack.acquirer_url}/{what}", timeout=PAGE_SECONDS)
+    response.raise_for_status()
+    return [json.loads(line) for line in response.text.splitlines() if line]
 
 
 def _compare_with_acquirer(

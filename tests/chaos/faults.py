@@ -193,10 +193,10 @@ FAULTS = (
     Fault("database frozen", _frozen("postgresql"), (2, 8), database=True),
     Fault("database connections ended", _terminate_backends, (0, 1), database=True),
     Fault("database out of connections", _take_all_connections, (2, 6), database=True),
-    Fault("acquirer drops answers", _acquirer("drop_after"), (2, 6)),
+    Fault("acquirer drops responses", _acquirer("drop_after"), (2, 6)),
     Fault("acquirer errs after charging", _acquirer("error_after"), (2, 6)),
     Fault("acquirer refuses", _acquirer("error_before"), (2, 6)),
-    Fault("acquirer answers garbage", _acquirer("garbage"), (2, 6)),
+    Fault("acquirer returns garbage", _acquirer("garbage"), (2, 6)),
     Fault("acquirer flaps", _acquirer("flap"), (2, 6)),
     Fault("acquirer killed", _down("acquirer", signal.SIGKILL), (1, 4)),
 )

@@ -74,36 +74,36 @@ class Caller:
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {token}"
 
-    def post_until_answered(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
+    def post_until_final_response(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
         """Post until a response does not ask for a repetition; return it, or None if `stop` is set first."""
         while not self._stop.is_set():
-            answer = self._post(path, body, key)
-            if answer is not None and not _asks_for_repetition(answer):
-                return answer
+            response = self._post(path, body, key)
+            if response is not None and not _asks_for_repetition(response):
+                return response
             self._stop.wait(REPEAT_PAUSE_SECONDS)
         return None
 
-    def note_problem(self, what: str, answer: requests.Response) -> None:
+    def note_problem(self, what: str, response: requests.Response) -> None:
         """Record a response that no client should get."""
-        self._log.problems.append(f"{what}: HTTP {answer.status_code}: {answer.text[:300]}")
+        self._log.problems.append(f"{what}: HTTP {response.status_code}: {response.text[:300]}")
 
     def _post(self, path: str, body: dict[str, object], key: str) -> requests.Response | None:
         """Send one request; return None without a response."""
         began = time.monotonic()
-        answer: requests.Response | None = None
+        response: requests.Response | None = None
         with suppress(requests.RequestException):
-            answer = self._session.post(
+            response = self._session.post(
                 f"{self._api_url}{path}", json=body, headers={"Idempotency-Key": key}, timeout=REQUEST_SECONDS
             )
-        status = answer.status_code if answer is not None else 0
+        status = response.status_code if response is not None else 0
         self._log.requests.append(Sent(began, time.monotonic() - began, status))
-        return answer
+        return response
 
 
-def _asks_for_repetition(answer: requests.Response) -> bool:
-    if answer.status_code == 409:
-        return bool(answer.json()["code"] == "idempotency_in_progress")
-    return answer.status_code in {429, 502, 503}
+def _asks_for_repetition(response: requests.Response) -> bool:
+    if response.status_code == 409:
+        return bool(response.json()["code"] == "idempotency_in_progress")
+    return response.status_code in {429, 502, 503}
 
 
 class Load:
@@ -166,26 +166,26 @@ class Load:
             "payment_method": token,
             "reference": f"chaos-{number}",
         }
-        answer = caller.post_until_answered("/v1/transactions", body, f"chaos-{self._seed}-{number}")
-        if answer is None:
+        response = caller.post_until_final_response("/v1/transactions", body, f"chaos-{self._seed}-{number}")
+        if response is None:
             self.log.unanswered += 1
-        elif answer.status_code == 201:
-            id = UUID(answer.json()["id"])
+        elif response.status_code == 201:
+            id = UUID(response.json()["id"])
             self.log.accepted[id] = token
             if number in self._to_cancel:
                 self._stop.wait(self._to_cancel[number])
                 self._cancel(caller, id)
         else:
-            caller.note_problem(f"payment {number}", answer)
+            caller.note_problem(f"payment {number}", response)
 
     def _cancel(self, caller: Caller, id: UUID) -> None:
-        answer = caller.post_until_answered(f"/v1/transactions/{id}/cancel", {}, f"cancel-{id}")
-        if answer is None:
+        response = caller.post_until_final_response(f"/v1/transactions/{id}/cancel", {}, f"cancel-{id}")
+        if response is None:
             self.log.cancels["unanswered"] += 1
-        elif answer.status_code == 200:
+        elif response.status_code == 200:
             self.log.cancels["canceled"] += 1
             self.log.canceled.add(id)
-        elif answer.status_code == 409:
+        elif response.status_code == 409:
             self.log.cancels["too late"] += 1
         else:
-            caller.note_problem(f"cancel {id}", answer)
+            caller.note_problem(f"cancel {id}", response)

@@ -88,17 +88,17 @@ class Refunds:
         caller: Caller = self._own.caller
         path = f"/v1/transactions/{transaction_id}/refunds"
         body: dict[str, object] = {"reason": key} | ({} if amount is None else {"amount": amount})
-        answer = caller.post_until_answered(path, body, key)
-        if answer is None:
+        response = caller.post_until_final_response(path, body, key)
+        if response is None:
             self.log.unanswered += 1
-        elif answer.status_code == 422 and answer.json()["code"] == "amount_exceeds_refundable":
+        elif response.status_code == 422 and response.json()["code"] == "amount_exceeds_refundable":
             self.log.too_much += 1
-        elif answer.status_code != 201:
-            caller.note_problem(f"refund {key}", answer)
+        elif response.status_code != 201:
+            caller.note_problem(f"refund {key}", response)
         else:
-            self.log.accepted[UUID(answer.json()["id"])] = key
+            self.log.accepted[UUID(response.json()["id"])] = key
             if random.Random(key).random() < REPEATED_SHARE:
-                again = caller.post_until_answered(path, body, key)
-                if again is not None and again.content != answer.content:
-                    caller.note_problem(f"refund {key} again, after {answer.text[:300]}", again)
+                again = caller.post_until_final_response(path, body, key)
+                if again is not None and again.content != response.content:
+                    caller.note_problem(f"refund {key} again, after {response.text[:300]}", again)
                 self.log.replayed += again is not None

@@ -45,9 +45,9 @@ class ClusterStack(ChaosStack):
         for port in self._management_ports.values():
             try:
                 url = f"http://127.0.0.1:{port}/api/{path}"
-                answer = requests.request(method, url, auth=auth, timeout=TIMEOUT_SECONDS)
-                answer.raise_for_status()
-                return answer
+                response = requests.request(method, url, auth=auth, timeout=TIMEOUT_SECONDS)
+                response.raise_for_status()
+                return response
             except requests.RequestException as exc:
                 problem = exc
         raise problem or requests.ConnectionError("there are no nodes")
@@ -100,9 +100,9 @@ class ClusterStack(ChaosStack):
         auth = (found["flower"]["user"], found["flower"]["password"])
         with suppress(requests.RequestException, ValueError):
             url = f"{found['flower_url']}/api/workers"
-            answer = requests.get(url, params={"refresh": "true"}, auth=auth, timeout=TIMEOUT_SECONDS)
-            answer.raise_for_status()
-            return {name.partition("@")[0] for name in answer.json()}
+            response = requests.get(url, params={"refresh": "true"}, auth=auth, timeout=TIMEOUT_SECONDS)
+            response.raise_for_status()
+            return {name.partition("@")[0] for name in response.json()}
         return set()
 
     def settled(self) -> int:

@@ -22,9 +22,9 @@ def hanging() -> Iterator[threading.Event]:
 
 
 def fill(pool: CallPool, merchant_id: UUID, hanging: threading.Event) -> int:
-    """Start as many calls of a merchant as there is room for; return their number."""
+    """Start as many calls of a merchant as there is capacity for; return their number."""
     started = 0
-    while pool.room().of_merchants.get(merchant_id, pool.room().of_others) > 0:
+    while pool.capacity().of_merchants.get(merchant_id, pool.capacity().of_others) > 0:
         pool.start(merchant_id, hanging.wait)
         started += 1
     return started
@@ -44,7 +44,7 @@ def test_another_merchant_gets_a_thread_regardless_of_the_calls_of_the_first(
     pool = CallPool(threads)
     fill(pool, new_id(), hanging)
     called = threading.Event()
-    assert pool.room().of_others >= 1
+    assert pool.capacity().of_others >= 1
     pool.start(new_id(), called.set)
     eventually(called.is_set, what="the other merchant's call")
 
@@ -66,10 +66,10 @@ def test_threads_that_become_free_go_to_the_merchant_with_fewer_calls(hanging: t
 
 def test_a_list_fits_only_if_it_would_fit_for_every_merchant(hanging: threading.Event) -> None:
     pool, merchant_id = CallPool(THREADS), new_id()
-    assert pool.room().holds(THREADS)
-    assert not pool.room().holds(THREADS + 1)
+    assert pool.capacity().holds(THREADS)
+    assert not pool.capacity().holds(THREADS + 1)
     pool.start(merchant_id, hanging.wait)
-    assert not pool.room().holds(THREADS)
+    assert not pool.capacity().holds(THREADS)
 
 
 def test_calls_that_never_return_take_no_threads_from_later_calls(hanging: threading.Event) -> None:
@@ -80,11 +80,11 @@ def test_calls_that_never_return_take_no_threads_from_later_calls(hanging: threa
     assert pool.start(merchant_id, lambda: 7).result(timeout=10) == 7
 
 
-def test_waiting_for_room_ends_when_calls_end() -> None:
+def test_waiting_for_capacity_ends_when_calls_end() -> None:
     pool, merchant_id, end = CallPool(THREADS), new_id(), threading.Event()
     for _ in range(THREADS):
         pool.start(merchant_id, end.wait)
-    waiting = threading.Thread(target=pool.wait_for_room, args=(THREADS, 30.0))
+    waiting = threading.Thread(target=pool.wait_for_capacity, args=(THREADS, 30.0))
     waiting.start()
     assert waiting.is_alive()
     end.set()
@@ -92,8 +92,8 @@ def test_waiting_for_room_ends_when_calls_end() -> None:
     assert not waiting.is_alive()
 
 
-def test_waiting_for_room_is_limited_in_time(hanging: threading.Event) -> None:
+def test_waiting_for_capacity_is_limited_in_time(hanging: threading.Event) -> None:
     pool = CallPool(THREADS)
     fill(pool, new_id(), hanging)
-    pool.wait_for_room(1, 0.01)
-    assert not pool.room().holds(1)
+    pool.wait_for_capacity(1, 0.01)
+    assert not pool.capacity().holds(1)

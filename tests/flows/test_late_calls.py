@@ -1,4 +1,4 @@
-"""Calls that continue in the background, and payments without room, on real PostgreSQL."""
+"""Calls that continue in the background, and payments without capacity, on real PostgreSQL."""
 
 import threading
 from uuid import UUID
@@ -8,7 +8,7 @@ import pytest
 from gateway.config import settings
 from gateway.db import autocommit
 from gateway.domain.payments import refunding, settling, unfinished_attempts
-from gateway.domain.payments.attempts import Room
+from gateway.domain.payments.attempts import Capacity
 from gateway.domain.payments.kinds import TRANSACTIONS
 from gateway.flows import provider_calls
 from gateway.flows.provider_calls import ProcessedList
@@ -33,10 +33,10 @@ class LateResults:
         self.results.append(processed)
 
 
-def claimed(ids: list[UUID], room: Room) -> tuple[set[UUID], set[UUID]]:
-    """Claim a list; return the claimed ids, and the ids without room."""
+def claimed(ids: list[UUID], capacity: Capacity) -> tuple[set[UUID], set[UUID]]:
+    """Claim a list; return the claimed ids, and the ids without capacity."""
     with autocommit() as connection:
-        found = settling.claim(connection, ids, "task-1", LEASE_SECONDS, room)
+        found = settling.claim(connection, ids, "task-1", LEASE_SECONDS, capacity)
     return {claim.instruction.id for claim in found.claims}, set(found.waiting)
 
 
@@ -87,53 +87,53 @@ def test_late_outcomes_are_recorded_although_the_next_step_cannot_be_published()
     assert [status_of(id) for id in ids] == ["completed", "completed"]
 
 
-def test_payments_without_room_are_not_claimed_and_use_no_attempt() -> None:
+def test_payments_without_capacity_are_not_claimed_and_use_no_attempt() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, *["tok_approve"] * 5)
-    taken, waiting = claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 2}))
+    taken, waiting = claimed(ids, Capacity(free=9, of_others=9, of_merchants={merchant_id: 2}))
     assert (taken, waiting) == (set(ids[:2]), set(ids[2:]))
     assert count("charge_attempts") == 2
 
 
-def test_a_single_payment_without_room_waits() -> None:
+def test_a_single_payment_without_capacity_waits() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, "tok_approve")
-    assert claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 0})) == (set(), set(ids))
+    assert claimed(ids, Capacity(free=9, of_others=9, of_merchants={merchant_id: 0})) == (set(), set(ids))
 
 
-def test_in_a_mixed_list_each_merchant_has_separate_room_within_the_total() -> None:
+def test_in_a_mixed_list_each_merchant_has_separate_capacity_within_the_total() -> None:
     full, other, third = make_merchant(), make_merchant(), make_merchant()
     of_full = route_payments(full, *["tok_approve"] * 3)
     of_other = route_payments(other, *["tok_approve"] * 3)
     of_third = route_payments(third, "tok_approve")
-    room = Room(free=3, of_others=2, of_merchants={full: 0})
-    taken, waiting = claimed([*of_full, *of_other, *of_third], room)
+    capacity = Capacity(free=3, of_others=2, of_merchants={full: 0})
+    taken, waiting = claimed([*of_full, *of_other, *of_third], capacity)
     assert taken == {of_other[0], of_other[1], of_third[0]}
     assert waiting == {*of_full, of_other[2]}
 
 
-def test_a_list_is_split_by_room_into_parts_of_which_the_first_has_at_least_two_ids() -> None:
+def test_a_list_is_split_by_capacity_into_parts_of_which_the_first_has_at_least_two_ids() -> None:
     ids = [new_id() for _ in range(5)]
-    assert Room(free=5, of_others=5, of_merchants={}).split(ids) == (ids, [])
-    assert Room(free=3, of_others=3, of_merchants={}).split(ids) == (ids[:3], ids[3:])
-    assert Room(free=0, of_others=0, of_merchants={}).split(ids) == (ids[:2], ids[2:])
-    assert Room(free=0, of_others=0, of_merchants={}).split(ids[:1]) == (ids[:1], [])
+    assert Capacity(free=5, of_others=5, of_merchants={}).split(ids) == (ids, [])
+    assert Capacity(free=3, of_others=3, of_merchants={}).split(ids) == (ids[:3], ids[3:])
+    assert Capacity(free=0, of_others=0, of_merchants={}).split(ids) == (ids[:2], ids[2:])
+    assert Capacity(free=0, of_others=0, of_merchants={}).split(ids[:1]) == (ids[:1], [])
 
 
-def test_a_refund_without_room_waits() -> None:
+def test_a_refund_without_capacity_waits() -> None:
     refund_id = request_refund(paid())
     with autocommit() as connection:
-        found = refunding.claim(connection, [refund_id], "task-1", LEASE_SECONDS, Room(0, 0, {}))
+        found = refunding.claim(connection, [refund_id], "task-1", LEASE_SECONDS, Capacity(0, 0, {}))
     assert (found.claims, found.waiting) == ([], [refund_id])
     assert count("refund_attempts") == 0
 
 
-def test_payments_that_wait_for_room_are_not_stuck() -> None:
+def test_payments_that_wait_for_capacity_are_not_stuck() -> None:
     merchant_id = make_merchant()
     ids = route_payments(merchant_id, "tok_approve", "tok_approve")
     hour_ago = "UPDATE transactions SET updated_at = now() - interval '1 hour'"
     execute(hour_ago)
-    claimed(ids, Room(free=9, of_others=9, of_merchants={merchant_id: 1}))
+    claimed(ids, Capacity(free=9, of_others=9, of_merchants={merchant_id: 1}))
     assert count("transactions", "requeued_at > now() - interval '1 minute'") == 1
     assert count("transactions", "requeues > 0") == 0
 

@@ -125,8 +125,10 @@ def dead_lettered_refund(transaction_id: UUID) -> tuple[UUID, UUID]:
 def _with_key(merchant_id: UUID) -> UUID:
     key = IdempotencyKey.of("key-1", "POST", "/v1/transactions", b"{}")
     with autocommit() as connection:
-        answer = accept(connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key).response
-    return UUID(str(answer.location).rpartition("/")[2])
+        response = accept(
+            connection, merchant_id, NewTransaction(1_000, "EUR", "tok_approve"), "req-test", key
+        ).response
+    return UUID(str(response.location).rpartition("/")[2])
 
 
 def _make_old(*ids: UUID) -> None:

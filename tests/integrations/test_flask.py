@@ -89,10 +89,10 @@ def test_a_hook_can_respond_instead_of_a_route() -> None:
     app = create_app()
     app.before_request(lambda: ("in maintenance", 503))
 
-    answer = app.test_client().get("/health/live")
+    response = app.test_client().get("/health/live")
 
-    assert (answer.status_code, answer.text) == (503, "in maintenance")
-    assert answer.headers["X-Request-Id"]
+    assert (response.status_code, response.text) == (503, "in maintenance")
+    assert response.headers["X-Request-Id"]
 
 
 def test_signals_are_sent(app: Flask) -> None:
@@ -103,18 +103,18 @@ def test_signals_are_sent(app: Flask) -> None:
 
 def test_an_unexpected_exception_is_signaled_and_its_response_has_no_details(app: Flask) -> None:
     with signals(app) as sent:
-        answer = Caller(app).get("/others/failing")
+        response = Caller(app).get("/others/failing")
 
     assert sent == ["request_started", "got_request_exception", "request_finished"]
-    expect_problem(answer, 500, "internal_error")
-    assert "secret" not in answer.text
+    expect_problem(response, 500, "internal_error")
+    assert "secret" not in response.text
 
 
 def test_an_expected_error_is_not_reported_to_error_trackers(app: Flask) -> None:
     with signals(app) as sent:
-        answer = Caller(app).get("/v1/transactions")
+        response = Caller(app).get("/v1/transactions")
 
-    expect_problem(answer, 401, "authentication_required")
+    expect_problem(response, 401, "authentication_required")
     assert "got_request_exception" not in sent
 
 

@@ -51,10 +51,10 @@ def _pay_and_read(api_url: str, token: str, numbers: range) -> Counter[int]:
     seen: Counter[int] = Counter()
     for number in numbers:
         body = {"amount": 100 + number, "currency": "USD"}
-        answer = client.call("POST", "/v1/transactions", json=body, headers={"Idempotency-Key": f"order-{number}"})
-        seen[answer.status_code] += 1
-        if answer.status_code == 201:
-            seen[client.call("GET", answer.headers["Location"]).status_code] += 1
+        response = client.call("POST", "/v1/transactions", json=body, headers={"Idempotency-Key": f"order-{number}"})
+        seen[response.status_code] += 1
+        if response.status_code == 201:
+            seen[client.call("GET", response.headers["Location"]).status_code] += 1
     return seen
 
 
@@ -70,8 +70,8 @@ def test_concurrent_payments_are_all_accepted_and_settled_with_few_sessions(
 
         with ThreadPoolExecutor(CALLERS) as callers:
             shares = [range(first, PAYMENTS, CALLERS) for first in range(CALLERS)]
-            answers = sum(callers.map(partial(_pay_and_read, api.url, token), shares), Counter[int]())
-        assert answers == {201: PAYMENTS, 200: PAYMENTS}, api.log.read_text()[-4_000:]
+            responses = sum(callers.map(partial(_pay_and_read, api.url, token), shares), Counter[int]())
+        assert responses == {201: PAYMENTS, 200: PAYMENTS}, api.log.read_text()[-4_000:]
 
         merchant_id = merchant.get("/v1/transactions", limit=1)["data"][0]["merchant_id"]
         eventually(

@@ -73,7 +73,8 @@ def test_a_reason_is_never_empty() -> None:
 
 
 def test_a_session_with_other_settings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_sessions, "wanted", lambda: {"timezone": "utc"})  # which PostgreSQL spells UTC
+    settings_in_lower_case = {"timezone": "utc"}  # which PostgreSQL spells UTC
+    monkeypatch.setattr(database_sessions, "required_settings", lambda: settings_in_lower_case)
     with engine_on(settings().database_url), pytest.raises(db.UNAVAILABLE, match="timezone is UTC, not utc"):
         db.engine().connect()
 

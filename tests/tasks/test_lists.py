@@ -67,7 +67,9 @@ def test_retries_use_the_bulk_queue(broker: Connection, settling: Any) -> None:
     assert length(broker, MAIN) == 0
 
 
-def test_ids_without_room_are_republished_in_bulk_and_no_retry_is_counted(broker: Connection, settling: Any) -> None:
+def test_ids_without_capacity_are_republished_in_bulk_and_no_retry_is_counted(
+    broker: Connection, settling: Any
+) -> None:
     [id] = route_payments(make_merchant(), "tok_approve")
     lists.republish_unfinished(settling, [id], ProcessedList(waiting=[id]), transactions.recover)
     assert got(broker, BULK) == ("payments.settle", [id], 1)
@@ -97,11 +99,11 @@ def test_calls_in_progress_are_checked_when_their_leases_have_expired(broker: Co
 
 
 @pytest.mark.parametrize("queue", [MAIN, BULK])
-def test_a_list_of_a_main_queue_is_processed_whole_and_one_of_a_bulk_queue_as_room_allows(
+def test_a_list_of_a_main_queue_is_processed_whole_and_one_of_a_bulk_queue_as_capacity_allows(
     settling: Any, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [new_id() for _ in range(5)]
-    monkeypatch.setattr(lists, "split_by_room", lambda ids: (ids[:2], ids[2:]))
+    monkeypatch.setattr(lists, "split_by_capacity", lambda ids: (ids[:2], ids[2:]))
     settling.request.delivery_info = {"routing_key": f"0.0.1.{queue}"}
     seen: list[UUID] = []
 
@@ -109,7 +111,7 @@ def test_a_list_of_a_main_queue_is_processed_whole_and_one_of_a_bulk_queue_as_ro
         seen.extend(now)
         return ProcessedList(waiting=[ids[0]])
 
-    result = lists.process_within_room(settling, ids, process)
+    result = lists.process_within_capacity(settling, ids, process)
     assert (seen, result.waiting) == ((ids, ids[:1]) if queue == MAIN else (ids[:2], [*ids[2:], ids[0]]))
 
 

@@ -35,7 +35,7 @@ def test_queue_reason_time_and_ids_are_read() -> None:
         "task-1", "payments.settle", "settlement.requested", "rejected",
     )  # fmt: skip
     assert parsed.transaction_ids == (ID,)
-    assert parsed.died_at.isoformat() == "2026-01-02T03:04:05+00:00"
+    assert parsed.dead_lettered_at.isoformat() == "2026-01-02T03:04:05+00:00"
 
 
 def test_a_repeated_id_counts_once() -> None:

@@ -40,7 +40,7 @@ BUCKETS_MAX = 10_000
 DEVICE_LOGINS = Limit(per_second=1, burst=10)
 """Log-ins from one known device, successful or not."""
 SHARE_AT_LIMIT = 0.2
-"""The share of the tokens of a second that a client at its limit may use at once: several PAUSE_SECONDS."""
+"""The share of the tokens of a second that a client at its limit may use in a burst: several PAUSE_SECONDS."""
 TOKENS_AT_LIMIT_MIN = 2
 
 

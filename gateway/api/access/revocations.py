@@ -1,8 +1,8 @@
 """Revocations in the memory of each API process, so that no request needs a query for them.
 
-A process reads the revocations again after `KNOWN_SECONDS`, and at once when a process of its host has announced one by
-a mark in a file of `KEYS_DIR`, which each request reads. So a revocation is effective on its host as soon as it is
-answered, and on other hosts a second later.
+A process reads the revocations again after `KNOWN_SECONDS`, and immediately when a process of its host has announced
+one by a mark in a file of `KEYS_DIR`, which each request reads. So a revocation is effective on its host before its
+response is sent, and on other hosts a second later.
 """
 
 import os
@@ -35,7 +35,7 @@ _MARK_BYTES = 16
 
 
 class Mark:
-    """Random bytes in a file that change with each revocation, so that all processes of a host notice it at once.
+    """Random bytes in a file that change with each revocation, so that all processes of a host notice it immediately.
 
     If the file cannot be opened, as in a folder that is mounted read-only, only this process notices it.
     """

@@ -178,7 +178,7 @@ def _check_strings(parsed: Any) -> None:
     else:
         return
     unstorable: list[Place] = []
-    for place, text in _placed_texts(parsed):  # names come before their values: no pointer repeats a card number
+    for place, text in _texts_with_places(parsed):  # names come before their values: no pointer repeats a card number
         reject_card_number(text, place)
         if not _is_storable(text) and len(unstorable) < ERRORS_MAX:
             unstorable.append(place)
@@ -200,7 +200,7 @@ def _texts(parsed: Any) -> Iterator[str]:
             waiting.extend(value)
 
 
-def _placed_texts(parsed: Any) -> Iterator[tuple[Place, str]]:
+def _texts_with_places(parsed: Any) -> Iterator[tuple[Place, str]]:
     """Yield every string of a parsed document with its place, names first."""
     waiting: list[tuple[Place, Any]] = [((), parsed)]
     while waiting:

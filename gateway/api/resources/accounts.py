@@ -123,7 +123,7 @@ def register(body: Registration) -> ApiResponse:
     """
     password_hash = hash_password(body.password)  # before the database: it takes a while
     with db.begin() as connection:
-        made = accounts.register(
+        registered = accounts.register(
             connection,
             email=body.email,
             password_hash=password_hash,
@@ -131,10 +131,10 @@ def register(body: Registration) -> ApiResponse:
             fee_basis_points=settings().fee_basis_points,
         )
     content = {
-        "user": made.user,
-        "merchant": made.merchant,
-        "access_token": tokens.issue(made.owner),
-        "client": {"client_id": made.client.client_id, "client_secret": made.client.client_secret},
+        "user": registered.user,
+        "merchant": registered.merchant,
+        "access_token": tokens.issue(registered.owner),
+        "client": {"client_id": registered.client.client_id, "client_secret": registered.client.client_secret},
     }
     return ApiResponse(content, 201, {**tokens.NO_STORE, **sign_in.device_headers(body.email, password_hash)})
 

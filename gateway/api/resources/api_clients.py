@@ -85,10 +85,10 @@ def create_api_client(context: RequestContext, body: ApiClientRequest) -> ApiRes
     """
     tokens.require_scopes(context.caller, *body.scopes)
     with db.begin() as connection:
-        made = api_clients.create(
+        created = api_clients.create(
             connection, context.merchant_id, name=body.name, scopes=body.scopes, actor=context.actor
         )
-    return ApiResponse(made, 201, {"Location": f"/v1/api-clients/{made['id']}"})
+    return ApiResponse(created, 201, {"Location": f"/v1/api-clients/{created['id']}"})
 
 
 @routes.get("/v1/api-clients", scope=SCOPE, responses={200: page_of(ApiClient)})

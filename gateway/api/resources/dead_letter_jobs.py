@@ -98,8 +98,8 @@ def create_dead_letter_job(context: RequestContext, body: DeadLetterJobRequest) 
     wanted = DeadLetterFilter(**body.filter.model_dump(exclude={"status"}))
     job = NewJob(body.action, wanted, body.note, body.dry_run, body.max_per_second)
     with db.begin() as connection:
-        made = bulk_jobs.create(connection, job, context.actor, context.request_id)
-    return ApiResponse(made, 202, headers={"Location": f"/v1/dead-letters/bulk/{made['id']}"})
+        created = bulk_jobs.create(connection, job, context.actor, context.request_id)
+    return ApiResponse(created, 202, headers={"Location": f"/v1/dead-letters/bulk/{created['id']}"})
 
 
 @routes.get("/v1/dead-letters/bulk", scope="operations:read", responses={200: page_of(DeadLetterJob)})

@@ -152,8 +152,8 @@ def create_webhook_endpoint(context: RequestContext, body: WebhookEndpointReques
     The response contains the secret with which its events are signed. The secret is not shown again.
     """
     with db.begin() as connection:
-        made = webhook_endpoints.create(connection, context.merchant_id, body.url, body.events, context.actor)
-    return ApiResponse(made, 201, {"Location": f"/v1/webhook-endpoints/{made['id']}"})
+        created = webhook_endpoints.create(connection, context.merchant_id, body.url, body.events, context.actor)
+    return ApiResponse(created, 201, {"Location": f"/v1/webhook-endpoints/{created['id']}"})
 
 
 @routes.get("/v1/webhook-endpoints", scope="webhooks:manage", responses={200: page_of(WebhookEndpoint)})

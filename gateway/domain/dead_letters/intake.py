@@ -45,7 +45,7 @@ class DeadMessage:
     task: str | None
     payload: str
     headers: dict[str, Any]
-    died_at: datetime
+    dead_lettered_at: datetime
     transaction_ids: tuple[UUID, ...] = ()
     refund_ids: tuple[UUID, ...] = ()
 
@@ -165,8 +165,9 @@ def _dead_letter(connection: Connection, states: Mapping[UUID, Row[Any]], letter
 def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> dict[str, Any]:
     """Return the dead letter of the object with this `id`. Without a `state`, the object does not exist."""
     of_refund = id in message.refund_ids
-    first_failed_at = (state.first_failed_at or state.created_at) if state else message.died_at
-    died_at = min(max(message.died_at, first_failed_at), utc_now())  # the broker's clock may differ from the database's
+    first_failed_at = (state.first_failed_at or state.created_at) if state else message.dead_lettered_at
+    # The broker's clock may differ from the database's.
+    dead_lettered_at = min(max(message.dead_lettered_at, first_failed_at), utc_now())
     return {
         "id": new_id(),
         "message_key": message.message_key,
@@ -184,8 +185,8 @@ def _letter(message: DeadMessage, id: UUID | None, state: Row[Any] | None) -> di
         "attempts": state.attempts if state else 0,
         "payload": message.payload,
         "headers": message.headers,
-        "first_failed_at": min(first_failed_at, died_at),
-        "dead_lettered_at": died_at,
+        "first_failed_at": min(first_failed_at, dead_lettered_at),
+        "dead_lettered_at": dead_lettered_at,
     }
 
 

@@ -68,20 +68,20 @@ def insert_new(
     connection: Connection, merchant_id: UUID, name: str, scopes: Sequence[str]
 ) -> tuple[dict[str, Any], Credentials]:
     """Store a new client without checks; return its representation and its credentials."""
-    made = Credentials(CLIENT_ID_PREFIX + secrets.token_hex(CLIENT_ID_BYTES), _new_secret())
+    credentials = Credentials(CLIENT_ID_PREFIX + secrets.token_hex(CLIENT_ID_BYTES), _new_secret())
     row = connection.execute(
         insert(ApiClient)
         .values(
             id=new_id(),
             merchant_id=merchant_id,
-            client_id=made.client_id,
+            client_id=credentials.client_id,
             name=name,
             scopes=list(scopes),
-            secret_hash=hash_secret(made.client_secret),
+            secret_hash=hash_secret(credentials.client_secret),
         )
         .returning(*_COLUMNS)
     ).one()
-    return _represent(row), made
+    return _represent(row), credentials
 
 
 def create(
@@ -107,9 +107,9 @@ def create(
         raise TooManyApiClients(f"A merchant may have {CLIENTS_MAX} API clients; delete one first.")
     if clients[1] >= CLIENTS_REMEMBERED_MAX:
         raise TooManyApiClients("Too many API clients were deleted within a day; try again tomorrow.")
-    shown, made = insert_new(connection, merchant_id, name, scopes)
+    shown, credentials = insert_new(connection, merchant_id, name, scopes)
     _audit(connection, actor, "created", merchant_id, shown)
-    return shown | {"client_secret": made.client_secret}
+    return shown | {"client_secret": credentials.client_secret}
 
 
 def list_newest(connection: Connection, merchant_id: UUID, before: UUID | None, limit: int) -> Sequence[dict[str, Any]]:

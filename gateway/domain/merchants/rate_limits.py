@@ -19,7 +19,7 @@ class Limit:
     """An average number of requests per second, and a `burst` after a pause.
 
     A caller that reaches the limit cannot use the last `reserve` tokens until the bucket has been full again. So a
-    caller that pauses may send a second's requests at once, and one that never pauses gets only `per_second`.
+    caller that pauses may send a second's requests in a burst, and one that never pauses gets only `per_second`.
     """
 
     per_second: float

@@ -41,21 +41,21 @@ class AttemptClaim(Generic[InstructionT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """The number of attempts that may be claimed now: in total, for each of some merchants, for any other merchant."""
 
     free: int
     of_others: int
     of_merchants: Mapping[UUID, int]
     note_seconds: float = 60.0
-    """Minimum interval at which the rows that find no room are marked as not stuck."""
+    """Minimum interval at which the rows without capacity are marked as not stuck."""
 
     def holds(self, number: int) -> bool:
         """Return whether this number may be claimed, regardless of the merchants."""
         return number <= min(self.free, self.of_others, *self.of_merchants.values())
 
     def split(self, ids: Sequence[UUID]) -> tuple[Sequence[UUID], Sequence[UUID]]:
-        """Split a list into the ids to claim now and the others: more than `free` would find no room anyway.
+        """Split a list into the ids to claim now and the others: there is no capacity for more than `free` anyway.
 
         The first part has at least two ids, because a single id is claimed under other conditions.
         """
@@ -78,12 +78,12 @@ class Claimed(Generic[ClaimT]):
     nonexistent: list[UUID] = field(default_factory=list)
     completed: list[UUID] = field(default_factory=list)
     waiting: list[UUID] = field(default_factory=list)
-    """There was no room for them."""
+    """There was no capacity for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimStatements:
-    """`all` claims everything that may be claimed, `some` only as many as there is room for."""
+    """`all` claims everything that may be claimed, `some` only as many as there is capacity for."""
 
     kind: Kind
     all: TextClause
@@ -97,19 +97,19 @@ _FITTING = """, fitting AS MATERIALIZED (
                     SELECT id, merchant_id, row_number() OVER (PARTITION BY merchant_id ORDER BY id) AS turn
                     FROM candidate WHERE {open}
                 ) o
-                LEFT JOIN unnest(CAST(:merchant_ids AS uuid[]), CAST(:rooms AS int[])) AS r (merchant_id, room)
+                LEFT JOIN unnest(CAST(:merchant_ids AS uuid[]), CAST(:capacities AS int[])) AS r (merchant_id, capacity)
                     ON r.merchant_id = o.merchant_id
-                WHERE o.turn <= coalesce(r.room, :room_of_others)
+                WHERE o.turn <= coalesce(r.capacity, :capacity_of_others)
             ) AS ordered
-            WHERE nth <= :room
+            WHERE nth <= :capacity
         ), touched AS (
             UPDATE {table} s SET requeued_at = now()
             FROM (SELECT id FROM candidate WHERE {open} AND id NOT IN (SELECT id FROM fitting)) c
             WHERE s.id = c.id
               AND greatest(s.updated_at, s.requeued_at) < now() - make_interval(secs => :note_seconds)
         )"""
-"""CTEs that select what fits into the room, in turns among the merchants, and mark the rest as not stuck, because it is
-requeued until there is room."""
+"""CTEs that select what fits into the capacity, in turns among the merchants, and mark the rest as not stuck, because
+it is requeued until there is capacity."""
 
 
 def claim_statements(kind: Kind, *, source: str, columns: str) -> ClaimStatements:
@@ -168,23 +168,23 @@ def claim(
     *,
     task_id: str,
     lease_seconds: int,
-    room: Room | None,
+    capacity: Capacity | None,
     of_row: Callable[[Any, bool], ClaimT],
 ) -> Claimed[ClaimT]:
-    """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason.
+    """Start an attempt at each of `ids` that may have one, within `capacity`; classify the others by reason.
 
     `of_row` creates the claim of a claimed row; its argument says whether the previous attempt is in doubt.
     """
     values = {"ids": list(ids), "task_id": task_id, "lease_seconds": lease_seconds, "alone": len(ids) == 1}
     statement = statements.all
-    if room is not None and not room.holds(len(ids)):
+    if capacity is not None and not capacity.holds(len(ids)):
         statement = statements.some
         values |= {
-            "merchant_ids": list(room.of_merchants),
-            "rooms": list(room.of_merchants.values()),
-            "room_of_others": room.of_others,
-            "room": room.free,
-            "note_seconds": room.note_seconds,
+            "merchant_ids": list(capacity.of_merchants),
+            "capacities": list(capacity.of_merchants.values()),
+            "capacity_of_others": capacity.of_others,
+            "capacity": capacity.free,
+            "note_seconds": capacity.note_seconds,
         }
     candidates = {row.id: row for row in connection.execute(statement, values)}
     result = Claimed[ClaimT](nonexistent=[id for id in ids if id not in candidates])

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from gateway.domain.payments import attempt_results, attempts
 from gateway.domain.payments.attempt_results import DECLINED_COLUMNS, Recorded
-from gateway.domain.payments.attempts import AttemptClaim, Claimed, Room
+from gateway.domain.payments.attempts import AttemptClaim, Capacity, Claimed
 from gateway.domain.payments.kinds import REFUNDS
 from gateway.domain.shared.event_recording import RECORD_EVENTS
 from gateway.outcomes import Outcome, Refund
@@ -27,11 +27,11 @@ _CLAIM = attempts.claim_statements(
 
 
 def claim(
-    connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, room: Room | None = None
+    connection: Connection, ids: Sequence[UUID], task_id: str, lease_seconds: int, capacity: Capacity | None = None
 ) -> Claimed[RefundClaim]:
-    """Start an attempt at each of `ids` that may have one, as far as there is `room`; classify the others by reason."""
+    """Start an attempt at each of `ids` that may have one, within `capacity`; classify the others by reason."""
     return attempts.claim(
-        connection, _CLAIM, ids, task_id=task_id, lease_seconds=lease_seconds, room=room, of_row=_claim_of
+        connection, _CLAIM, ids, task_id=task_id, lease_seconds=lease_seconds, capacity=capacity, of_row=_claim_of
     )
 
 

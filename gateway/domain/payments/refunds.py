@@ -39,16 +39,16 @@ _CREATE = text(f"""
         WHERE t.id = p.id AND p.status IN ({", ".join(f"'{status}'" for status in sorted(SETTLED))})
           AND coalesce(:amount, p.refundable) BETWEEN 1 AND p.refundable
         RETURNING t.id, t.merchant_id, coalesce(:amount, p.refundable) AS amount, t.currency, t.provider
-    ), made AS (
+    ), created AS (
         INSERT INTO refunds (id, transaction_id, merchant_id, amount, currency, reason, provider, attempt_limit,
                              request_id, created_at, updated_at)
         SELECT :id, id, merchant_id, amount, currency, :reason, provider, :attempt_limit, :request_id, now(), now()
         FROM reserved RETURNING *
     ), enqueued AS (
         INSERT INTO outbox (topic, subject_id, merchant_id)
-        SELECT '{Topic.REFUND_REQUESTED}', id, merchant_id FROM made
+        SELECT '{Topic.REFUND_REQUESTED}', id, merchant_id FROM created
     )
-    SELECT p.status AS paid_status, p.refundable, m.* FROM paid p LEFT JOIN made m ON true
+    SELECT p.status AS paid_status, p.refundable, c.* FROM paid p LEFT JOIN created c ON true
 """)  # noqa: S608  # the parts are constants
 
 

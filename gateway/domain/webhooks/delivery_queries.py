@@ -86,7 +86,7 @@ _RESEND = text("""
         UPDATE webhook_deliveries d SET next_attempt_at = now() FROM pending p
         WHERE d.id = p.id AND p.next_attempt_at > now() + make_interval(secs => :lease_seconds)
         RETURNING d.*
-    ), made AS (
+    ), created AS (
         INSERT INTO webhook_deliveries (id, merchant_id, endpoint_id, event_id, event_type, transaction_id,
                                         next_attempt_at, created_at)
         SELECT uuid_v7(), t.merchant_id, t.id, :event_id, :event_type, :transaction_id, now(), now()
@@ -94,7 +94,7 @@ _RESEND = text("""
         RETURNING *
     )
     SELECT *, true AS is_due FROM rescheduled
-    UNION ALL SELECT *, true FROM made
+    UNION ALL SELECT *, true FROM created
     UNION ALL SELECT *, false FROM pending WHERE id NOT IN (SELECT id FROM rescheduled)
     ORDER BY id
 """)

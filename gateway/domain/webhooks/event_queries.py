@@ -60,11 +60,11 @@ def objects_of(connection: Connection, events: Iterable[StoredEvent]) -> dict[UU
         id, columns, represent = OBJECTS[kind]
         wanted = literal(list({event.object_id for event in same}), ARRAY(Uuid))
         rows = {row.id: row for row in connection.execute(select(*columns).where(id == any_(wanted)))}
-        shown |= {event.id: _as_it_was(event, represent(rows[event.object_id])) for event in same}
+        shown |= {event.id: _at_the_event(event, represent(rows[event.object_id])) for event in same}
     return shown
 
 
-def _as_it_was(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
+def _at_the_event(event: StoredEvent, shown: dict[str, Any]) -> dict[str, Any]:
     if "updated_at" in shown:
         shown["updated_at"] = rfc3339(event.created_at)
     return shown | (event.snapshot or {})

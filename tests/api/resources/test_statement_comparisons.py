@@ -1,5 +1,6 @@
 """Compare uploaded statements with our records."""
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -31,10 +32,10 @@ def compared(operator: Caller, *lines: dict[str, str], query: str = "") -> list[
     return found
 
 
-def covering(hours: int = 1) -> str:
+def covering_today() -> str:
     """Return the parameters of a period that includes the payments of the test."""
-    day = utc_now().strftime("%Y-%m-%d")
-    return f"&from={day}T00:00:00Z&to={quote(rfc3339(utc_now()))}" if hours else ""
+    now = max(utc_now(), datetime.now(UTC))  # the gateway's times and those of the lines
+    return f"&from={now:%Y-%m-%d}T00:00:00Z&to={quote(rfc3339(now))}"
 
 
 def move_to(transaction_id: UUID, began: str, settled: str) -> None:
@@ -112,7 +113,7 @@ def test_a_different_amount_and_a_different_currency_are_found(operator: Caller)
 def test_a_settlement_that_the_statement_omits_is_found(operator: Caller) -> None:
     listed, left_out = settled_line(), settled_payment()
 
-    [found] = compared(operator, listed, query=covering())
+    [found] = compared(operator, listed, query=covering_today())
 
     assert (found["kind"], found["transaction_id"]) == ("missing_at_provider", str(left_out))
     assert (found["expected_amount"], found["actual_amount"]) == (1_000, None)
@@ -139,7 +140,7 @@ def test_refunds_are_compared(operator: Caller) -> None:
         for name, amount in (("completed", "11"), ("failed", "10"), ("pending", "10"))
     ]
 
-    found = compared(operator, charge_of(payment), charge_of(refusing), *lines, query=covering())
+    found = compared(operator, charge_of(payment), charge_of(refusing), *lines, query=covering_today())
 
     assert {(row["kind"], row["subject_id"]) for row in found} == {
         ("statement_amount_mismatch", str(refunds["completed"])),
@@ -156,6 +157,6 @@ def test_without_statements_nothing_is_missing_at_a_provider() -> None:
 def test_an_empty_statement_means_that_nothing_happened(operator: Caller) -> None:
     payment = settled_payment()
 
-    [found] = compared(operator, query=covering())
+    [found] = compared(operator, query=covering_today())
 
     assert (found["kind"], found["transaction_id"]) == ("missing_at_provider", str(payment))
