@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from gateway import database_sessions, db
 from gateway.app import create_app
 from gateway.domain.shared import outbox
+from gateway.domain.shared.sql import ASYNC_COMMIT
 from gateway.reasons import reason_of
 from tests.api.conftest import expect_problem
 from tests.helpers.engines import engine_on
@@ -87,7 +88,7 @@ def test_every_session_of_the_pool_has_the_settings_of_a_direct_session() -> Non
 def test_a_transactions_settings_do_not_affect_the_next_transaction_of_its_session() -> None:
     def change(connection: Connection) -> None:
         db.allow_seq_scans(connection)
-        connection.execute(text(db.ASYNC_COMMIT))
+        connection.execute(text(ASYNC_COMMIT))
         connection.execute(text("SET LOCAL statement_timeout = '1ms'"))
 
     def change_and_fail(connection: Connection) -> None:

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import ONE_EXPECTED
 from gateway.domain.payments.attempts import AttemptClaim
 from gateway.domain.payments.kinds import KINDS, Kind
+from gateway.domain.shared.sql import ONE_EXPECTED
 from gateway.outcomes import Approved, Outcome
 
 

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED
 from gateway.domain.payments.kinds import Kind
+from gateway.domain.shared.sql import LISTED
 from gateway.outcomes import Instruction
 from gateway.states import AttemptOutcome
 

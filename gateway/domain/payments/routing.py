@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, text
 
-from gateway.db import ASYNC_COMMIT, LISTED
+from gateway.domain.shared.sql import ASYNC_COMMIT, LISTED
 from gateway.errors import PermanentError
 from gateway.models.transactions import Transaction
 from gateway.states import TransactionStatus

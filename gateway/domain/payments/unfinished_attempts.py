@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from gateway.db import LISTED
 from gateway.domain.payments.kinds import KINDS, Kind
+from gateway.domain.shared.sql import LISTED
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from gateway.db import ASYNC_COMMIT
+from gateway.domain.shared.sql import ASYNC_COMMIT
 from gateway.models.transactions import OutboxMessage
 
 CHANNEL = "outbox"
