@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.helpers.factories import count, execute, make_merchant
 pytestmark = pytest.mark.usefixtures("database")
 
 CONCURRENT = 20  # the connections of the pool
-SUBJECT = new_id()
+SUBJECT = uuid4()
 
 
 def key(body: bytes = b"{}", path: str = "/v1/things") -> IdempotencyKey:

@@ -25,6 +25,7 @@ class FreezableProxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._frozen = threading.Event()
+        self._sockets: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -34,12 +35,16 @@ class FreezableProxy:
 
     def close(self) -> None:
         self._server.close()
+        for connected in self._sockets:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._server.accept()
                 target = socket.create_connection(self._target)
+                self._sockets += (client, target)
                 for source, sink in ((client, target), (target, client)):
                     threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
 
@@ -76,9 +81,12 @@ def test_the_first_connection_of_a_process_is_limited_too(monkeypatch: pytest.Mo
             return connection
 
         monkeypatch.setattr(database_sessions, "connect", connect_and_freeze)
+        backstop = threading.Timer(settings().database_timeout_seconds, proxy.close)  # so that a failure does not hang
+        backstop.start()
         began = time.monotonic()
         with pytest.raises(db.UNAVAILABLE), db.answer_timeout(0.5), db.autocommit() as connection:
             connection.execute(text("SELECT 1"))
+        backstop.cancel()
         assert time.monotonic() - began < settings().database_timeout_seconds
     assert answer_timeouts.awaited == 0
 
