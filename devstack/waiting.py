@@ -36,10 +36,6 @@ def listen_for_stop() -> None:
         signal.signal(number, note)
 
 
-def stop_requested() -> bool:
-    return _requested.is_set()
-
-
 def stop_status() -> int:
     """Return the exit status after a stop: 0 for Ctrl-C and SIGTERM, the normal ways to stop."""
     return 128 + _signal_number if _signal_number == signal.SIGHUP else 0

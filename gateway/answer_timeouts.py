@@ -53,11 +53,12 @@ class AnswerTimeouts:
         awaited = _Awaited(seconds, time.monotonic() + seconds)
         with self._lock:
             self._awaited[connection] = awaited
-            if self._thread is None:
-                thread = threading.Thread(target=self._watch, name="answer-timeouts", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._needed.set()
+            if not self._needed.is_set():
+                if self._thread is None:
+                    thread = threading.Thread(target=self._watch, name="answer-timeouts", daemon=True)
+                    thread.start()
+                    self._thread = thread
+                self._needed.set()
 
     def stop(self, connection: psycopg.Connection[Any]) -> LateAnswer | None:
         """End the limit; return an error if the answer was late."""
